@@ -1,0 +1,174 @@
+"""The kernel objects we own, as values, and the numbers that say they are ours.
+
+A desired state is a tuple of these; `core.plan` compares it with what is there. Every object
+has a `key`, the identity the kernel goes by: two values with one key are two versions of one
+object. Nothing in the kernel that lacks these numbers is ever touched.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final
+
+from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, TableId
+
+ROUTE_PROTOCOL: Final = 111
+"""rtm_protocol of our routes and rules (include/uapi/linux/rtnetlink.h leaves 100-185 free)."""
+RULE_PRIORITIES: Final = range(11100, 11200)
+TABLES: Final = range(11100, 11200)
+TABLE_INNER: Final = TableId(11100)
+"""Endpoint: what applications use. Server: where TPROXY delivers."""
+TABLE_PATHS: Final = range(11101, 11200)
+MARK_MASK: Final = 0xFF00_0000
+MARK_UNDERLAY: Final = 0x6F00_0000
+"""On IKE and ESP packets, so that they never enter the tunnel."""
+MARK_TPROXY: Final = 0x6E00_0000
+ENDPOINT_REQID: Final = Reqid(0x6F01)
+POLICY_PRIORITY: Final = 11100
+"""XFRM priority of a session's policies; smaller wins, so foreign ones may go above or below."""
+POLICY_PRIORITY_POOL: Final = 11190
+"""The server's block for VIPs that no session holds."""
+NFT_TABLE: Final = "orchestrator"
+TUN_ENDPOINT: Final = "vip0"
+TUN_SERVER: Final = "vips0"
+
+
+class Direction(IntEnum):
+    """XFRM_POLICY_* of include/uapi/linux/xfrm.h."""
+
+    IN = 0
+    OUT = 1
+    FWD = 2
+
+
+class RouteKind(StrEnum):
+    UNICAST = "unicast"
+    LOCAL = "local"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """A persistent TUN device: it outlives the daemon, so a crash closes no socket."""
+
+    name: str
+    mtu: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return ("tun", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address on a device of ours, always of host length (/32 or /128)."""
+
+    link: str
+    address: IPAddress
+
+    @property
+    def key(self) -> tuple[str, str, IPAddress]:
+        return ("address", self.link, self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    table: TableId
+    destination: IPNetwork
+    kind: RouteKind = RouteKind.UNICAST
+    link: str | None = None
+    gateway: IPAddress | None = None
+    source: IPAddress | None = None
+    """The preferred source address (RTA_PREFSRC)."""
+    metric: int = 0
+    """RTA_PRIORITY; the kernel turns 0 into 1024 for IPv6."""
+
+    @property
+    def key(self) -> tuple[str, int, IPNetwork, int]:
+        return ("route", self.table, self.destination, self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    priority: int
+    version: int
+    """4 or 6."""
+    table: TableId
+    source: IPNetwork | None = None
+    mark: int | None = None
+    """Compared under MARK_MASK."""
+    mark_inverted: bool = False
+    """True: the rule is for packets without the mark."""
+    suppress_prefixlength: int | None = None
+
+    @property
+    def key(self) -> tuple[str, "Rule"]:
+        return ("rule", self)
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    source: IPNetwork
+    destination: IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An ESP tunnel. `None` for an address is "any", which only IN and FWD accept."""
+
+    source: IPAddress | None
+    destination: IPAddress | None
+    reqid: Reqid
+
+
+class Verdict(StrEnum):
+    PROTECT = "protect"
+    """allow, with a template: only as ESP"""
+    HOLD = "hold"
+    """allow, without a template: the packet follows its route, which is our TUN"""
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    direction: Direction
+    selector: Selector
+    verdict: Verdict
+    template: Template | None = None
+    """Given exactly when the verdict is PROTECT."""
+    priority: int = POLICY_PRIORITY
+
+    def __post_init__(self) -> None:
+        if (self.template is not None) != (self.verdict is Verdict.PROTECT):
+            raise ValueError("a template goes with PROTECT, and with nothing else")
+
+    @property
+    def key(self) -> tuple[str, Direction, Selector]:
+        return ("policy", self.direction, self.selector)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """The whole nftables table `inet orchestrator`, as nft reads it."""
+
+    text: str
+
+    @property
+    def key(self) -> tuple[str]:
+        return ("ruleset",)
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A setting below /proc/sys. What it was before is remembered and put back by cleanup."""
+
+    path: str
+    """Slashes, relative to /proc/sys: "net/ipv4/ip_forward"."""
+    value: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return ("sysctl", self.path)
+
+
+KernelObject = Tun | Address | Route | Rule | Policy | Ruleset | Sysctl
+Key = tuple[object, ...]

@@ -1,0 +1,28 @@
+"""Names for numbers, so that a mark cannot pass for a table."""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NewType
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+Instant = NewType("Instant", float)
+"""Seconds of CLOCK_BOOTTIME: suspend counts, the wall clock does not."""
+Seconds = NewType("Seconds", float)
+LinkIndex = NewType("LinkIndex", int)
+"""ifindex, above 0."""
+TableId = NewType("TableId", int)
+"""Routing table number, 32 bits."""
+Reqid = NewType("Reqid", int)
+"""Joins XFRM states to policy templates, 32 bits, 0 is "any"."""
+Spi = NewType("Spi", int)
+"""Security parameter index, 32 bits, host order; 0 is none."""
+UniqueId = NewType("UniqueId", int)
+"""charon's number for an IKE_SA or a CHILD_SA, unique while charon runs."""
+
+
+def host_network(address: IPAddress) -> IPNetwork:
+    """The network that holds `address` alone (/32 or /128)."""
+    if isinstance(address, IPv4Address):
+        return IPv4Network((address, 32))
+    return IPv6Network((address, 128))
