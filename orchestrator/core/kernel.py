@@ -24,7 +24,7 @@ MARK_UNDERLAY: Final = 0x6F00_0000
 MARK_TPROXY: Final = 0x6E00_0000
 ENDPOINT_REQID: Final = Reqid(0x6F01)
 POLICY_PRIORITY: Final = 11100
-"""XFRM priority of a session's policies; smaller wins, so foreign ones may go above or below."""
+"""XFRM priority of a session's policies; smaller wins: foreign ones may go above or below."""
 POLICY_PRIORITY_POOL: Final = 11190
 """The server's block for VIPs that no session holds."""
 NFT_TABLE: Final = "orchestrator"
