@@ -1,0 +1,421 @@
+"""Talks rtnetlink: reads links, addresses, routes and rules, watches them, writes ours.
+
+Reading is a full dump once and increments after it; when the kernel says that it dropped
+messages (ENOBUFS) everything is read again. Writing is idempotent: what is there already and
+what is gone already are both fine.
+"""
+
+import errno
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink import rtnl
+from pyroute2.netlink.exceptions import NetlinkError
+
+from orchestrator.core.errors import KernelError
+from orchestrator.core.kernel import (
+    MARK_MASK,
+    ROUTE_PROTOCOL,
+    Address,
+    Route,
+    RouteKind,
+    Rule,
+    Tun,
+)
+from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
+from orchestrator.core.quantities import (
+    IPAddress,
+    IPNetwork,
+    LinkIndex,
+    TableId,
+)
+
+RoutedObject = Address | Route | Rule
+Message = Any
+"""A pyroute2 message: a dictionary with attribute access that has no types."""
+
+_AF: Final = {4: 2, 6: 10}
+_VERSION: Final = {2: 4, 10: 6}
+_IFF_UP: Final = 0x1
+_IFF_LOWER_UP: Final = 0x10000
+_UNUSABLE_ADDRESS: Final = 0x08 | 0x20 | 0x40
+"""IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE (include/uapi/linux/if_addr.h)."""
+_OPTIMISTIC: Final = 0x04
+"""IFA_F_OPTIMISTIC: tentative, and yet allowed to be used (RFC 4429)."""
+_KINDS: Final = {RouteKind.UNICAST: 1, RouteKind.LOCAL: 2, RouteKind.UNREACHABLE: 7}
+_KIND_OF: Final = {number: kind for kind, number in _KINDS.items()}
+_TABLE_MAIN: Final = 254
+_ANY: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_GROUPS: Final = (
+    rtnl.RTMGRP_LINK
+    | rtnl.RTMGRP_IPV4_IFADDR
+    | rtnl.RTMGRP_IPV6_IFADDR
+    | rtnl.RTMGRP_IPV4_ROUTE
+    | rtnl.RTMGRP_IPV6_ROUTE
+    | rtnl.RTMGRP_IPV4_RULE
+    | rtnl.RTMGRP_IPV6_RULE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkNews:
+    """Something changed: the whole picture now, and whether an object of ours was touched."""
+
+    snapshot: Snapshot
+    ours_touched: bool
+
+
+class Rtnetlink:
+    """One request socket; `watch` opens a second one for the multicast groups."""
+
+    def __init__(self) -> None:
+        self._ip = AsyncIPRoute()
+
+    async def __aenter__(self) -> Self:
+        await self._ip.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._ip.__aexit__(kind, error, trace)
+
+    async def snapshot(self) -> Snapshot:
+        return (await self._read()).snapshot()
+
+    async def watch(self) -> AsyncIterator[NetworkNews]:
+        """The picture as it is, then again whenever it changes."""
+        while True:
+            async with AsyncIPRoute() as monitor:
+                await monitor.bind(groups=_GROUPS)
+                picture = await self._read()
+                yield NetworkNews(picture.snapshot(), ours_touched=True)
+                try:
+                    while True:
+                        async for message in monitor.get():
+                            ours = _is_ours(message)
+                            if picture.absorb(message) or ours:
+                                yield NetworkNews(picture.snapshot(), ours_touched=ours)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise KernelError(error.errno or 0, "watch", "the network") from error
+
+    async def _read(self) -> "_Picture":
+        picture = _Picture()
+        for dump in (self._ip.get_links, self._ip.get_addr, self._ip.get_routes):
+            async for message in await dump():
+                picture.absorb(message)
+        return picture
+
+    async def put(self, wanted: RoutedObject) -> None:
+        """Makes the object exist as described. Raises KernelError; nothing changed then."""
+        match wanted:
+            case Address():
+                await self._request("addr", "replace", wanted, await self._address(wanted))
+            case Route():
+                await self._request("route", "replace", wanted, await self._route(wanted))
+            case Rule():
+                await self._request("rule", "add", wanted, _rule(wanted), errno.EEXIST)
+
+    async def drop(self, unwanted: RoutedObject) -> None:
+        """Makes the object not exist. Raises KernelError."""
+        gone = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
+        try:
+            match unwanted:
+                case Address():
+                    await self._request(
+                        "addr", "del", unwanted, await self._address(unwanted), *gone
+                    )
+                case Route():
+                    await self._request(
+                        "route", "del", unwanted, await self._route(unwanted), *gone
+                    )
+                case Rule():
+                    await self._request("rule", "del", unwanted, _rule(unwanted), *gone)
+        except KernelError as error:
+            if error.errno not in gone:
+                raise
+
+    async def configure_tun(self, tun: Tun) -> None:
+        """Sets the MTU and brings the device up, without a link-local address of its own."""
+        index = await self._index(tun.name)
+        _no_link_local(tun.name)
+        try:
+            await self._ip.link("set", index=index, mtu=tun.mtu, state="up")
+        except NetlinkError as error:
+            raise KernelError(error.code, "configure", tun.name, str(error)) from error
+
+    async def delete_link(self, name: str) -> None:
+        try:
+            await self._ip.link("del", index=await self._index(name))
+        except KernelError:
+            return
+        except NetlinkError as error:
+            raise KernelError(error.code, "delete", name, str(error)) from error
+
+    async def tun_mtu(self, name: str) -> int | None:
+        """The MTU of the device if it exists and is up."""
+        async for message in await self._ip.get_links():
+            if message.get("ifname") == name and message["flags"] & _IFF_UP:
+                return int(message.get("mtu"))
+        return None
+
+    async def present(self, tuns: Iterable[str]) -> tuple[RoutedObject, ...]:
+        """Every address on the devices `tuns`, every route and rule with our protocol."""
+        names: dict[int, str] = {}
+        async for message in await self._ip.get_links():
+            names[message["index"]] = message.get("ifname")
+        found: list[RoutedObject] = []
+        wanted = frozenset(tuns)
+        async for message in await self._ip.get_addr():
+            link = names.get(message["index"], "")
+            address = ip_address(message.get("local") or message.get("address"))
+            if link in wanted and not address.is_link_local:
+                found.append(Address(link, address))
+        found += [
+            _parse_route(message, names)
+            async for message in await self._ip.get_routes()
+            if message["proto"] == ROUTE_PROTOCOL
+        ]
+        for version in (4, 6):
+            found += [
+                _parse_rule(message)
+                async for message in await self._ip.get_rules(family=_AF[version])
+                if message.get("protocol") == ROUTE_PROTOCOL
+            ]
+        return tuple(found)
+
+    async def _request(
+        self,
+        verb: str,
+        command: str,
+        subject: RoutedObject,
+        arguments: dict[str, object],
+        *fine: int,
+    ) -> None:
+        try:
+            await getattr(self._ip, verb)(command, **arguments)
+        except NetlinkError as error:
+            if error.code not in fine:
+                raise KernelError(error.code, command, str(subject), str(error)) from error
+
+    async def _index(self, name: str) -> int:
+        found = await self._ip.link_lookup(ifname=name)
+        if not found:
+            raise KernelError(errno.ENODEV, "find", name)
+        return int(found[0])
+
+    async def _address(self, address: Address) -> dict[str, object]:
+        arguments: dict[str, object] = {
+            "index": await self._index(address.link),
+            "address": str(address.address),
+            "prefixlen": address.address.max_prefixlen,
+            "family": _AF[address.address.version],
+        }
+        if address.address.version == 6:
+            arguments["flags"] = 0x02  # IFA_F_NODAD: nobody else is on a TUN
+        return arguments
+
+    async def _route(self, route: Route) -> dict[str, object]:
+        arguments: dict[str, object] = {
+            "family": _AF[route.destination.version],
+            "dst": str(route.destination),
+            "table": int(route.table),
+            "type": _KINDS[route.kind],
+            "proto": ROUTE_PROTOCOL,
+        }
+        if route.kind is RouteKind.LOCAL:
+            arguments["scope"] = 254  # RT_SCOPE_HOST
+        elif route.link is not None and route.gateway is None:
+            arguments["scope"] = 253 if route.destination.version == 4 else 0
+        if route.link is not None:
+            arguments["oif"] = await self._index(route.link)
+        if route.gateway is not None:
+            arguments["gateway"] = str(route.gateway)
+            arguments["flags"] = 4  # RTNH_F_ONLINK: the table has no route to the gateway
+        if route.source is not None:
+            arguments["prefsrc"] = str(route.source)
+        if route.metric:
+            arguments["priority"] = route.metric
+        return arguments
+
+
+def _no_link_local(name: str) -> None:
+    """A TUN has no neighbours to talk to; router solicitations would only fill the hold."""
+    mode = Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode")
+    if mode.exists():
+        mode.write_text("1\n")
+
+
+def _rule(rule: Rule) -> dict[str, object]:
+    arguments: dict[str, object] = {
+        "family": _AF[rule.version],
+        "priority": rule.priority,
+        "table": int(rule.table),
+        "protocol": ROUTE_PROTOCOL,
+        "action": 1,  # FR_ACT_TO_TBL
+    }
+    if rule.source is not None:
+        arguments["src"] = str(rule.source)
+    if rule.mark is not None:
+        arguments["fwmark"] = rule.mark
+        arguments["fwmask"] = MARK_MASK
+    if rule.mark_inverted:
+        arguments["flags"] = 2  # FIB_RULE_INVERT
+    if rule.suppress_prefixlength is not None:
+        arguments["FRA_SUPPRESS_PREFIXLEN"] = rule.suppress_prefixlength
+    return arguments
+
+
+class _Picture:
+    """The network as the messages so far describe it."""
+
+    def __init__(self) -> None:
+        self._links: dict[int, Link] = {}
+        self._addresses: dict[tuple[int, IPAddress], LinkAddress] = {}
+        self._gateways: dict[tuple[int, int, IPAddress | None, int], Gateway] = {}
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            frozenset(self._links.values()),
+            frozenset(self._addresses.values()),
+            frozenset(self._gateways.values()),
+        )
+
+    def absorb(self, message: Message) -> bool:
+        """Takes one message in; says whether the picture changed."""
+        match message["event"]:
+            case "RTM_NEWLINK":
+                return self._new_link(message)
+            case "RTM_DELLINK":
+                return self._forget_link(message["index"])
+            case "RTM_NEWADDR":
+                entry = _parse_address(message)
+                key = (entry.link, entry.address)
+                changed = self._addresses.get(key) != entry
+                self._addresses[key] = entry
+                return changed
+            case "RTM_DELADDR":
+                entry = _parse_address(message)
+                return self._addresses.pop((entry.link, entry.address), None) is not None
+            case "RTM_NEWROUTE" | "RTM_DELROUTE" as event:
+                return self._route(message, gone=event == "RTM_DELROUTE")
+        return False
+
+    def _new_link(self, message: Message) -> bool:
+        up = message["flags"] & _IFF_UP and message["flags"] & _IFF_LOWER_UP
+        link = Link(LinkIndex(message["index"]), message.get("ifname"), bool(up))
+        changed = self._links.get(link.index) != link
+        self._links[link.index] = link
+        if not message["flags"] & _IFF_UP:
+            # The kernel removes IPv4 routes of a link that goes down without saying so
+            # (net/ipv4/fib_frontend.c, fib_disable_ip sends no RTM_DELROUTE).
+            changed |= self._forget_gateways(link.index)
+        return changed
+
+    def _forget_link(self, index: int) -> bool:
+        self._forget_gateways(index)
+        for key in [key for key in self._addresses if key[0] == index]:
+            del self._addresses[key]
+        return self._links.pop(index, None) is not None
+
+    def _forget_gateways(self, index: int) -> bool:
+        gone = [key for key, gateway in self._gateways.items() if gateway.link == index]
+        for key in gone:
+            del self._gateways[key]
+        return bool(gone)
+
+    def _route(self, message: Message, *, gone: bool) -> bool:
+        default = message["dst_len"] == 0 and message["type"] == _KINDS[RouteKind.UNICAST]
+        table = message.get("table") or message["table"]
+        if not default or table != _TABLE_MAIN or message["proto"] == ROUTE_PROTOCOL:
+            return False
+        changed = False
+        for index, via in _next_hops(message):
+            gateway = Gateway(
+                LinkIndex(index),
+                _VERSION[message["family"]],
+                via,
+                int(message.get("priority") or 0),
+            )
+            key = (gateway.link, gateway.version, gateway.address, gateway.metric)
+            if gone:
+                changed |= self._gateways.pop(key, None) is not None
+            else:
+                changed |= key not in self._gateways
+                self._gateways[key] = gateway
+        return changed
+
+
+def _next_hops(message: Message) -> list[tuple[int, IPAddress | None]]:
+    if message.get("oif"):
+        via = message.get("gateway")
+        return [(message.get("oif"), ip_address(via) if via else None)]
+    hops = message.get("multipath") or []
+    return [
+        (hop["oif"], ip_address(hop.get("gateway")) if hop.get("gateway") else None)
+        for hop in hops
+    ]
+
+
+def _parse_address(message: Message) -> LinkAddress:
+    # On a point-to-point link IFA_ADDRESS is the other end, IFA_LOCAL is ours.
+    address = ip_address(message.get("local") or message.get("address"))
+    flags = message.get("flags") or message["flags"]
+    unusable = flags & _UNUSABLE_ADDRESS and not flags & _OPTIMISTIC
+    usable = not unusable and message["scope"] == 0 and not address.is_link_local
+    return LinkAddress(LinkIndex(message["index"]), address, usable)
+
+
+def _parse_route(message: Message, names: dict[int, str]) -> Route:
+    version = _VERSION[message["family"]]
+    destination = message.get("dst")
+    network: IPNetwork = (
+        ip_network(f"{destination}/{message['dst_len']}") if destination else _ANY[version]
+    )
+    via = message.get("gateway")
+    source = message.get("prefsrc")
+    metric = int(message.get("priority") or 0)
+    kind = _KIND_OF.get(message["type"], RouteKind.UNICAST)
+    return Route(
+        table=TableId(message.get("table") or message["table"]),
+        destination=network,
+        kind=kind,
+        link=None if kind is RouteKind.UNREACHABLE else names.get(message.get("oif")),
+        gateway=ip_address(via) if via else None,
+        source=ip_address(source) if source else None,
+        metric=0 if version == 6 and metric == 1024 else metric,
+    )
+
+
+def _parse_rule(message: Message) -> Rule:
+    source = message.get("src")
+    mark = message.get("fwmark")
+    suppress = message.get("suppress_prefixlen")
+    none = 0xFFFF_FFFF  # what the kernel reports where no suppression is set
+    return Rule(
+        priority=int(message.get("priority") or 0),
+        version=_VERSION[message["family"]],
+        table=TableId(message.get("table") or message["table"]),
+        source=ip_network(f"{source}/{message['src_len']}") if source else None,
+        mark=int(mark) if mark else None,
+        mark_inverted=bool(message["flags"] & 2),
+        suppress_prefixlength=None if suppress in (None, none) else int(suppress),
+    )
+
+
+def _is_ours(message: Message) -> bool:
+    """Whether somebody added, changed or removed an object with our protocol number."""
+    if message["event"] in ("RTM_NEWROUTE", "RTM_DELROUTE"):
+        return bool(message["proto"] == ROUTE_PROTOCOL)
+    if message["event"] in ("RTM_NEWRULE", "RTM_DELRULE"):
+        return bool(message.get("protocol") == ROUTE_PROTOCOL)
+    return False

@@ -1,0 +1,135 @@
+"""Which ways lead from here to the server, best first, and why the others do not.
+
+A path is a link, our address on it (the point of presence), its gateway and one address of
+the server. Rules:
+
+1. A link counts when it is up, the operator does not exclude it, and it is not our TUN.
+2. An address counts when it is usable and not a virtual one: a VIP is never an outer path.
+3. The link must have a gateway of the server address's family.
+4. Order: the operator's preference, then the route metric, then the lower link index. The
+   metric alone never decides against the operator.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
+from orchestrator.core.quantities import IPAddress, LinkIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    link: LinkIndex
+    link_name: str
+    pop: IPAddress
+    gateway: IPAddress | None
+    server: IPAddress
+
+    def __str__(self) -> str:
+        return f"{self.link_name} {self.pop} -> {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChoice:
+    """What the operator says about links: globs of interface names."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    preference: tuple[str, ...] = ()
+    """Best first; links that no glob names come last."""
+
+    def allows(self, name: str) -> bool:
+        return _matches(name, self.include) and not _matches(name, self.exclude)
+
+    def rank(self, name: str) -> int:
+        """0 is best."""
+        for rank, glob in enumerate(self.preference):
+            if fnmatchcase(name, glob):
+                return rank
+        return len(self.preference)
+
+
+class Absence(StrEnum):
+    """Why there is no path at all; the most hopeful reason is the one shown."""
+
+    NO_LINK = "no-link"
+    NO_CARRIER = "no-carrier"
+    NO_ADDRESS = "no-address"
+    NO_GATEWAY = "no-gateway"
+    OTHER_FAMILY = "no-address-of-the-servers-family"
+
+
+def candidates(
+    snapshot: Snapshot,
+    servers: Sequence[IPAddress],
+    choice: LinkChoice,
+    not_outer: frozenset[IPAddress],
+) -> tuple[Path, ...]:
+    """Every usable path, best first. `not_outer` are the virtual addresses."""
+    found: list[tuple[tuple[int, int, int, int], Path]] = []
+    for link in _usable_links(snapshot, choice):
+        for pop in _usable_addresses(snapshot, link, not_outer):
+            for order, server in enumerate(servers):
+                gateway = _gateway(snapshot, link, server)
+                if pop.version == server.version and gateway is not None:
+                    rank = (choice.rank(link.name), gateway.metric, link.index, order)
+                    found.append(
+                        (rank, Path(link.index, link.name, pop, gateway.address, server))
+                    )
+    return tuple(path for _, path in sorted(found, key=_by_rank))
+
+
+def absence(
+    snapshot: Snapshot,
+    servers: Sequence[IPAddress],
+    choice: LinkChoice,
+    not_outer: frozenset[IPAddress],
+) -> Absence:
+    """Why `candidates` found nothing: how far the most hopeful link came."""
+    if not any(choice.allows(link.name) for link in snapshot.links):
+        return Absence.NO_LINK
+    links = _usable_links(snapshot, choice)
+    if not links:
+        return Absence.NO_CARRIER
+    addresses = [
+        (link, pop) for link in links for pop in _usable_addresses(snapshot, link, not_outer)
+    ]
+    if not addresses:
+        return Absence.NO_ADDRESS
+    versions = {server.version for server in servers}
+    if not any(pop.version in versions for _, pop in addresses):
+        return Absence.OTHER_FAMILY
+    return Absence.NO_GATEWAY
+
+
+def _usable_links(snapshot: Snapshot, choice: LinkChoice) -> list[Link]:
+    return [link for link in snapshot.links if link.up and choice.allows(link.name)]
+
+
+def _usable_addresses(
+    snapshot: Snapshot, link: Link, not_outer: frozenset[IPAddress]
+) -> list[IPAddress]:
+    def counts(entry: LinkAddress) -> bool:
+        return entry.link == link.index and entry.usable and entry.address not in not_outer
+
+    return sorted((e.address for e in snapshot.addresses if counts(e)), key=lambda a: a.packed)
+
+
+def _gateway(snapshot: Snapshot, link: Link, server: IPAddress) -> Gateway | None:
+    of_link = [
+        gateway
+        for gateway in snapshot.gateways
+        if gateway.link == link.index and gateway.version == server.version
+    ]
+    return min(of_link, key=lambda gateway: gateway.metric, default=None)
+
+
+def _by_rank(entry: tuple[tuple[int, int, int, int], Path]) -> tuple[object, ...]:
+    rank, path = entry
+    return (*rank, path.pop.packed)
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
