@@ -1,0 +1,168 @@
+"""What an endpoint wants in its kernel, as a function of what it knows.
+
+The routing, read from the top (`ip rule`):
+
+    11101…  underlay packets from a POP     -> the table of their path
+    11140   other underlay packets          -> main
+    11150   from the VIP                    -> the inner table, whatever else is there
+    11160   destinations on attached links  -> main (full tunnel with local networks)
+    11170   everything that is not underlay -> the inner table: `default dev vip0`
+
+The policies: out, the VIP's packets take the active path, or fall into the TUN while there is
+none; in and fwd, nothing for the VIP is accepted that did not come out of one of our SAs.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Final
+
+from orchestrator.core.firewall import endpoint_ruleset
+from orchestrator.core.kernel import (
+    ENDPOINT_REQID,
+    MARK_UNDERLAY,
+    POLICY_PRIORITY_POOL,
+    TABLE_INNER,
+    TUN_ENDPOINT,
+    Address,
+    Direction,
+    KernelObject,
+    Policy,
+    Route,
+    RouteKind,
+    Rule,
+    Ruleset,
+    Selector,
+    Template,
+    Tun,
+    Verdict,
+)
+from orchestrator.core.paths import Path
+from orchestrator.core.quantities import IPAddress, IPNetwork, TableId, host_network
+
+SERVICE: Final[dict[int, IPAddress]] = {
+    4: IPv4Address("192.0.0.8"),
+    6: IPv6Address("fd6f:7263:6865::1"),
+}
+"""Where the server answers inside the tunnel, per family of the VIP. 192.0.0.8 is the IPv4
+dummy address (RFC 7600): nobody else can be reached there, and it never leaves the tunnel."""
+SERVICE_PORT: Final = 4242
+EVERYTHING: Final[dict[int, IPNetwork]] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+TABLE_MAIN: Final = TableId(254)
+
+PRIORITY_PATH: Final = 11101
+PRIORITY_UNDERLAY: Final = 11140
+PRIORITY_VIP: Final = 11150
+PRIORITY_LOCAL: Final = 11160
+PRIORITY_INNER: Final = 11170
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """What the operator decided about the traffic inside."""
+
+    prefixes: tuple[IPNetwork, ...] = ()
+    """Destinations that go through the tunnel; empty means all of them (full tunnel)."""
+    local_networks: bool = True
+    """Full tunnel: whether destinations on attached links are reached directly."""
+    mtu: int = 1380
+
+    @property
+    def full(self) -> bool:
+        return not self.prefixes
+
+    def destinations(self, version: int) -> tuple[IPNetwork, ...]:
+        if self.full:
+            return (EVERYTHING[version],)
+        own = tuple(prefix for prefix in self.prefixes if prefix.version == version)
+        return (*own, host_network(SERVICE[version]))
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    inner: Inner
+    vips: tuple[IPAddress, ...] = ()
+    tables: Mapping[Path, TableId] = field(default_factory=dict)
+    """Every usable path, with the routing table that is its own."""
+    active: Template | None = None
+    """None: hold."""
+
+
+def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
+    """Every kernel object of an endpoint in this state."""
+    return (
+        Tun(TUN_ENDPOINT, state.inner.mtu),
+        Ruleset(endpoint_ruleset(state.vips, TUN_ENDPOINT)),
+        *(Address(TUN_ENDPOINT, vip) for vip in state.vips),
+        *_inner_routes(state),
+        *_path_routes(state),
+        *_rules(state),
+        *(policy for vip in state.vips for policy in _policies(state, vip)),
+    )
+
+
+def _inner_routes(state: EndpointState) -> Iterator[Route]:
+    by_version = {vip.version: vip for vip in state.vips}
+    for version in (4, 6):
+        vip = by_version.get(version)
+        if vip is not None:
+            for destination in state.inner.destinations(version):
+                yield Route(TABLE_INNER, destination, link=TUN_ENDPOINT, source=vip)
+        elif state.inner.full:
+            # No virtual address of this family (yet): it must not leak beside the tunnel.
+            yield Route(TABLE_INNER, EVERYTHING[version], RouteKind.UNREACHABLE)
+
+
+def _path_routes(state: EndpointState) -> Iterator[Route]:
+    for path, table in state.tables.items():
+        yield Route(
+            table, EVERYTHING[path.server.version], link=path.link_name, gateway=path.gateway
+        )
+
+
+def _rules(state: EndpointState) -> Iterator[Rule]:
+    for path, table in state.tables.items():
+        yield Rule(
+            PRIORITY_PATH + table - TABLE_INNER - 1,
+            path.pop.version,
+            table,
+            source=host_network(path.pop),
+            mark=MARK_UNDERLAY,
+        )
+    for vip in state.vips:
+        yield Rule(PRIORITY_VIP, vip.version, TABLE_INNER, source=host_network(vip))
+    for version in (4, 6):
+        yield Rule(PRIORITY_UNDERLAY, version, TABLE_MAIN, mark=MARK_UNDERLAY)
+        if state.inner.full and state.inner.local_networks:
+            yield Rule(PRIORITY_LOCAL, version, TABLE_MAIN, suppress_prefixlength=0)
+        yield Rule(PRIORITY_INNER, version, TABLE_INNER, mark=MARK_UNDERLAY, mark_inverted=True)
+
+
+def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
+    own = host_network(vip)
+    from_any_path = Template(None, None, ENDPOINT_REQID)
+    for remote in state.inner.destinations(vip.version):
+        yield Policy(
+            Direction.OUT,
+            Selector(own, remote),
+            Verdict.PROTECT if state.active else Verdict.HOLD,
+            state.active,
+        )
+        for direction in (Direction.IN, Direction.FWD):
+            yield Policy(direction, Selector(remote, own), Verdict.PROTECT, from_any_path)
+    if not state.inner.full:
+        # Outside the prefixes the VIP is not used: neither sent nor accepted in clear.
+        anything = EVERYTHING[vip.version]
+        yield Policy(
+            Direction.OUT,
+            Selector(own, anything),
+            Verdict.BLOCK,
+            priority=POLICY_PRIORITY_POOL,
+        )
+        for direction in (Direction.IN, Direction.FWD):
+            yield Policy(
+                direction,
+                Selector(anything, own),
+                Verdict.BLOCK,
+                priority=POLICY_PRIORITY_POOL,
+            )

@@ -1,0 +1,648 @@
+"""The endpoint's deciding machine: news in, acts out.
+
+The rules, each with the method that keeps it:
+
+1. The active path is gone: hold, before anything else (`_lose`).
+2. Then the cheapest way back, in this order (`_recover`): the same point of presence returned:
+   use its tunnel again; a tunnel can be moved: move it, send at once, negotiate behind it;
+   otherwise negotiate, and flip when the tunnel is up.
+3. A fresh tunnel takes the traffic when there is none, when the active one was moved or lost
+   its IKE_SA, or when its link is better (`_tunnel_up`).
+4. The tunnel that lost the traffic still receives for a while, then is deleted (`_retire`).
+5. Attached means answered: a probe came back through the tunnel (`_answered`).
+6. A path whose probes stay unanswered is as gone as one without carrier (`_tick`).
+7. charon's absence changes nothing for traffic that runs; its return is checked (`_charon_up`).
+8. A negotiation that fails is repeated on the next path, and on the same one after a growing
+   pause (`_attempt`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+from orchestrator.core.endpoint_state import EndpointState, Inner
+from orchestrator.core.ike import (
+    CharonGone,
+    CharonUp,
+    IkeDown,
+    IkeFailure,
+    IkeMoved,
+    IkeRekeyed,
+    Tunnel,
+    TunnelDown,
+    TunnelRekeyed,
+    TunnelUp,
+)
+from orchestrator.core.kernel import ENDPOINT_REQID, TABLE_PATHS, Template
+from orchestrator.core.liveness import Liveness, PathHealth
+from orchestrator.core.mobility_events import (
+    Abandon,
+    AnyReason,
+    Apply,
+    AttemptFailed,
+    Effect,
+    Event,
+    MoveEnded,
+    MoveTunnel,
+    Negotiate,
+    NetworkChanged,
+    ProbeAnswered,
+    Reason,
+    Release,
+    RememberVips,
+    RoamRequested,
+    SendProbe,
+    Started,
+    State,
+    Tell,
+    Terminate,
+    Tick,
+    Woke,
+)
+from orchestrator.core.network import Snapshot, changes
+from orchestrator.core.paths import LinkChoice, Path, absence, candidates
+from orchestrator.core.quantities import Instant, IPAddress, LinkIndex, Seconds, TableId
+
+MOVE_HORIZON: Final = Seconds(600.0)
+"""A tunnel unheard for longer is not moved: a NAT, a rekeying or an operator at the server may
+have ended it, and what is released into it would be lost. IKE costs two round trips."""
+REFUSAL_WINDOW: Final = Seconds(5.0)
+"""An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
+SEQUENCES: Final = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class MobilityPolicy:
+    """What the operator configured, as far as moving is concerned."""
+
+    servers: tuple[IPAddress, ...]
+    choice: LinkChoice = LinkChoice()
+    inner: Inner = Inner()
+    static_vips: tuple[IPAddress, ...] = ()
+    attempt_limit: Seconds = Seconds(8.0)
+    """One negotiation: charon sends IKE_SA_INIT at 0, 1, 2.5 and 4.8 s."""
+    backoff_min: Seconds = Seconds(0.5)
+    backoff_max: Seconds = Seconds(30.0)
+    probe_interval: Seconds = Seconds(2.0)
+    dead_after: Seconds = Seconds(2.0)
+    drain: Seconds = Seconds(1.0)
+    """A replaced tunnel still receives this long: more than any RTT we work with."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A tunnel we have, and where it leads."""
+
+    tunnel: Tunnel
+    path: Path
+    since: Instant
+    heard: Instant
+    """When data was last seen through it."""
+    moved: bool = False
+    orphaned: bool = False
+    """charon does not know its IKE_SA (any more)."""
+    retire_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    connection: str
+    path: Path
+    since: Instant
+    reasons: frozenset[AnyReason]
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(slots=True)
+class _Failures:
+    """How a place in the network treated our negotiations."""
+
+    count: int = 0
+    retry_at: Instant = Instant(0.0)
+    last: IkeFailure | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What makes two paths the same point of presence towards the same server address."""
+
+    link: LinkIndex
+    pop: IPAddress
+    server: IPAddress
+
+
+def _place(path: Path) -> _Place:
+    return _Place(path.link, path.pop, path.server)
+
+
+class Mobility:
+    """One endpoint. `handle` and `deadline` are the whole interface; the rest is for status."""
+
+    def __init__(self, policy: MobilityPolicy) -> None:
+        self.policy = policy
+        self.state = State.DETACHED
+        self.reasons: frozenset[AnyReason] = frozenset({Reason.STARTED})
+        self.since = Instant(0.0)
+        self.vips: tuple[IPAddress, ...] = policy.static_vips
+        self.paths: tuple[Path, ...] = ()
+        self.charon: str | None = None
+        """charon's version while it answers."""
+        self.roams = 0
+        self.flip = 0
+        """The number of the latest change of path; the server follows the newest."""
+        self.liveness: Liveness | None = None
+        self._snapshot = Snapshot()
+        self._tables: dict[Path, TableId] = {}
+        self._held: list[_Held] = []
+        self._active: _Held | None = None
+        self._attempt: _Attempt | None = None
+        self._attempts = 0
+        self._failures: dict[_Place, _Failures] = {}
+        self._sequence = 0
+        self._pinned: str | None = None
+        self._lost_at: Instant | None = None
+        self._effects: list[Effect] = []
+
+    # The interface
+
+    def handle(  # noqa: C901 - one row per event: the table is the point
+        self, event: Event, now: Instant
+    ) -> tuple[Effect, ...]:
+        """Takes one piece of news; returns what to do, in order."""
+        self._effects = []
+        match event:
+            case Started():
+                self._started(event, now)
+            case NetworkChanged(snapshot):
+                self._network(snapshot, now)
+            case TunnelUp(tunnel):
+                self._tunnel_up(tunnel, now)
+            case TunnelRekeyed(old, tunnel):
+                self._tunnel_rekeyed(old, tunnel)
+            case TunnelDown(ike, child):
+                self._tunnel_down(ike, child, now)
+            case IkeDown(ike):
+                self._tunnel_down(ike, None, now)
+            case IkeRekeyed(old, new):
+                for held in self._held:
+                    if held.tunnel.ike == old:
+                        held.tunnel = replace(held.tunnel, ike=new)
+            case IkeMoved():
+                self._ike_moved(event)
+            case CharonUp(version, tunnels):
+                self._charon_up(version, tunnels, now)
+            case CharonGone():
+                self._charon_gone()
+            case AttemptFailed():
+                self._attempt_failed(event, now)
+            case MoveEnded():
+                self._move_ended(event, now)
+            case ProbeAnswered(sequence):
+                self._answered(sequence, now)
+            case RoamRequested(link_name):
+                self._roam_requested(link_name, now)
+            case Woke():
+                self._woke(now)
+            case Tick():
+                self._tick(now)
+            case _:
+                assert_never(event)
+        self._negotiate_if_needed(now)
+        return tuple(self._effects)
+
+    def deadline(self) -> Instant | None:
+        """When to send `Tick` if nothing else happens; None: never."""
+        times = [held.retire_at for held in self._held if held.retire_at is not None]
+        if self.liveness is not None:
+            times.append(self.liveness.deadline())
+        if self._attempt is None and self.charon is not None:
+            times += [self._failure(path).retry_at for path in self._targets()]
+        return min(times, default=None)
+
+    # For status
+
+    @property
+    def active(self) -> Tunnel | None:
+        return self._active.tunnel if self._active else None
+
+    @property
+    def active_path(self) -> Path | None:
+        return self._active.path if self._active else None
+
+    @property
+    def attempt_path(self) -> Path | None:
+        return self._attempt.path if self._attempt else None
+
+    def tunnel_of(self, path: Path) -> Tunnel | None:
+        return next((h.tunnel for h in self._held if _place(h.path) == _place(path)), None)
+
+    def failure_of(self, path: Path) -> tuple[IkeFailure, str] | None:
+        failures = self._failures.get(_place(path))
+        return (failures.last, failures.detail) if failures and failures.last else None
+
+    def kernel(self) -> EndpointState:
+        """What the kernel has to look like now."""
+        template = None
+        if self._active is not None:
+            tunnel = self._active.tunnel
+            template = Template(tunnel.local, tunnel.remote, ENDPOINT_REQID)
+        return EndpointState(self.policy.inner, self.vips, dict(self._tables), template)
+
+    # Start and network
+
+    def _started(self, event: Started, now: Instant) -> None:
+        self.vips = self.policy.static_vips or event.vips
+        self.since = now
+        self._look(event.snapshot)
+        if event.adopted is not None:
+            path = self._path_of(event.adopted)
+            if path is not None:
+                held = _Held(event.adopted, path, now, now, orphaned=True)
+                self._held.append(held)
+                self._activate(held, {Reason.ADOPTED}, now)
+                return
+        self._set_state(State.DETACHED, {Reason.STARTED, *self._why_none()}, now)
+        self._apply()
+
+    def _network(self, snapshot: Snapshot, now: Instant) -> None:
+        what = changes(self._snapshot, snapshot)
+        before = self._tables
+        self._look(snapshot)
+        if self._attempt is not None and _place(self._attempt.path) not in self._places():
+            self._effects.append(Abandon(self._attempt.connection))
+            self._attempt = None
+        if self._active is not None:
+            path = self._path_at(self._active.path)
+            if path is None:
+                self._lose(frozenset({*what, *self._why_none()}), now)
+                self._recover(frozenset(what), now)
+                return
+            self._active.path = path
+        if self._tables != before:
+            self._apply()
+        if self._active is None and what:
+            self._recover(frozenset(what), now)
+
+    def _look(self, snapshot: Snapshot) -> None:
+        """Takes the snapshot in: paths, and a routing table for each place, kept stable."""
+        self._snapshot = snapshot
+        self.paths = candidates(
+            snapshot, self.policy.servers, self.policy.choice, frozenset(self.vips)
+        )
+        kept = {(path.link, path.pop): table for path, table in self._tables.items()}
+        used = {
+            kept[path.link, path.pop] for path in self.paths if (path.link, path.pop) in kept
+        }
+        free = (TableId(number) for number in TABLE_PATHS if number not in used)
+        tables: dict[Path, TableId] = {}
+        fresh: dict[tuple[LinkIndex, IPAddress], TableId] = {}
+        for path in self.paths:
+            key = (path.link, path.pop)
+            if key not in kept and key not in fresh:
+                fresh[key] = next(free)
+            tables[path] = kept.get(key) or fresh[key]
+        self._tables = tables
+        live = self._places()
+        self._failures = {p: f for p, f in self._failures.items() if p in live}
+
+    def _woke(self, now: Instant) -> None:
+        """Everything is doubtful; the next answer, or its absence, decides."""
+        self._failures.clear()
+        if self._active is not None and self.liveness is not None:
+            self.liveness = self._fresh_liveness(now)
+            self._set_state(State.MOVING, {Reason.WOKE}, now)
+            self._probe(now)
+
+    # Losing and recovering
+
+    def _lose(self, reasons: frozenset[AnyReason], now: Instant) -> None:
+        """Rule 1. The tunnel stays with us: it may be moved, or its place may return."""
+        self._active = None
+        self.liveness = None
+        self._lost_at = now
+        self._set_state(State.DETACHED, reasons, now)
+        self._apply()
+
+    def _recover(self, reasons: frozenset[AnyReason], now: Instant) -> None:
+        """Rule 2."""
+        latest = sorted(self._held, key=lambda held: held.heard, reverse=True)
+        for held in latest:
+            path = self._path_at(held.path)
+            if path is not None and held.retire_at is None and not self._silent(path):
+                held.path = path
+                self._activate(held, {*reasons, Reason.PATH_RETURNED}, now)
+                return
+        for path in self.paths:
+            for held in latest:
+                if self._movable(held, path, now):
+                    self._effects.append(MoveTunnel(held.tunnel, path))
+                    return
+
+    def _movable(self, held: _Held, path: Path, now: Instant) -> bool:
+        return (
+            now - held.heard < MOVE_HORIZON
+            and held.retire_at is None
+            and self._path_at(held.path) is None
+            and held.tunnel.local.version == path.pop.version
+            and held.tunnel.remote == path.server
+        )
+
+    def _move_ended(self, event: MoveEnded, now: Instant) -> None:
+        held = next((h for h in self._held if h.tunnel == event.tunnel), None)
+        if held is None:
+            return
+        if not event.moved:
+            # Half of its SAs may be gone: it is of no use to anybody.
+            self._discard(held)
+            self._tell("failed", {Reason.MOVE_REFUSED}, event.path, detail=event.detail)
+            return
+        held.tunnel = replace(held.tunnel, local=event.path.pop)
+        held.path = event.path
+        held.moved = True
+        self._activate(held, {Reason.TUNNEL_MOVED}, now)
+
+    def _activate(self, held: _Held, reasons: Iterable[AnyReason], now: Instant) -> None:
+        """Sends the traffic into this tunnel; what had it before is retired (rule 4)."""
+        for other in self._held:
+            if other is not held and other.retire_at is None:
+                other.retire_at = Instant(now + self.policy.drain)
+        self._active = held
+        held.retire_at = None
+        self.flip = (self.flip + 1) % SEQUENCES
+        self.roams += 1
+        self.liveness = self._fresh_liveness(now)
+        self._set_state(State.MOVING, reasons, now)
+        self._apply()
+        self._probe(now)
+        self._effects.append(Release())
+
+    def _tick(self, now: Instant) -> None:
+        for held in [h for h in self._held if h.retire_at is not None and h.retire_at <= now]:
+            self._discard(held)
+        if self._active is None or self.liveness is None:
+            return
+        if self.liveness.health(now) is PathHealth.DEAD:
+            path = self._active.path
+            failures = self._failure(path)
+            failures.last, failures.detail = IkeFailure.SILENT, "probes unanswered"
+            self._lose(frozenset({Reason.PATH_DEAD}), now)
+            self._recover(frozenset({Reason.PATH_DEAD}), now)
+        elif now >= self.liveness.due:
+            self._probe(now)
+
+    def _silent(self, path: Path) -> bool:
+        return self._failure(path).last is IkeFailure.SILENT
+
+    # Probes
+
+    def _fresh_liveness(self, now: Instant) -> Liveness:
+        return Liveness(self.policy.probe_interval, self.policy.dead_after, now)
+
+    def _probe(self, now: Instant) -> None:
+        if self._active is None or self.liveness is None:
+            return
+        self._sequence = (self._sequence + 1) % SEQUENCES
+        self.liveness.sent(self._sequence, now)
+        self._effects.append(SendProbe(self._sequence, self.flip, self._active.tunnel.spi_in))
+
+    def _answered(self, sequence: int, now: Instant) -> None:
+        """Rule 5."""
+        if self._active is None or self.liveness is None:
+            return
+        rtt = self.liveness.answered(sequence, now)
+        if rtt is None:
+            return
+        self._active.heard = now
+        self._failures.pop(_place(self._active.path), None)
+        if self.state is State.MOVING:
+            elapsed = now - self.since if self._lost_at is None else now - self._lost_at
+            self._lost_at = None
+            self._set_state(
+                State.ATTACHED,
+                {*self.reasons, Reason.ANSWERED},
+                now,
+                elapsed_ms=round(elapsed * 1000, 1),
+                rtt_ms=round(rtt * 1000, 1),
+            )
+
+    # Negotiating
+
+    def _negotiate_if_needed(self, now: Instant) -> None:
+        """Rule 8: one negotiation at a time, on the best path whose pause is over."""
+        if self._attempt is not None or self.charon is None:
+            return
+        for path in self._targets():
+            if self._failure(path).retry_at <= now:
+                self._attempts += 1
+                name = f"orchestrator-{self._attempts}"
+                reasons = self.reasons if self._active is None else self._why_more(path)
+                self._attempt = _Attempt(name, path, now, frozenset(reasons), self.vips)
+                self._effects.append(
+                    Negotiate(name, path, self.vips, self.policy.attempt_limit)
+                )
+                self._tell("negotiating", reasons, path)
+                return
+
+    def _targets(self) -> Sequence[Path]:
+        """Where a negotiation would help now, best first."""
+        if self._active is None:
+            return sorted(self.paths, key=lambda path: self._silent(path))
+        if self._active.moved or self._active.orphaned:
+            return (self._active.path,)
+        return [path for path in self.paths if self._why_more(path)]
+
+    def _why_more(self, path: Path) -> frozenset[AnyReason]:
+        """Why to leave, or renew, a path that works."""
+        if self._active is None:
+            return frozenset()
+        if self._active.moved:
+            return frozenset({Reason.TUNNEL_MOVED})
+        if self._active.orphaned:
+            return frozenset({Reason.CHARON_RESTARTED})
+        if self._pinned is not None:
+            wanted = path.link_name == self._pinned != self._active.path.link_name
+            return frozenset({Reason.OPERATOR}) if wanted else frozenset()
+        rank = self.policy.choice.rank
+        if rank(path.link_name) < rank(self._active.path.link_name):
+            return frozenset({Reason.BETTER_LINK})
+        return frozenset()
+
+    def _attempt_failed(self, event: AttemptFailed, now: Instant) -> None:
+        attempt = self._attempt
+        if attempt is None or attempt.connection != event.connection:
+            return
+        self._attempt = None
+        self._fail(attempt.path, event.why, event.detail, now)
+        if event.why is IkeFailure.SELECTORS and attempt.vips and not self.policy.static_vips:
+            self._forget_vips(now)
+
+    def _fail(self, path: Path, why: IkeFailure, detail: str, now: Instant) -> None:
+        failures = self._failure(path)
+        pause = min(self.policy.backoff_min * 2**failures.count, self.policy.backoff_max)
+        failures.count += 1
+        failures.retry_at = Instant(now + pause)
+        failures.last = why
+        failures.detail = detail
+        self._tell("failed", {why}, path, detail=detail, retry_s=round(pause, 1))
+        if self._active is None:
+            self.reasons = frozenset({why})
+
+    def _forget_vips(self, now: Instant) -> None:
+        """The server no longer accepts our virtual address: ask for one again."""
+        self.vips = ()
+        self._effects.append(RememberVips(()))
+        self._tell("vip-lost", {Reason.VIP_REFUSED}, None)
+        self._set_state(State.DETACHED, {Reason.VIP_REFUSED}, now)
+
+    def _failure(self, path: Path) -> _Failures:
+        return self._failures.setdefault(_place(path), _Failures())
+
+    # Tunnels
+
+    def _tunnel_up(self, tunnel: Tunnel, now: Instant) -> None:
+        """Rule 3."""
+        attempt = self._attempt
+        if attempt is None or attempt.connection != tunnel.connection:
+            if all(held.tunnel.ike != tunnel.ike for held in self._held):
+                self._effects.append(Terminate(tunnel))  # an answer that came too late
+            return
+        self._attempt = None
+        path = self._path_at(attempt.path)
+        if path is None:
+            self._effects.append(Terminate(tunnel))
+            return
+        if not self.vips and tunnel.local_vips:
+            self.vips = tunnel.local_vips
+            self._effects.append(RememberVips(self.vips))
+        held = _Held(tunnel, path, now, now)
+        self._held.append(held)
+        self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
+
+    def _tunnel_rekeyed(self, old: int, tunnel: Tunnel) -> None:
+        for held in self._held:
+            if held.tunnel.ike == tunnel.ike and held.tunnel.child == old:
+                held.tunnel = tunnel
+
+    def _tunnel_down(self, ike: int, child: int | None, now: Instant) -> None:
+        for held in list(self._held):
+            if held.tunnel.ike != ike or child not in (None, held.tunnel.child):
+                continue
+            self._held.remove(held)
+            if held is not self._active:
+                continue
+            unproven = self.liveness is not None and not self.liveness.proven
+            self._lose(frozenset({Reason.TUNNEL_DELETED}), now)
+            if unproven and now - held.since < REFUSAL_WINDOW and not held.moved:
+                self._fail(held.path, IkeFailure.REFUSED, "the server ended the IKE_SA", now)
+            self._recover(frozenset({Reason.TUNNEL_DELETED}), now)
+
+    def _ike_moved(self, event: IkeMoved) -> None:
+        for held in self._held:
+            if held.tunnel.ike == event.ike and not held.moved:
+                held.tunnel = replace(
+                    held.tunnel,
+                    local=event.local,
+                    local_port=event.local_port,
+                    remote=event.remote,
+                    remote_port=event.remote_port,
+                )
+                if held is self._active:
+                    self._apply()
+
+    def _discard(self, held: _Held) -> None:
+        self._held.remove(held)
+        self._effects.append(Terminate(held.tunnel))
+
+    # charon
+
+    def _charon_up(self, version: str, tunnels: Sequence[Tunnel], now: Instant) -> None:
+        """Rule 7: what charon knows is matched by SPI; what it does not know is an orphan."""
+        self.charon = version
+        self._attempt = None
+        self._failures.clear()
+        by_spi = {tunnel.spi_out: tunnel for tunnel in tunnels}
+        for held in self._held:
+            known = by_spi.pop(held.tunnel.spi_out, None)
+            held.orphaned = known is None
+            if known is not None and not held.moved:
+                held.tunnel = known
+        for stranger in by_spi.values():
+            self._effects.append(Terminate(stranger))
+        self._tell("charon", {Reason.STARTED}, None, version=version)
+        if self._active is None:
+            self._recover(frozenset({Reason.STARTED}), now)
+
+    def _charon_gone(self) -> None:
+        if self.charon is not None:
+            self._tell("charon", {Reason.CHARON_ABSENT}, None)
+        self.charon = None
+        self._attempt = None
+
+    def _roam_requested(self, link_name: str | None, now: Instant) -> None:
+        if link_name is None:
+            if self._active is None or self.charon is None:
+                self._failures.clear()
+                return
+            self._active.orphaned = True  # renew it where it is
+            return
+        if all(path.link_name != link_name for path in self.paths):
+            self._tell("roam-refused", {Reason.NO_SUCH_PATH}, None, link=link_name)
+            return
+        self._pinned = link_name
+        for path in self.paths:
+            if path.link_name == link_name:
+                self._failures.pop(_place(path), None)
+
+    # Small things
+
+    def _path_at(self, path: Path) -> Path | None:
+        """The usable path at the same place, whose gateway may be another by now."""
+        return next((p for p in self.paths if _place(p) == _place(path)), None)
+
+    def _path_of(self, tunnel: Tunnel) -> Path | None:
+        return next(
+            (p for p in self.paths if (p.pop, p.server) == (tunnel.local, tunnel.remote)), None
+        )
+
+    def _places(self) -> frozenset[_Place]:
+        return frozenset(_place(path) for path in self.paths)
+
+    def _why_none(self) -> frozenset[AnyReason]:
+        if self.paths:
+            return frozenset()
+        return frozenset(
+            {
+                absence(
+                    self._snapshot,
+                    self.policy.servers,
+                    self.policy.choice,
+                    frozenset(self.vips),
+                )
+            }
+        )
+
+    def _apply(self) -> None:
+        self._effects.append(Apply(self.kernel()))
+
+    def _set_state(
+        self,
+        state: State,
+        reasons: Iterable[AnyReason],
+        now: Instant,
+        **fields: str | float,
+    ) -> None:
+        self.reasons = frozenset(reasons)
+        if state is not self.state:
+            self.since = now
+        self.state = state
+        self._tell(state, self.reasons, self.active_path, **fields)
+
+    def _tell(
+        self,
+        what: str,
+        reasons: Iterable[AnyReason],
+        path: Path | None,
+        **fields: str | float,
+    ) -> None:
+        self._effects.append(Tell(what, frozenset(reasons), path, fields))

@@ -1,0 +1,200 @@
+"""The endpoint machine's vocabulary: the news it takes, the acts it orders, its words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.core.endpoint_state import EndpointState
+from orchestrator.core.ike import IkeEvent, IkeFailure, Tunnel
+from orchestrator.core.network import Change, Snapshot
+from orchestrator.core.paths import Absence, Path
+from orchestrator.core.quantities import IPAddress, Seconds, Spi
+
+
+class State(StrEnum):
+    DETACHED = "detached"
+    """No path carries traffic; it is held."""
+    MOVING = "moving"
+    """Traffic was sent on its way over a path that has not answered yet."""
+    ATTACHED = "attached"
+    """A path carries traffic, and has proved it."""
+
+
+class Reason(StrEnum):
+    STARTED = "started"
+    ADOPTED = "adopted"
+    PATH_RETURNED = "path-returned"
+    PATH_DEAD = "path-dead"
+    TUNNEL_MOVED = "tunnel-moved"
+    TUNNEL_DELETED = "tunnel-deleted"
+    MOVE_REFUSED = "move-refused"
+    NEGOTIATED = "negotiated"
+    BETTER_LINK = "better-link"
+    OPERATOR = "operator"
+    ANSWERED = "answered"
+    WOKE = "woke"
+    CHARON_RESTARTED = "charon-restarted"
+    CHARON_ABSENT = "charon-absent"
+    NO_SUCH_PATH = "no-such-path"
+    VIP_REFUSED = "virtual-address-refused"
+
+
+AnyReason = Reason | Change | Absence | IkeFailure
+
+
+# News
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The daemon begins; what a predecessor left in the kernel comes along."""
+
+    snapshot: Snapshot
+    vips: tuple[IPAddress, ...]
+    """Virtual addresses remembered from before; empty on a first start."""
+    adopted: Tunnel | None = None
+    """The tunnel that the kernel's policies use now; its IKE_SA is not known yet (ike 0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkChanged:
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    connection: str
+    why: IkeFailure
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveEnded:
+    """The answer to MoveTunnel, at once."""
+
+    tunnel: Tunnel
+    path: Path
+    moved: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoamRequested:
+    """The operator wants to be on this link, or simply elsewhere negotiated anew."""
+
+    link_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The device slept, or the clock jumped: nothing known before is trusted."""
+
+    slept: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline passed."""
+
+
+Event = (
+    Started
+    | NetworkChanged
+    | AttemptFailed
+    | MoveEnded
+    | ProbeAnswered
+    | RoamRequested
+    | Woke
+    | Tick
+    | IkeEvent
+)
+
+
+# Acts
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Make the kernel look like this."""
+
+    state: EndpointState
+
+
+@dataclass(frozen=True, slots=True)
+class MoveTunnel:
+    """Rewrite both SAs of the tunnel to the path. Only ever ordered while traffic is held."""
+
+    tunnel: Tunnel
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiate:
+    """Begin IKE_SA and CHILD_SA on the path, under a connection name of its own."""
+
+    connection: str
+    path: Path
+    vips: tuple[IPAddress, ...]
+    """Proposed as traffic selectors; empty: ask the server for virtual addresses."""
+    limit: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Give up a negotiation under way."""
+
+    connection: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Delete the tunnel's IKE_SA, and its SAs in the kernel where charon cannot."""
+
+    tunnel: Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class SendProbe:
+    sequence: int
+    flip: int
+    spi: Spi
+    """Our inbound SPI: on which CHILD_SA the server shall send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Send what is held, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RememberVips:
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Something happened that people want to know."""
+
+    what: str
+    """"attached", "moving", "detached", "negotiating", "failed", …"""
+    reasons: frozenset[AnyReason]
+    path: Path | None = None
+    fields: Mapping[str, str | int | float] | None = None
+
+
+Effect = (
+    Apply
+    | MoveTunnel
+    | Negotiate
+    | Abandon
+    | Terminate
+    | SendProbe
+    | Release
+    | RememberVips
+    | Tell
+)

@@ -1,0 +1,97 @@
+"""What the mobility server wants in its kernel: once for itself, and once for each session.
+
+The virtual addresses are routed to a TUN. While a session is attached its out policy takes its
+packets into an SA before they get there; while it is detached they fall into the TUN and are
+held. Nothing from a VIP is accepted unless it came out of an SA of that VIP's own reqid; VIPs
+that no session holds are blocked.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.core.endpoint_state import EVERYTHING, SERVICE, TABLE_MAIN
+from orchestrator.core.kernel import (
+    MARK_TPROXY,
+    POLICY_PRIORITY_POOL,
+    TABLE_INNER,
+    TUN_SERVER,
+    Address,
+    Direction,
+    KernelObject,
+    Policy,
+    Route,
+    RouteKind,
+    Rule,
+    Ruleset,
+    Selector,
+    Sysctl,
+    Template,
+    Tun,
+    Verdict,
+)
+from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, host_network
+
+PRIORITY_TPROXY: Final = 11100
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    pools: tuple[IPNetwork, ...]
+    ruleset: str
+    mtu: int = 1380
+
+
+def server_objects(state: ServerState) -> tuple[KernelObject, ...]:
+    """What stands for as long as the server does, whoever is connected."""
+    objects: list[KernelObject] = [
+        Tun(TUN_SERVER, state.mtu),
+        Ruleset(state.ruleset),
+        Sysctl("net/ipv4/ip_forward", "1"),
+        Sysctl("net/ipv6/conf/all/forwarding", "1"),
+    ]
+    for pool in state.pools:
+        everything = EVERYTHING[pool.version]
+        objects += [
+            Address(TUN_SERVER, SERVICE[pool.version]),
+            Route(TABLE_MAIN, pool, link=TUN_SERVER, source=SERVICE[pool.version]),
+            Route(TABLE_INNER, everything, RouteKind.LOCAL, link="lo"),
+            Rule(PRIORITY_TPROXY, pool.version, TABLE_INNER, mark=MARK_TPROXY),
+        ]
+        objects += [
+            Policy(
+                direction,
+                Selector(pool, everything),
+                Verdict.BLOCK,
+                priority=POLICY_PRIORITY_POOL,
+            )
+            for direction in (Direction.IN, Direction.FWD)
+        ]
+    return tuple(objects)
+
+
+def session_objects(
+    vips: tuple[IPAddress, ...], reqid: Reqid | None, active: Template | None
+) -> tuple[KernelObject, ...]:
+    """One session's policies. `reqid` None: it has no SA; `active` None: hold its packets."""
+    objects: list[KernelObject] = []
+    for vip in vips:
+        own, everything = host_network(vip), EVERYTHING[vip.version]
+        objects.append(
+            Policy(
+                Direction.OUT,
+                Selector(everything, own),
+                Verdict.PROTECT if active else Verdict.HOLD,
+                active,
+            )
+        )
+        accepted = None if reqid is None else Template(None, None, reqid)
+        objects += [
+            Policy(
+                direction,
+                Selector(own, everything),
+                Verdict.PROTECT if accepted else Verdict.BLOCK,
+                accepted,
+            )
+            for direction in (Direction.IN, Direction.FWD)
+        ]
+    return tuple(objects)

@@ -1,0 +1,470 @@
+"""The mobility server's deciding machine: one session for each endpoint that was admitted.
+
+The rules, each with the method that keeps it:
+
+1. A session belongs to an identity and its VIPs, and outlives every tunnel (`_admitted`).
+2. The first tunnel of a detached session carries its traffic at once; a further one waits until
+   the endpoint activates it (`_admitted`).
+3. The endpoint activates by a probe inside the tunnel: the newest flip wins, and names the
+   tunnel by its SPI (`_heard`).
+4. An endpoint that moved its SAs is followed when the kernel says so: hold from the MAPPING
+   message, which only an authenticated packet causes, until charon has rewritten the SA
+   (`_mapping`, `_state_moved`); otherwise packets would meet a policy without an SA.
+5. Two tunnels to the same address and port: the older one was superseded by a move and is
+   deleted when the younger is activated (`_heard`).
+6. An endpoint unheard for `detach_after`, or without a tunnel, is detached: its packets are
+   held, its flows stay (`_tick`, `_tunnel_down`).
+"""
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final, assert_never
+
+from orchestrator.core.ike import (
+    CharonGone,
+    CharonUp,
+    IkeDown,
+    IkeMoved,
+    IkeRekeyed,
+    Tunnel,
+    TunnelDown,
+    TunnelRekeyed,
+    TunnelUp,
+)
+from orchestrator.core.kernel import KernelObject, Template
+from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId
+from orchestrator.core.server_state import session_objects
+
+FLIP_HALF: Final = 2**31
+"""Flips are compared by serial number arithmetic (RFC 1982): they may wrap."""
+FOLLOW_LIMIT: Final = Seconds(0.25)
+"""charon rewrites an SA some 5 ms after MAPPING; later than this it is not going to."""
+DRAIN: Final = Seconds(1.0)
+"""A superseded tunnel still receives this long."""
+MAX_TUNNELS: Final = 8
+"""Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
+
+
+class SessionState(StrEnum):
+    ATTACHED = "attached"
+    DETACHED = "detached"
+
+
+class SessionReason(StrEnum):
+    NEGOTIATED = "negotiated"
+    ADOPTED = "adopted"
+    ACTIVATED = "activated"
+    FOLLOWED = "followed"
+    UNHEARD = "unheard"
+    NO_TUNNEL = "no-tunnel"
+    CHARON_ABSENT = "charon-absent"
+    SUPERSEDED = "superseded"
+    TOO_MANY = "too-many-tunnels"
+    NEVER_MOVED = "charon-did-not-follow"
+
+
+# News
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The tunnel's identity may use these virtual addresses: the lease says so."""
+
+    identity: str
+    vips: tuple[IPAddress, ...]
+    tunnel: Tunnel
+    adopted: bool = False
+    """It was there before this daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A probe from an endpoint, out of one of its SAs."""
+
+    vip: IPAddress
+    flip: int
+    spi: Spi
+
+
+@dataclass(frozen=True, slots=True)
+class MappingChanged:
+    """XFRM_MSG_MAPPING: an authenticated packet of this inbound SA came from elsewhere."""
+
+    spi: Spi
+
+
+@dataclass(frozen=True, slots=True)
+class StateMoved:
+    """XFRM_MSG_NEWSA: an outbound SA leads to this address now."""
+
+    spi: Spi
+    source: IPAddress
+    destination: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A lease without a tunnel, from before: its packets are held from the first moment."""
+
+    identity: str
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline passed."""
+
+
+Event = (
+    Admitted
+    | Remembered
+    | Heard
+    | MappingChanged
+    | StateMoved
+    | Tick
+    | TunnelUp
+    | TunnelRekeyed
+    | TunnelDown
+    | IkeRekeyed
+    | IkeDown
+    | IkeMoved
+    | CharonUp
+    | CharonGone
+)
+
+
+# Acts
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySession:
+    identity: str
+    objects: tuple[KernelObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    tunnel: Tunnel
+    reason: SessionReason
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Send what is held for this session, in order."""
+
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    what: str
+    reasons: frozenset[SessionReason]
+    identity: str
+    fields: Mapping[str, str | int | float]
+
+
+Effect = ApplySession | Terminate | Release | Tell
+
+
+@dataclass(slots=True)
+class Session:
+    identity: str
+    vips: tuple[IPAddress, ...]
+    since: Instant
+    """Of the current state."""
+    created: Instant
+    state: SessionState = SessionState.DETACHED
+    reason: SessionReason = SessionReason.NO_TUNNEL
+    tunnels: list[Tunnel] = field(default_factory=list)
+    """Oldest first."""
+    active: Tunnel | None = None
+    flip: int | None = None
+    heard: Instant | None = None
+    roams: int = 0
+    following: Instant | None = None
+    """Until when packets are held because charon is rewriting the SAs."""
+
+    def objects(self) -> tuple[KernelObject, ...]:
+        reqid = self.tunnels[-1].reqid if self.tunnels else None
+        template = None
+        if self.active is not None and self.following is None:
+            tunnel = self.active
+            template = Template(tunnel.local, tunnel.remote, tunnel.reqid)
+        return session_objects(self.vips, reqid, template)
+
+
+class Sessions:
+    """All sessions of one server: `handle` and `deadline` act, the rest is for reading."""
+
+    def __init__(self, detach_after: Seconds) -> None:
+        self._detach_after = detach_after
+        self.by_identity: dict[str, Session] = {}
+        self._by_vip: dict[IPAddress, Session] = {}
+        self._by_ike: dict[UniqueId, Session] = {}
+        self._by_spi: dict[Spi, Session] = {}
+        self._deadlines: list[tuple[Instant, str]] = []
+        self._doomed: list[tuple[Instant, UniqueId, UniqueId]] = []
+        """When to delete which CHILD_SA, by its IKE_SA and its own number."""
+        self._effects: list[Effect] = []
+
+    def handle(  # noqa: C901 - one row per event: the table is the point
+        self, event: Event, now: Instant
+    ) -> tuple[Effect, ...]:
+        """Takes one piece of news; returns what to do, in order."""
+        self._effects = []
+        match event:
+            case Admitted():
+                self._admitted(event, now)
+            case Remembered(identity, vips):
+                session = self._session(identity, vips, now)
+                self._apply(session)
+            case Heard():
+                self._heard(event, now)
+            case MappingChanged(spi):
+                self._mapping(spi, now)
+            case StateMoved():
+                self._state_moved(event, now)
+            case TunnelRekeyed(old, tunnel):
+                self._tunnel_rekeyed(old, tunnel)
+            case TunnelDown(ike, child):
+                self._tunnel_down(ike, child, SessionReason.NO_TUNNEL, now)
+            case IkeDown(ike):
+                self._tunnel_down(ike, None, SessionReason.NO_TUNNEL, now)
+            case IkeRekeyed(old_ike, new_ike):
+                self._ike_rekeyed(old_ike, new_ike)
+            case CharonGone():
+                for ike in list(self._by_ike):
+                    self._tunnel_down(ike, None, SessionReason.CHARON_ABSENT, now)
+            case Tick():
+                self._tick(now)
+            case IkeMoved():
+                self._ike_moved(event)
+            case TunnelUp() | CharonUp():
+                pass  # they come as Admitted, once the lease has been looked up
+            case _:
+                assert_never(event)
+        return tuple(self._effects)
+
+    def deadline(self) -> Instant | None:
+        times = [self._deadlines[0][0]] if self._deadlines else []
+        if self._doomed:
+            times.append(self._doomed[0][0])
+        return min(times, default=None)
+
+    def session_of_vip(self, vip: IPAddress) -> Session | None:
+        return self._by_vip.get(vip)
+
+    def knows(self, tunnel: Tunnel) -> bool:
+        return tunnel.ike in self._by_ike
+
+    # Tunnels
+
+    def _session(self, identity: str, vips: tuple[IPAddress, ...], now: Instant) -> Session:
+        session = self.by_identity.get(identity)
+        if session is None:
+            session = Session(identity, vips, now, now)
+            self.by_identity[identity] = session
+        for vip in session.vips:
+            self._by_vip.pop(vip, None)
+        session.vips = vips
+        for vip in vips:
+            self._by_vip[vip] = session
+        return session
+
+    def _admitted(self, event: Admitted, now: Instant) -> None:
+        """Rules 1 and 2."""
+        session = self._session(event.identity, event.vips, now)
+        tunnel = event.tunnel
+        session.tunnels = [t for t in session.tunnels if t.child != tunnel.child]
+        session.tunnels.append(tunnel)
+        self._index(session, tunnel)
+        if len(session.tunnels) > MAX_TUNNELS:
+            oldest = next(t for t in session.tunnels if t != session.active)
+            self._effects.append(Terminate(oldest, SessionReason.TOO_MANY))
+        if session.state is SessionState.DETACHED:
+            reason = SessionReason.ADOPTED if event.adopted else SessionReason.NEGOTIATED
+            self._attach(session, tunnel, reason, now)
+        else:
+            self._apply(session)
+
+    def _heard(self, event: Heard, now: Instant) -> None:
+        """Rules 3 and 5."""
+        session = self._by_vip.get(event.vip)
+        if session is None:
+            return
+        session.heard = now
+        self._wake(session, Instant(now + self._detach_after))
+        newer = session.flip is None or 0 < (event.flip - session.flip) % 2**32 < FLIP_HALF
+        tunnel = next((t for t in session.tunnels if t.spi_out == event.spi), None)
+        if tunnel is None or not (newer or session.state is SessionState.DETACHED):
+            return
+        if newer:
+            session.flip = event.flip
+        if tunnel != session.active or session.state is SessionState.DETACHED:
+            self._attach(session, tunnel, SessionReason.ACTIVATED, now)
+        elder = session.tunnels[: session.tunnels.index(tunnel)]
+        for other in elder:
+            if (other.remote, other.remote_port) == (tunnel.remote, tunnel.remote_port):
+                heapq.heappush(self._doomed, (Instant(now + DRAIN), other.ike, other.child))
+
+    def _attach(
+        self, session: Session, tunnel: Tunnel, reason: SessionReason, now: Instant
+    ) -> None:
+        session.roams += session.active != tunnel
+        session.active = tunnel
+        session.following = None
+        session.heard = now
+        if session.state is not SessionState.ATTACHED:
+            session.since = now
+        session.state = SessionState.ATTACHED
+        session.reason = reason
+        self._wake(session, Instant(now + self._detach_after))
+        self._apply(session)
+        self._effects.append(Release(session.vips))
+        self._tell("attached", session, reason, pop=str(tunnel.remote))
+
+    def _detach(self, session: Session, reason: SessionReason, now: Instant) -> None:
+        session.active = None
+        session.following = None
+        session.state = SessionState.DETACHED
+        session.reason = reason
+        session.since = now
+        self._apply(session)
+        self._tell("detached", session, reason)
+
+    def _tunnel_rekeyed(self, old: UniqueId, tunnel: Tunnel) -> None:
+        session = self._by_ike.get(tunnel.ike)
+        if session is None:
+            return
+        for index, known in enumerate(session.tunnels):
+            if known.child == old and known.ike == tunnel.ike:
+                session.tunnels[index] = tunnel
+                self._unindex(known)
+                self._index(session, tunnel)
+                if session.active == known:
+                    session.active = tunnel
+                    self._apply(session)
+
+    def _tunnel_down(
+        self, ike: UniqueId, child: UniqueId | None, reason: SessionReason, now: Instant
+    ) -> None:
+        """Rule 6."""
+        session = self._by_ike.get(ike)
+        if session is None:
+            return
+        gone = [t for t in session.tunnels if t.ike == ike and child in (None, t.child)]
+        session.tunnels = [t for t in session.tunnels if t not in gone]
+        for tunnel in gone:
+            self._unindex(tunnel)
+        if any(t.ike == ike for t in session.tunnels):
+            self._by_ike[ike] = session
+        if session.active not in gone:
+            if gone:
+                self._apply(session)
+        elif session.tunnels:
+            self._attach(session, session.tunnels[-1], SessionReason.NEGOTIATED, now)
+        else:
+            self._detach(session, reason, now)
+
+    def _ike_rekeyed(self, old: UniqueId, new: UniqueId) -> None:
+        session = self._by_ike.pop(old, None)
+        if session is None:
+            return
+        for index, tunnel in enumerate(session.tunnels):
+            if tunnel.ike == old:
+                renamed = replace(tunnel, ike=new)
+                session.tunnels[index] = renamed
+                self._index(session, renamed)
+                if session.active == tunnel:
+                    session.active = renamed
+
+    def _ike_moved(self, event: IkeMoved) -> None:
+        """The port only: the address changes when the SA does (`_state_moved`)."""
+        session = self._by_ike.get(event.ike)
+        if session is None:
+            return
+        for index, tunnel in enumerate(session.tunnels):
+            if tunnel.ike == event.ike:
+                session.tunnels[index] = replace(tunnel, remote_port=event.remote_port)
+                if session.active == tunnel:
+                    session.active = session.tunnels[index]
+
+    def _index(self, session: Session, tunnel: Tunnel) -> None:
+        self._by_ike[tunnel.ike] = session
+        self._by_spi[tunnel.spi_in] = session
+        self._by_spi[tunnel.spi_out] = session
+
+    def _unindex(self, tunnel: Tunnel) -> None:
+        self._by_ike.pop(tunnel.ike, None)
+        self._by_spi.pop(tunnel.spi_in, None)
+        self._by_spi.pop(tunnel.spi_out, None)
+
+    # Following a moved endpoint
+
+    def _mapping(self, spi: Spi, now: Instant) -> None:
+        """Rule 4, first half."""
+        session = self._by_spi.get(spi)
+        if session is None or session.active is None or session.active.spi_in != spi:
+            return
+        session.following = Instant(now + FOLLOW_LIMIT)
+        self._wake(session, session.following)
+        self._apply(session)
+
+    def _state_moved(self, event: StateMoved, now: Instant) -> None:
+        """Rule 4, second half."""
+        session = self._by_spi.get(event.spi)
+        if session is None:
+            return
+        for index, tunnel in enumerate(session.tunnels):
+            if tunnel.spi_out != event.spi:
+                continue
+            moved = replace(tunnel, local=event.source, remote=event.destination)
+            session.tunnels[index] = moved
+            if session.active == tunnel and moved != tunnel:
+                self._attach(session, moved, SessionReason.FOLLOWED, now)
+
+    # Time
+
+    def _tick(self, now: Instant) -> None:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, identity = heapq.heappop(self._deadlines)
+            known = self.by_identity.get(identity)
+            if known is not None:
+                self._look(known, now)
+        while self._doomed and self._doomed[0][0] <= now:
+            _, ike, child = heapq.heappop(self._doomed)
+            owner = self._by_ike.get(ike)
+            if owner is None:
+                continue
+            for tunnel in owner.tunnels:
+                if (tunnel.ike, tunnel.child) == (ike, child) and tunnel != owner.active:
+                    self._effects.append(Terminate(tunnel, SessionReason.SUPERSEDED))
+
+    def _look(self, session: Session, now: Instant) -> None:
+        if session.following is not None and session.following <= now:
+            session.following = None
+            self._apply(session)
+            self._effects.append(Release(session.vips))
+            self._tell("unmoved", session, SessionReason.NEVER_MOVED)
+        if session.state is SessionState.DETACHED or session.heard is None:
+            return
+        silent_at = Instant(session.heard + self._detach_after)
+        if silent_at <= now:
+            self._detach(session, SessionReason.UNHEARD, now)
+        else:
+            self._wake(session, silent_at)
+
+    def _wake(self, session: Session, at: Instant) -> None:
+        heapq.heappush(self._deadlines, (at, session.identity))
+
+    # Small things
+
+    def _apply(self, session: Session) -> None:
+        self._effects.append(ApplySession(session.identity, session.objects()))
+
+    def _tell(
+        self, what: str, session: Session, *reasons: SessionReason, **fields: str | float
+    ) -> None:
+        self._effects.append(Tell(what, frozenset(reasons), session.identity, fields))

@@ -1,0 +1,79 @@
+"""Joins news and acts: the one caller of a machine's `handle`.
+
+News is posted from anywhere in the process and handled one at a time, in order. The effects of
+one piece of news are carried out in their order before the next is looked at; an effect that
+takes long is begun, not awaited, and its outcome is posted as news.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+from orchestrator.core.quantities import Instant
+
+EventT = TypeVar("EventT", contravariant=True)
+EffectT = TypeVar("EffectT", covariant=True)
+E = TypeVar("E")
+F = TypeVar("F")
+
+QUEUE_LIMIT: Final = 10_000
+"""News waiting. A full queue means that we are minutes behind: the oldest duplicates of state
+would be worthless, so the poster waits and the sender's own socket buffer fills instead."""
+
+
+class Machine(Protocol[EventT, EffectT]):
+    def handle(self, event: EventT, now: Instant) -> Sequence[EffectT]: ...
+
+    def deadline(self) -> Instant | None: ...
+
+
+class Driver(Generic[E, F]):
+    """Runs one machine until cancelled."""
+
+    def __init__(
+        self,
+        machine: Machine[E, F],
+        execute: Callable[[F], Awaitable[E | None]],
+        tick: E,
+        clock: Callable[[], Instant],
+    ) -> None:
+        self._machine = machine
+        self._execute = execute
+        self._tick = tick
+        self._clock = clock
+        self._news: asyncio.Queue[E] = asyncio.Queue(QUEUE_LIMIT)
+
+    def post(self, event: E) -> None:
+        """Hands over news without waiting. Raises asyncio.QueueFull when far behind."""
+        self._news.put_nowait(event)
+
+    async def handle(self, event: E) -> tuple[F, ...]:
+        """Handles one piece of news now, effects included; returns all of them.
+
+        An effect whose outcome is known at once returns it as news, which is handled before
+        the remaining effects of the first: what follows a move must see that it happened.
+        """
+        done: list[F] = []
+        for effect in self._machine.handle(event, self._clock()):
+            done.append(effect)
+            outcome = await self._execute(effect)
+            if outcome is not None:
+                done += await self.handle(outcome)
+        return tuple(done)
+
+    async def run(self) -> None:
+        while True:
+            await self.handle(await self._next())
+
+    async def _next(self) -> E:
+        deadline = self._machine.deadline()
+        if deadline is None:
+            return await self._news.get()
+        delay = deadline - self._clock()
+        if delay <= 0 and self._news.empty():
+            return self._tick
+        try:
+            async with asyncio.timeout(max(delay, 0)):
+                return await self._news.get()
+        except TimeoutError:
+            return self._tick
