@@ -68,6 +68,8 @@ MOVE_HORIZON: Final = Seconds(600.0)
 have ended it, and what is released into it would be lost. IKE costs two round trips."""
 REFUSAL_WINDOW: Final = Seconds(5.0)
 """An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
+OVERTIME: Final = Seconds(5.0)
+"""Beyond its limit a negotiation of which we hear nothing at all is taken for failed."""
 SEQUENCES: Final = 2**32
 
 
@@ -139,7 +141,7 @@ def _place(path: Path) -> _Place:
 class Mobility:
     """One endpoint. `handle` and `deadline` are the whole interface; the rest is for status."""
 
-    def __init__(self, policy: MobilityPolicy) -> None:
+    def __init__(self, policy: MobilityPolicy, first_flip: int = 0) -> None:
         self.policy = policy
         self.state = State.DETACHED
         self.reasons: frozenset[AnyReason] = frozenset({Reason.STARTED})
@@ -149,7 +151,7 @@ class Mobility:
         self.charon: str | None = None
         """charon's version while it answers."""
         self.roams = 0
-        self.flip = 0
+        self.flip = first_flip
         """The number of the latest change of path; the server follows the newest."""
         self.liveness: Liveness | None = None
         self._snapshot = Snapshot()
@@ -216,7 +218,9 @@ class Mobility:
         times = [held.retire_at for held in self._held if held.retire_at is not None]
         if self.liveness is not None:
             times.append(self.liveness.deadline())
-        if self._attempt is None and self.charon is not None:
+        if self._attempt is not None:
+            times.append(Instant(self._attempt.since + self.policy.attempt_limit + OVERTIME))
+        elif self.charon is not None:
             times += [self._failure(path).retry_at for path in self._targets()]
         return min(times, default=None)
 
@@ -380,6 +384,11 @@ class Mobility:
     def _tick(self, now: Instant) -> None:
         for held in [h for h in self._held if h.retire_at is not None and h.retire_at <= now]:
             self._discard(held)
+        attempt = self._attempt
+        if attempt and now >= attempt.since + self.policy.attempt_limit + OVERTIME:
+            self._effects.append(Abandon(attempt.connection))
+            self._attempt = None
+            self._fail(attempt.path, IkeFailure.SILENT, "no outcome", now)
         if self._active is None or self.liveness is None:
             return
         if self.liveness.health(now) is PathHealth.DEAD:

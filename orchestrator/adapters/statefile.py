@@ -1,0 +1,59 @@
+"""Keeps the little that an endpoint must know after a restart, in one file.
+
+Written whole, synced and renamed into place: after a crash the old or the new content is
+there, never half of one. A file that cannot be read is set aside and counts as empty.
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from orchestrator.core.quantities import IPAddress
+
+FLIPS_PER_EPOCH: Final = 2**16
+"""A daemon that flips more often than this between two restarts runs into its successor's
+numbers; at one flip a second that is 18 hours of nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    vips: tuple[IPAddress, ...] = ()
+    epoch: int = 0
+    """How often the daemon has started: its flips begin above those of its predecessors."""
+
+    @property
+    def first_flip(self) -> int:
+        return self.epoch * FLIPS_PER_EPOCH % 2**32
+
+
+class StateFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> Remembered:
+        try:
+            found = json.loads(self._path.read_text())
+            vips = tuple(ip_address(vip) for vip in found["vips"])
+            return Remembered(vips, int(found["epoch"]))
+        except FileNotFoundError:
+            return Remembered()
+        except (ValueError, KeyError, TypeError):
+            self._path.replace(self._path.with_suffix(".unreadable"))
+            return Remembered()
+
+    def save(self, state: Remembered) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump({"vips": [str(vip) for vip in state.vips], "epoch": state.epoch}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
