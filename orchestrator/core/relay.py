@@ -1,0 +1,360 @@
+"""Decides what one proxied connection does next; counts and events only, never bytes.
+
+A flow joins two legs: INNER, towards the endpoint, and OUTER, towards the peer. It is two
+half-streams, each named by the leg it comes from: what is read from INNER is written to OUTER,
+and the other way round. A pump tells what happened (`Event`) and does what it is asked (`Act`);
+any pump may: one that copies through a buffer, one that splices through a pipe.
+
+The rules:
+
+1. Bytes are read only into an empty queue, and at most `limit` at once. What does not fit waits
+   in the kernel, where the window closes: back-pressure is honest and the queue is bounded.
+2. Before the dialled leg answers, nothing is read from the accepted one.
+3. A FIN is passed on after every byte before it. One direction may end long before the other.
+4. When both FINs are passed on, the legs stay until their far ends have acknowledged all: a
+   socket closed earlier would be an orphan, which the kernel gives up after a few retries.
+5. A leg may be patient: its far end may be away, and what was acknowledged for it is owed to
+   it. A reset for a patient leg waits behind the bytes before it (and so is still there when
+   the far end returns); for any other it is passed on at once, bytes or not.
+6. A dial that fails resets the leg that waited for it.
+7. Each act is asked once and answered once: READ by READ, DRY, END or READ_FAILED; WRITE by
+   WROTE or FAULT; WATCH by DRAINED or FAULT. SHUTDOWN, RESET and CLOSE have no answer.
+8. A refused event changes nothing. Once the flow is over, late events change nothing either.
+
+Each half-stream is a row of the table below:
+
+    WAITING ─CONNECTED─> READING ─READ─> WRITING ─WROTE all─> READING …
+                         READING ─END─> ENDED              (FIN passed on)
+                         READING ─READ_FAILED─> BROKEN     (reset owed to the far leg)
+    any ─the leg it goes to is lost─> DROPPED
+"""
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import ClassVar, Final
+
+from orchestrator.core.errors import IllegalEvent
+from orchestrator.core.relay_events import Act, Event, Leg, Outcome, Phase, Step, Steps
+
+
+class Half(IntEnum):
+    """The state of one half-stream."""
+
+    WAITING = 0
+    READING = 1
+    """the queue is empty"""
+    WRITING = 2
+    """the queue holds bytes"""
+    ENDED = 3
+    """the FIN was passed on"""
+    BROKEN = 4
+    """its source is lost; a reset waits behind what its destination has not acknowledged"""
+    DROPPED = 5
+    """its destination is lost, nothing goes this way any more"""
+
+
+STAY: Final = -1
+REFUSE: Final = -2
+_R, _Q, _E, _B, _D = Half.READING, Half.WRITING, Half.ENDED, Half.BROKEN, Half.DROPPED
+_S, _X = STAY, REFUSE
+
+COLUMNS: Final = (
+    Event.CONNECTED,
+    Event.READ,
+    Event.DRY,
+    Event.END,
+    Event.READ_FAILED,
+    Event.WROTE,
+    Event.FAULT,
+)
+# The half-stream that comes from the event's leg; for WROTE and FAULT the one that goes to it.
+# WROTE goes on only when the queue is empty. What is not a column concerns the flow, not one
+# half-stream; READABLE, HANGUP and WRITABLE are noted in every state.
+# fmt: off
+TABLE: Final[Mapping[Half, tuple[int, ...]]] = {
+    #              CONN  READ  DRY   END   FAILED WROTE FAULT
+    Half.WAITING: (_R,   _X,   _X,   _X,   _X,    _X,   _D),
+    Half.READING: (_X,   _Q,   _S,   _E,   _B,    _X,   _D),
+    Half.WRITING: (_X,   _X,   _X,   _X,   _X,    _R,   _D),
+    Half.ENDED:   (_X,   _X,   _X,   _X,   _X,    _X,   _D),
+    Half.BROKEN:  (_X,   _X,   _X,   _X,   _X,    _X,   _D),
+    Half.DROPPED: (_X,   _S,   _S,   _S,   _S,    _S,   _S),
+}
+# fmt: on
+_COLUMN: Final = {event: column for column, event in enumerate(COLUMNS)}
+_NOTHING: Final[Steps] = ()
+_STEPS: Final = tuple(tuple((Step(act, leg),) for leg in Leg) for act in Act)
+"""Every answer of one step, made once: a busy relay gives some 100,000 answers a second."""
+
+
+def _other(leg: Leg) -> Leg:
+    return Leg.OUTER if leg is Leg.INNER else Leg.INNER
+
+
+class _Stream:
+    """One half-stream: its state, and what its two legs are ready for."""
+
+    __slots__ = (
+        "asked",
+        "hangup",
+        "moved",
+        "queued",
+        "readable",
+        "source",
+        "state",
+        "writable",
+    )
+
+    def __init__(self, source: Leg) -> None:
+        self.source = source
+        self.state = Half.WAITING
+        self.readable = False
+        self.hangup = False
+        self.writable = False
+        self.asked = False
+        """a READ or WRITE was asked and not answered yet"""
+        self.queued = 0
+        self.moved = 0
+        """bytes written to the destination, ever"""
+
+
+class Relay:
+    """One flow's machine. `handle` is the only way to change it."""
+
+    __slots__ = (
+        "_drained",
+        "_lost",
+        "_streams",
+        "_watched",
+        "dialled",
+        "limit",
+        "outcome",
+        "patient",
+    )
+
+    def __init__(self, dialled: Leg, limit: int, patient: frozenset[Leg] = frozenset()) -> None:
+        self.dialled = dialled
+        self.limit = limit
+        """bytes queued each way, at most; above 0"""
+        self.patient = patient
+        self.outcome: Outcome | None = None
+        """None until the flow is over"""
+        self._streams = (_Stream(Leg.INNER), _Stream(Leg.OUTER))
+        self._lost: Leg | None = None
+        self._watched = [False, False]
+        self._drained = [False, False]
+
+    def queued(self, source: Leg) -> int:
+        """Bytes read from `source` and not written to the other leg yet."""
+        return self._streams[source].queued
+
+    def moved(self, source: Leg) -> int:
+        """Bytes from `source` that were written to the other leg, ever."""
+        return self._streams[source].moved
+
+    def state(self, source: Leg) -> Half:
+        return self._streams[source].state
+
+    @property
+    def phase(self) -> Phase:
+        if self.outcome is not None:
+            return Phase.OVER
+        if self._lost is not None:
+            return Phase.RESETTING
+        states = {stream.state for stream in self._streams}
+        if Half.WAITING in states:
+            return Phase.DIALING
+        if states == {Half.ENDED}:
+            return Phase.CLOSING
+        return Phase.HALF_CLOSED if Half.ENDED in states else Phase.OPEN
+
+    def handle(self, event: Event, leg: Leg, count: int = 0) -> Steps:
+        """What to do now that `event` happened at `leg`, in this order.
+
+        Raises IllegalEvent, with nothing changed, for an answer to what was not asked.
+        """
+        if self.outcome is not None:
+            return _NOTHING
+        return self._HANDLERS[event](self, leg, count)
+
+    # ---- the dial
+
+    def _connected(self, leg: Leg, _count: int) -> Steps:
+        self._only_the_dialled(Event.CONNECTED, leg)
+        for stream in self._streams:
+            self._go(stream, Event.CONNECTED)
+            stream.writable = True
+        return self._demand(self._streams[0]) + self._demand(self._streams[1])
+
+    def _dial_failed(self, leg: Leg, _count: int) -> Steps:
+        self._only_the_dialled(Event.DIAL_FAILED, leg)
+        return self._over(Outcome.DIAL_FAILED, reset=(_other(leg),), close=(leg,))
+
+    def _only_the_dialled(self, event: Event, leg: Leg) -> None:
+        if leg is not self.dialled or self._streams[leg].state is not Half.WAITING:
+            raise IllegalEvent(f"{event.name} at {leg.name} while {self.phase}")
+
+    # ---- readiness
+
+    def _readable(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        stream.readable = True
+        return self._demand(stream)
+
+    def _hangup(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        stream.readable = stream.hangup = True
+        return self._demand(stream)
+
+    def _writable(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[1 - leg]
+        stream.writable = True
+        return self._demand(stream)
+
+    def _demand(self, stream: _Stream) -> Steps:
+        if stream.asked:
+            return _NOTHING
+        if stream.state is Half.READING and stream.readable:
+            stream.asked = True
+            return _STEPS[Act.READ][stream.source]
+        if stream.state is Half.WRITING and stream.writable:
+            stream.asked = True
+            return _STEPS[Act.WRITE][1 - stream.source]
+        return _NOTHING
+
+    # ---- answers to READ
+
+    def _read(self, leg: Leg, count: int) -> Steps:
+        stream = self._streams[leg]
+        if not 0 < count <= self.limit:
+            raise IllegalEvent(f"READ of {count} bytes, {self.limit} at most were asked")
+        self._answer(stream, Event.READ)
+        if stream.state is Half.DROPPED:
+            return _NOTHING
+        stream.queued = count
+        if count < self.limit and not stream.hangup:
+            stream.readable = False
+        return self._demand(stream)
+
+    def _dry(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        self._answer(stream, Event.DRY)
+        stream.readable = False
+        return _NOTHING
+
+    def _end(self, leg: Leg, _count: int) -> Steps:
+        # The error was met by a write, which consumed it; the end behind it only looks orderly.
+        if self._lost is leg:
+            return _NOTHING
+        steps = _STEPS[Act.SHUTDOWN][1 - leg]
+        if self._streams[1 - leg].state is Half.ENDED:
+            return steps + self._watch(Leg.INNER) + self._watch(Leg.OUTER)
+        return steps
+
+    def _read_failed(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        self._answer(stream, Event.READ_FAILED)
+        return self._fault(leg, 0)
+
+    # ---- answers to WRITE
+
+    def _wrote(self, leg: Leg, count: int) -> Steps:
+        stream = self._streams[1 - leg]
+        if not 0 <= count <= stream.queued:
+            raise IllegalEvent(f"WROTE {count} bytes, {stream.queued} were queued")
+        self._answer(stream, Event.WROTE, goes=count == stream.queued)
+        if stream.state is Half.DROPPED:
+            return _NOTHING
+        stream.queued -= count
+        stream.moved += count
+        if stream.queued:
+            stream.writable = False
+        return self._demand(stream)
+
+    # ---- the end
+
+    def _fault(self, leg: Leg, _count: int) -> Steps:
+        far = _other(leg)
+        onward, back = self._streams[leg], self._streams[far]
+        dialing = onward.state is Half.WAITING
+        self._go(back, Event.FAULT)
+        back.queued = 0
+        first = self._lost is None
+        lost = leg if self._lost is None else self._lost
+        self._lost = lost
+        outcome = (Outcome.RESET_BY_ENDPOINT, Outcome.RESET_BY_PEER)[lost]
+        if lost is not leg:  # both are gone
+            return self._over(outcome, close=(leg, far))
+        if dialing or far not in self.patient:
+            return self._over(outcome, reset=(far,), close=(leg,))
+        if onward.state is Half.ENDED:
+            onward.state = Half.BROKEN
+        if onward.state is Half.BROKEN:
+            if self._drained[far]:
+                return self._over(outcome, reset=(far,), close=(leg,))
+            return self._watch(far)
+        if first:
+            onward.readable = onward.hangup = True
+        return self._demand(onward)
+
+    def _watch(self, leg: Leg) -> Steps:
+        if self._watched[leg]:
+            return _NOTHING
+        self._watched[leg] = True
+        return _STEPS[Act.WATCH][leg]
+
+    def _drain(self, leg: Leg, _count: int) -> Steps:
+        if not self._watched[leg]:
+            raise IllegalEvent(f"DRAINED at {leg.name}, which is not watched")
+        self._drained[leg] = True
+        if self._streams[1 - leg].state is Half.BROKEN:
+            return self._fault(_other(leg), 0)
+        if self._lost is None and all(self._drained):
+            return self._over(Outcome.FINISHED, close=(Leg.INNER, Leg.OUTER))
+        return _NOTHING
+
+    def _abort(self, _leg: Leg, _count: int) -> Steps:
+        return self._over(Outcome.ABORTED, reset=(Leg.INNER, Leg.OUTER))
+
+    def _over(
+        self, outcome: Outcome, reset: tuple[Leg, ...] = (), close: tuple[Leg, ...] = ()
+    ) -> Steps:
+        self.outcome = outcome
+        return (
+            *(Step(Act.RESET, leg) for leg in reset),
+            *(Step(Act.CLOSE, leg) for leg in close),
+        )
+
+    # ---- the table
+
+    def _go(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
+        target = TABLE[stream.state][_COLUMN[event]]
+        if target == REFUSE:
+            raise IllegalEvent(
+                f"{event.name} while {stream.source.name} is {stream.state.name}"
+            )
+        if target != STAY and goes:
+            stream.state = Half(target)
+
+    def _answer(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
+        if not stream.asked:
+            raise IllegalEvent(f"{event.name} at {stream.source.name} was not asked for")
+        self._go(stream, event, goes=goes)
+        stream.asked = False
+
+    _HANDLERS: ClassVar[tuple[Callable[["Relay", Leg, int], Steps], ...]] = (
+        _connected,
+        _dial_failed,
+        _readable,
+        _hangup,
+        _writable,
+        _read,
+        _dry,
+        _end,
+        _read_failed,
+        _wrote,
+        _fault,
+        _drain,
+        _abort,
+    )
+    """In the order of Event."""

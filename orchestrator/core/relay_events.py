@@ -1,0 +1,85 @@
+"""The words between a relay and the pump that works for it: what happened, what to do."""
+
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+
+class Leg(IntEnum):
+    INNER = 0
+    """towards the endpoint"""
+    OUTER = 1
+    """towards the peer"""
+
+
+class Event(IntEnum):
+    CONNECTED = 0
+    """the dialled leg is established"""
+    DIAL_FAILED = 1
+    """the dialled leg was refused, or took too long"""
+    READABLE = 2
+    """there may be something to read from the leg"""
+    HANGUP = 3
+    """behind what can be read from the leg waits its FIN, or an error: read until it is met"""
+    WRITABLE = 4
+    """the leg may take bytes"""
+    READ = 5
+    """`count` bytes were read from the leg into its queue. Fewer than `limit` says that it was
+    dry then; a pump that stopped for another reason sends READABLE afterwards."""
+    DRY = 6
+    """reading would have blocked"""
+    END = 7
+    """reading met the FIN"""
+    READ_FAILED = 8
+    """reading met an error, after all that had arrived before it"""
+    WROTE = 9
+    """`count` bytes of the queue went to the leg; fewer than queued says that it is full"""
+    FAULT = 10
+    """the leg is dead: reset by its far end, or given up by the kernel"""
+    DRAINED = 11
+    """the far end of the leg acknowledged all that was written, FIN included"""
+    ABORT = 12
+    """the operator or a limit ends the flow"""
+
+
+class Act(IntEnum):
+    READ = 0
+    """read at most `limit` bytes from the leg into its empty queue"""
+    WRITE = 1
+    """write the queue of the other leg to this one"""
+    SHUTDOWN = 2
+    """send a FIN on the leg"""
+    WATCH = 3
+    """tell when the far end of the leg has acknowledged everything"""
+    RESET = 4
+    """close the leg with an RST"""
+    CLOSE = 5
+    """close the leg; nothing is left to be sent"""
+
+
+class Step(NamedTuple):
+    act: Act
+    leg: Leg
+
+
+Steps = tuple[Step, ...]
+
+
+class Phase(StrEnum):
+    """What people see."""
+
+    DIALING = "dialing"
+    OPEN = "open"
+    HALF_CLOSED = "half-closed"
+    CLOSING = "closing"
+    """both FINs are passed on, not all is acknowledged"""
+    RESETTING = "resetting"
+    """one leg is lost; the reset waits behind the bytes owed to the other"""
+    OVER = "over"
+
+
+class Outcome(StrEnum):
+    FINISHED = "finished"
+    RESET_BY_ENDPOINT = "reset-by-endpoint"
+    RESET_BY_PEER = "reset-by-peer"
+    DIAL_FAILED = "dial-failed"
+    ABORTED = "aborted"
