@@ -245,6 +245,10 @@ class Relay:
     def _end(self, leg: Leg, _count: int) -> Steps:
         # The error was met by a write, which consumed it; the end behind it only looks orderly.
         if self._lost is leg:
+            return self._read_failed(leg, 0)
+        stream = self._streams[leg]
+        self._answer(stream, Event.END)
+        if stream.state is Half.DROPPED:
             return _NOTHING
         steps = _STEPS[Act.SHUTDOWN][1 - leg]
         if self._streams[1 - leg].state is Half.ENDED:
