@@ -1,0 +1,325 @@
+"""Talks NETLINK_XFRM: puts and drops our policies, reads and moves SAs, watches both.
+
+The calls are synchronous: the kernel has answered when `send` returns, so that nothing waits,
+and a flip costs tens of microseconds. Policies are ours alone; SAs are charon's, and touched
+only to move them or to bury them.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from orchestrator.core.errors import KernelError, PeerError
+from orchestrator.core.kernel import Direction, Policy, Selector
+from orchestrator.core.quantities import IPAddress, Reqid, Spi
+from orchestrator.wire.netlink import (
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Flag,
+    Frame,
+    attribute,
+    frame,
+    frames,
+    outcome,
+)
+from orchestrator.wire.netlink_xfrm import (
+    Notification,
+    StateGone,
+    encode_policy,
+    encode_policy_id,
+    notification,
+    policy_in,
+    state_in,
+)
+from orchestrator.wire.security_association import Mark, SecurityAssociation, moved
+from orchestrator.wire.xfrm_state import encode_identity, encode_mark, encode_state
+from orchestrator.wire.xfrm_structs import IPPROTO_ESP, Attr, Group, Message
+
+_NETLINK_XFRM: Final = 6
+_SOL_NETLINK: Final = 270
+_NETLINK_ADD_MEMBERSHIP: Final = 1
+_NETLINK_CAP_ACK: Final = 10
+"""Refusals echo the header of the request alone: a request may hold keys."""
+_NETLINK_EXT_ACK: Final = 11
+_SO_RCVBUFFORCE: Final = 33
+_DATAGRAM_SIZE: Final = 65536
+"""Octets; the kernel fills at most 32 KiB of a dump into one datagram."""
+_MONITOR_BUFFER: Final = 4 << 20
+"""Octets: the notifications of some thousand SAs that change at once."""
+_DATAGRAMS_PER_READ: Final = 64
+"""Taken from a monitor before the caller has its turn again."""
+_GONE: Final = frozenset({errno.ENOENT, errno.ESRCH})
+
+
+class NewsLost:
+    """A monitor was too slow and the kernel dropped notifications: read everything again."""
+
+
+class Xfrm:
+    """One request socket. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._socket = _open()
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def put_policy(self, policy: Policy) -> None:
+        """Makes the policy exist as described; one that is there is replaced, atomically.
+
+        Raises KernelError; what was there is there still.
+        """
+        body = encode_policy(policy)
+        self._order(Message.UPDPOLICY, body, "put", _policy(policy.direction, policy.selector))
+
+    def drop_policy(self, direction: Direction, selector: Selector) -> None:
+        """Makes the policy not exist. Raises KernelError."""
+        body = encode_policy_id(direction, selector)
+        subject = _policy(direction, selector)
+        self._order(Message.DELPOLICY, body, "drop", subject, _GONE)
+
+    def policies(self) -> tuple[Policy, ...]:
+        """Our policies, as they were put. Raises KernelError."""
+        answers = self._dump(Message.GETPOLICY, b"", "the policies")
+        return tuple(policy for policy in map(policy_in, answers) if isinstance(policy, Policy))
+
+    def states(self, reqid: Reqid | None = None) -> tuple[SecurityAssociation, ...]:
+        """The ESP SAs, of one reqid or of all; the kernel gives all, we choose.
+
+        Raises KernelError.
+        """
+        filters = attribute(Attr.PROTO, bytes([IPPROTO_ESP]))
+        answers = self._dump(Message.GETSA, filters, "the SAs")
+        states = map(state_in, answers)
+        return tuple(sa for sa in states if reqid is None or sa.reqid == reqid)
+
+    def state(
+        self, destination: IPAddress, spi: Spi, mark: Mark | None = None
+    ) -> SecurityAssociation:
+        """The ESP SA as it is now; one with a mark is found by its mark only.
+
+        Raises KernelError, with ESRCH when there is none.
+        """
+        body = encode_identity(destination, spi, IPPROTO_ESP) + encode_mark(mark)
+        subject = _sa(destination, spi)
+        self._send(Message.GETSA, Flag.REQUEST, body, "read", subject)
+        for answer in self._answers("read", subject):
+            if answer.kind == NLMSG_ERROR:
+                self._refused(answer, "read", subject)
+            elif answer.kind == Message.NEWSA:
+                return state_in(answer)
+        raise KernelError(errno.EPROTO, "read", subject, "no answer to the question")
+
+    def move_state(
+        self, sa: SecurityAssociation, new_source: IPAddress, new_destination: IPAddress
+    ) -> SecurityAssociation:
+        """Takes the SA to other outer addresses, counters and all; returns it as it is then.
+
+        No sequence number is used twice: the counters come from the kernel's report of the
+        deletion, and nothing is sent through a deleted SA (xfrm_output_one looks under the
+        lock). Between deletion and addition packets for the SA are lost, so let the policy
+        hold them first. The statistics and the time of last use start anew.
+
+        Raises KernelError; the SA is then where it was, unless the error says otherwise.
+        """
+        _moved(sa, new_source, new_destination)
+        last = self._take(sa)
+        try:
+            there = _moved(last, new_source, new_destination)
+            self._add(there)
+        except KernelError as error:
+            self._put_back(last, error)
+            raise
+        return there
+
+    def drop_state(self, destination: IPAddress, spi: Spi, mark: Mark | None = None) -> None:
+        """Makes the ESP SA not exist. Raises KernelError."""
+        body = encode_identity(destination, spi, IPPROTO_ESP) + encode_mark(mark)
+        self._order(Message.DELSA, body, "drop", _sa(destination, spi), _GONE)
+
+    def _take(self, sa: SecurityAssociation) -> SecurityAssociation:
+        """Deletes the SA; returns it as it was at that instant."""
+        subject = _sa(sa.destination, sa.spi)
+        body = encode_identity(sa.destination, sa.spi, sa.protocol) + encode_mark(sa.mark)
+        with Monitor((Group.SA,)) as monitor:
+            self._order(Message.DELSA, body, "move", subject)
+            for news in monitor.read():
+                if isinstance(news, StateGone) and _same(news.state, sa):
+                    return news.state
+        # Adding it again with older counters could use a number twice; it stays deleted.
+        raise KernelError(errno.ENOBUFS, "move", subject, "it is lost: no report of its end")
+
+    def _add(self, sa: SecurityAssociation) -> None:
+        self._order(Message.NEWSA, encode_state(sa), "move", _sa(sa.destination, sa.spi))
+
+    def _put_back(self, sa: SecurityAssociation, cause: Exception) -> None:
+        try:
+            self._add(sa)
+        except KernelError as error:
+            number, subject = error.errno, _sa(sa.destination, sa.spi)
+            raise KernelError(number, "move", subject, f"it is lost: {error}") from cause
+
+    def _order(
+        self,
+        kind: Message,
+        body: bytes,
+        operation: str,
+        subject: str,
+        fine: frozenset[int] = frozenset(),
+    ) -> None:
+        self._send(kind, Flag.REQUEST | Flag.ACK, body, operation, subject)
+        for answer in self._answers(operation, subject):
+            if answer.kind == NLMSG_ERROR:
+                self._refused(answer, operation, subject, fine)
+                return
+        raise KernelError(errno.EPROTO, operation, subject, "no acknowledgement")
+
+    def _dump(self, kind: Message, body: bytes, subject: str) -> Iterator[Frame]:
+        self._send(kind, Flag.REQUEST | Flag.DUMP, body, "list", subject)
+        while True:
+            for answer in self._answers("list", subject):
+                if answer.kind in (NLMSG_DONE, NLMSG_ERROR):
+                    self._refused(answer, "list", subject)
+                    return
+                yield answer
+
+    def _send(
+        self, kind: Message, flags: Flag, body: bytes, operation: str, subject: str
+    ) -> None:
+        self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
+        try:
+            self._socket.send(frame(kind, flags, self._sequence, body))
+        except OSError as error:
+            raise _translated(error, operation, subject) from error
+
+    def _answers(self, operation: str, subject: str) -> Iterator[Frame]:
+        """The frames of the next datagram that answers the last request."""
+        while True:
+            try:
+                datagram = self._socket.recv(_DATAGRAM_SIZE)
+            except OSError as error:
+                raise _translated(error, operation, subject) from error
+            found = [item for item in frames(datagram) if item.sequence == self._sequence]
+            if found:
+                yield from found
+                return
+
+    def _refused(
+        self, answer: Frame, operation: str, subject: str, fine: frozenset[int] = frozenset()
+    ) -> None:
+        """Raises KernelError unless the answer is a success, or as good as one."""
+        result = outcome(answer)
+        if result.errno and result.errno not in fine:
+            detail = result.text or os.strerror(result.errno)
+            raise KernelError(result.errno, operation, subject, detail)
+
+
+class Monitor:
+    """Subscribes to what others, and we, do to policies and SAs."""
+
+    def __init__(self, groups: tuple[Group, ...] = tuple(Group)) -> None:
+        self._socket = _open()
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MONITOR_BUFFER)
+            for group in groups:
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        except OSError as error:
+            self._socket.close()
+            raise _translated(error, "watch", "policies and SAs") from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def read(self) -> tuple[Notification | NewsLost, ...]:
+        """What happened since the last call, in order; does not wait. Raises KernelError."""
+        happened: list[Notification | NewsLost] = []
+        for _ in range(_DATAGRAMS_PER_READ):
+            try:
+                datagram = self._socket.recv(_DATAGRAM_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise _translated(error, "watch", "policies and SAs") from error
+                happened.append(NewsLost())
+                continue
+            happened += _news(datagram)
+        return tuple(happened)
+
+
+def _news(datagram: bytes) -> list[Notification | NewsLost]:
+    try:
+        return [news for item in frames(datagram) if (news := notification(item)) is not None]
+    except PeerError:
+        # A kernel that speaks otherwise than its header files: what it said is lost to us.
+        return [NewsLost()]
+
+
+def _open() -> socket.socket:
+    try:
+        sock = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_XFRM
+        )
+    except OSError as error:
+        raise _translated(error, "open", "NETLINK_XFRM") from error
+    sock.bind((0, 0))  # without an address of its own a socket hears no multicast
+    sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+    sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+    return sock
+
+
+def _moved(
+    sa: SecurityAssociation, source: IPAddress, destination: IPAddress
+) -> SecurityAssociation:
+    try:
+        return moved(sa, source, destination)
+    except ValueError as error:
+        subject = _sa(sa.destination, sa.spi)
+        raise KernelError(errno.EOPNOTSUPP, "move", subject, str(error)) from error
+
+
+def _translated(error: OSError, operation: str, subject: str) -> KernelError:
+    return KernelError(
+        error.errno or errno.EIO, operation, subject, os.strerror(error.errno or 0)
+    )
+
+
+def _same(one: SecurityAssociation, other: SecurityAssociation) -> bool:
+    return (one.spi, one.destination, one.mark) == (other.spi, other.destination, other.mark)
+
+
+def _policy(direction: Direction, selector: Selector) -> str:
+    return f"policy {direction.name.lower()} {selector.source} -> {selector.destination}"
+
+
+def _sa(destination: IPAddress, spi: Spi) -> str:
+    return f"SA {spi:08x} to {destination}"
