@@ -3,3 +3,5 @@
 News enters as an event; acts leave as effects; one caller joins them; everything we
 put into the kernel has our name on it and an inverse. `docs/architecture.md` is the map.
 """
+
+__version__ = "0.1.0"

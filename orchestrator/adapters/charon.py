@@ -54,7 +54,7 @@ _FAILURES: Final[tuple[tuple[str, IkeFailure], ...]] = (
     ("NO_PROPOSAL_CHOSEN", IkeFailure.NO_PROPOSAL),
     ("TS_UNACCEPTABLE", IkeFailure.SELECTORS),
     ("INTERNAL_ADDRESS_FAILURE", IkeFailure.POOL_EXHAUSTED),
-    ("FAILED_CP_REQUIRED", IkeFailure.POOL_EXHAUSTED),
+    ("FAILED_CP_REQUIRED", IkeFailure.MUST_ASK),
     ("subject certificate invalid", IkeFailure.CERTIFICATE),
     ("certificate was revoked", IkeFailure.CERTIFICATE),
     ("no trusted", IkeFailure.CERTIFICATE),

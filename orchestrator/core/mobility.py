@@ -39,6 +39,7 @@ from orchestrator.core.mobility_events import (
     Abandon,
     AnyReason,
     Apply,
+    Ask,
     AttemptFailed,
     Effect,
     Event,
@@ -112,7 +113,6 @@ class _Attempt:
     path: Path
     since: Instant
     reasons: frozenset[AnyReason]
-    vips: tuple[IPAddress, ...]
 
 
 @dataclass(slots=True)
@@ -160,6 +160,7 @@ class Mobility:
         self._active: _Held | None = None
         self._attempt: _Attempt | None = None
         self._attempts = 0
+        self._ask = Ask.LEASED
         self._failures: dict[_Place, _Failures] = {}
         self._sequence = 0
         self._pinned: str | None = None
@@ -446,10 +447,11 @@ class Mobility:
                 self._attempts += 1
                 name = f"orchestrator-{self._attempts}"
                 reasons = self.reasons if self._active is None else self._why_more(path)
-                self._attempt = _Attempt(name, path, now, frozenset(reasons), self.vips)
-                self._effects.append(
-                    Negotiate(name, path, self.vips, self.policy.attempt_limit)
-                )
+                self._attempt = _Attempt(name, path, now, frozenset(reasons))
+                fixed = self.policy.static_vips
+                ask = Ask.FIXED if fixed else self._ask
+                limit = self.policy.attempt_limit
+                self._effects.append(Negotiate(name, path, ask, fixed, limit))
                 self._tell("negotiating", reasons, path)
                 return
 
@@ -482,9 +484,11 @@ class Mobility:
         if attempt is None or attempt.connection != event.connection:
             return
         self._attempt = None
+        if event.why is IkeFailure.MUST_ASK and self._ask is Ask.LEASED:
+            self._ask = Ask.ASSIGN  # at once: this was a question, not a failure
+            return
+        self._ask = Ask.LEASED
         self._fail(attempt.path, event.why, event.detail, now)
-        if event.why is IkeFailure.SELECTORS and attempt.vips and not self.policy.static_vips:
-            self._forget_vips(now)
 
     def _fail(self, path: Path, why: IkeFailure, detail: str, now: Instant) -> None:
         failures = self._failure(path)
@@ -496,13 +500,6 @@ class Mobility:
         self._tell("failed", {why}, path, detail=detail, retry_s=round(pause, 1))
         if self._active is None:
             self.reasons = frozenset({why})
-
-    def _forget_vips(self, now: Instant) -> None:
-        """The server no longer accepts our virtual address: ask for one again."""
-        self.vips = ()
-        self._effects.append(RememberVips(()))
-        self._tell("vip-lost", {Reason.VIP_REFUSED}, None)
-        self._set_state(State.DETACHED, {Reason.VIP_REFUSED}, now)
 
     def _failure(self, path: Path) -> _Failures:
         return self._failures.setdefault(_place(path), _Failures())
@@ -521,12 +518,22 @@ class Mobility:
         if path is None:
             self._effects.append(Terminate(tunnel))
             return
-        if not self.vips and tunnel.local_vips:
-            self.vips = tunnel.local_vips
-            self._effects.append(RememberVips(self.vips))
+        self._ask = Ask.LEASED
+        self._take_vips(tunnel)
         held = _Held(tunnel, path, now, now)
         self._held.append(held)
         self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
+
+    def _take_vips(self, tunnel: Tunnel) -> None:
+        """The server decides which addresses are ours: by payload, or by narrowing."""
+        hosts = (ts.network_address for ts in tunnel.local_ts if ts.num_addresses == 1)
+        given = tunnel.local_vips or tuple(hosts)
+        if given == self.vips:
+            return
+        if self.vips:
+            self._tell("vip-changed", {Reason.VIP_CHANGED}, None, before=str(self.vips[0]))
+        self.vips = given
+        self._effects.append(RememberVips(given))
 
     def _tunnel_rekeyed(self, old: int, tunnel: Tunnel) -> None:
         for held in self._held:

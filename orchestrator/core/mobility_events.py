@@ -36,7 +36,7 @@ class Reason(StrEnum):
     CHARON_RESTARTED = "charon-restarted"
     CHARON_ABSENT = "charon-absent"
     NO_SUCH_PATH = "no-such-path"
-    VIP_REFUSED = "virtual-address-refused"
+    VIP_CHANGED = "virtual-address-changed"
 
 
 AnyReason = Reason | Change | Absence | IkeFailure
@@ -118,6 +118,17 @@ Event = (
 # Acts
 
 
+class Ask(StrEnum):
+    """How a negotiation gets its virtual addresses."""
+
+    LEASED = "leased"
+    """Offer all selectors; the server narrows them to what it has leased to our identity."""
+    ASSIGN = "assign"
+    """Request new ones in a configuration payload: the server knows no lease for us."""
+    FIXED = "fixed"
+    """Offer those that the operator fixed, and nothing else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Apply:
     """Make the kernel look like this."""
@@ -139,8 +150,9 @@ class Negotiate:
 
     connection: str
     path: Path
+    ask: Ask
     vips: tuple[IPAddress, ...]
-    """Proposed as traffic selectors; empty: ask the server for virtual addresses."""
+    """What the operator fixed; only with Ask.FIXED."""
     limit: Seconds
 
 

@@ -86,6 +86,7 @@ class Heard:
     vip: IPAddress
     flip: int
     spi: Spi
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,14 @@ class Tell:
     fields: Mapping[str, str | int | float]
 
 
-Effect = ApplySession | Terminate | Release | Tell
+@dataclass(frozen=True, slots=True)
+class AnswerProbe:
+    """Ordered after whatever the probe changed, so that the answer takes the new path."""
+
+    probe: Heard
+
+
+Effect = ApplySession | Terminate | Release | Tell | AnswerProbe
 
 
 @dataclass(slots=True)
@@ -294,6 +302,10 @@ class Sessions:
         session = self._by_vip.get(event.vip)
         if session is None:
             return
+        self._activate(session, event, now)
+        self._effects.append(AnswerProbe(event))
+
+    def _activate(self, session: Session, event: Heard, now: Instant) -> None:
         session.heard = now
         self._wake(session, Instant(now + self._detach_after))
         newer = session.flip is None or 0 < (event.flip - session.flip) % 2**32 < FLIP_HALF

@@ -42,6 +42,7 @@ class Driver(Generic[E, F]):
         self._tick = tick
         self._clock = clock
         self._news: asyncio.Queue[E] = asyncio.Queue(QUEUE_LIMIT)
+        self._turn = asyncio.Lock()
 
     def post(self, event: E) -> None:
         """Hands over news without waiting. Raises asyncio.QueueFull when far behind."""
@@ -53,13 +54,17 @@ class Driver(Generic[E, F]):
         An effect whose outcome is known at once returns it as news, which is handled before
         the remaining effects of the first: what follows a move must see that it happened.
         """
+        async with self._turn:
+            return tuple(await self._handle(event))
+
+    async def _handle(self, event: E) -> list[F]:
         done: list[F] = []
         for effect in self._machine.handle(event, self._clock()):
             done.append(effect)
             outcome = await self._execute(effect)
             if outcome is not None:
-                done += await self.handle(outcome)
-        return tuple(done)
+                done += await self._handle(outcome)
+        return done
 
     async def run(self) -> None:
         while True:

@@ -1,0 +1,404 @@
+"""The endpoint daemon: neighbours around the deciding machine of `core.mobility`.
+
+News comes from rtnetlink, charon, the probe socket, the clock and the operator; the machine
+decides; the effects go to the reconciler, charon, XFRM and the hold queue. Nothing is decided
+here.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Final
+
+from orchestrator import __version__
+from orchestrator.adapters import clock
+from orchestrator.adapters.charon import Charon, NotNegotiated
+from orchestrator.adapters.rtnetlink import Rtnetlink
+from orchestrator.adapters.statefile import Remembered, StateFile
+from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.config.endpoint import EndpointConfig
+from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
+from orchestrator.core.errors import CharonError, KernelError
+from orchestrator.core.ike import IkeFailure, Tunnel
+from orchestrator.core.kernel import (
+    ENDPOINT_REQID,
+    TUN_ENDPOINT,
+    Direction,
+    KernelObject,
+    Policy,
+    Verdict,
+)
+from orchestrator.core.mobility import Mobility, MobilityPolicy
+from orchestrator.core.mobility_events import (
+    Abandon,
+    Apply,
+    AttemptFailed,
+    Effect,
+    Event,
+    MoveEnded,
+    MoveTunnel,
+    Negotiate,
+    NetworkChanged,
+    ProbeAnswered,
+    Release,
+    RememberVips,
+    RoamRequested,
+    SendProbe,
+    Started,
+    State,
+    Tell,
+    Terminate,
+    Tick,
+    Woke,
+)
+from orchestrator.core.paths import LinkChoice, Path
+from orchestrator.core.quantities import Seconds, UniqueId
+from orchestrator.services import ike
+from orchestrator.services.credentials import Credentials
+from orchestrator.services.driver import Driver
+from orchestrator.services.hold import Holder
+from orchestrator.services.journal import Journal
+from orchestrator.services.probes import EndpointProbes
+from orchestrator.services.reconciler import Reconciler
+
+SCOPE: Final = "endpoint"
+AUDIT_PAUSE: Final = 0.2
+"""Seconds that foreign changes are collected before we look: networkd works in bursts."""
+CLOCK_CHECK: Final = 1.0
+"""Seconds between two looks at how long the device has slept."""
+JUMP: Final = 1.0
+"""Seconds of sleep below which nothing is doubted: no NAT forgets us that fast."""
+
+
+def mobility_policy(config: EndpointConfig) -> MobilityPolicy:
+    """The deciding part of the configuration."""
+    return MobilityPolicy(
+        servers=config.server.addresses,
+        choice=LinkChoice(config.links.include, config.links.exclude, config.links.preference),
+        inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
+        static_vips=config.tunnel.vips,
+        attempt_limit=config.timers.attempt,
+        backoff_min=config.timers.backoff_min,
+        backoff_max=config.timers.backoff_max,
+        probe_interval=config.timers.probe_interval,
+        dead_after=config.timers.dead_after,
+    )
+
+
+class Endpoint:
+    """One running endpoint; `Administered` for the control socket."""
+
+    def __init__(self, config: EndpointConfig, rtnetlink: Rtnetlink, xfrm: Xfrm) -> None:
+        self.config = config
+        self.journal = Journal()
+        self._rtnetlink = rtnetlink
+        self._xfrm = xfrm
+        self._charon = Charon(config.charon.socket)
+        self._credentials = Credentials(config.identity, config.auth)
+        self._statefile = StateFile(config.state.directory / "endpoint.json")
+        remembered = self._statefile.load()
+        self._remembered = Remembered(remembered.vips, remembered.epoch + 1)
+        self._statefile.save(self._remembered)
+        self._machine = Mobility(mobility_policy(config), self._remembered.first_flip)
+        self._driver: Driver[Event, Effect] = Driver(
+            self._machine, self._execute, Tick(), clock.now
+        )
+        self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory)
+        self._probes = EndpointProbes(self._answered)
+        self._holder: Holder | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._touched = asyncio.Event()
+        self._started_at = clock.now()
+
+    async def run(self) -> None:
+        """Works until cancelled; leaves everything in the kernel as it is."""
+        found = await self._reconciler.adopt()
+        snapshot = await self._rtnetlink.snapshot()
+        await self._driver.handle(
+            Started(snapshot, self._remembered.vips, self._adoptable(found))
+        )
+        self._holder = Holder(
+            self._reconciler.tun(TUN_ENDPOINT),
+            lambda packet: packet.source,
+            lambda _: self._machine.active is not None,
+            self.config.hold.limits,
+            clock.now,
+        )
+        self._holder.own(self._machine.vips)
+        self._holder.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._driver.run(), name="driver")
+                tasks.create_task(self._watch_network(), name="network")
+                tasks.create_task(self._watch_clock(), name="clock")
+                tasks.create_task(self._repair(), name="repair")
+                tasks.create_task(
+                    ike.follow(self._charon, self._prepare_charon, self._driver.post),
+                    name="charon",
+                )
+        finally:
+            self._tasks = None
+            self._holder.stop()
+            self._probes.close()
+
+    # News
+
+    async def _watch_network(self) -> None:
+        async for news in self._rtnetlink.watch():
+            if news.ours_touched:
+                self._touched.set()
+            self._driver.post(NetworkChanged(news.snapshot))
+
+    async def _watch_clock(self) -> None:
+        slept = clock.slept()
+        while True:
+            await asyncio.sleep(CLOCK_CHECK)
+            if (now_slept := clock.slept()) - slept > JUMP:
+                self._driver.post(Woke(Seconds(now_slept - slept)))
+            slept = now_slept
+
+    async def _repair(self) -> None:
+        while True:
+            await self._touched.wait()
+            await asyncio.sleep(AUDIT_PAUSE)
+            self._touched.clear()
+            if repaired := await self._reconciler.audit():
+                self.journal.tell("repaired", ("touched-by-others",), operations=repaired)
+
+    async def _prepare_charon(self) -> None:
+        await self._credentials.load(self._charon)
+
+    def _answered(self, sequence: int) -> None:
+        self._driver.post(ProbeAnswered(sequence))
+
+    def _adoptable(self, found: tuple[KernelObject, ...]) -> Tunnel | None:
+        """The tunnel that a predecessor's out policy uses, if its SAs are still there."""
+        for policy in found:
+            if not isinstance(policy, Policy) or policy.direction is not Direction.OUT:
+                continue
+            if policy.verdict is not Verdict.PROTECT or policy.template is None:
+                continue
+            pop, server = policy.template.source, policy.template.destination
+            states = self._xfrm.states(ENDPOINT_REQID)
+            outbound = [s for s in states if (s.source, s.destination) == (pop, server)]
+            inbound = [s for s in states if (s.source, s.destination) == (server, pop)]
+            if pop is None or server is None or not outbound or not inbound:
+                continue
+            port = outbound[-1].encap.source_port if outbound[-1].encap else 0
+            return Tunnel(
+                ike=UniqueId(0),
+                child=UniqueId(0),
+                connection="",
+                local=pop,
+                local_port=port,
+                remote=server,
+                remote_port=outbound[-1].encap.destination_port if outbound[-1].encap else 0,
+                local_id=self.config.identity,
+                remote_id=self.config.server.identity,
+                reqid=ENDPOINT_REQID,
+                spi_in=inbound[-1].spi,
+                spi_out=outbound[-1].spi,
+                local_ts=(policy.selector.source,),
+                remote_ts=(policy.selector.destination,),
+            )
+        return None
+
+    # Acts
+
+    async def _execute(self, effect: Effect) -> Event | None:
+        match effect:
+            case Apply(state):
+                await self._apply(state)
+            case MoveTunnel():
+                return self._move(effect)
+            case SendProbe():
+                self._probes.send(effect.sequence, effect.flip, effect.spi)
+            case Release():
+                self._release()
+            case Negotiate():
+                self._begin(self._negotiate(effect), effect.connection)
+            case Abandon(connection):
+                self._begin(self._abandon(connection), f"abandon {connection}")
+            case Terminate(tunnel):
+                self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+            case RememberVips(vips):
+                self._remembered = Remembered(vips, self._remembered.epoch)
+                self._statefile.save(self._remembered)
+            case Tell():
+                self._tell(effect)
+        return None
+
+    async def _apply(self, state: EndpointState) -> None:
+        await self._reconciler.apply(SCOPE, endpoint_objects(state))
+        self._probes.bind(state.vips)
+        if self._holder is not None:
+            self._holder.own(state.vips)
+
+    def _move(self, order: MoveTunnel) -> MoveEnded:
+        """The optimistic move: both SAs, counters and all, to the new point of presence."""
+        tunnel, pop = order.tunnel, order.path.pop
+        try:
+            outbound = self._xfrm.state(tunnel.remote, tunnel.spi_out)
+            self._xfrm.move_state(outbound, pop, tunnel.remote)
+            inbound = self._xfrm.state(tunnel.local, tunnel.spi_in)
+            self._xfrm.move_state(inbound, tunnel.remote, pop)
+        except KernelError as error:
+            return MoveEnded(tunnel, order.path, moved=False, detail=str(error))
+        return MoveEnded(tunnel, order.path, moved=True)
+
+    def _release(self) -> None:
+        if self._holder is not None and (sent := self._holder.release(self._machine.vips)):
+            self.journal.tell("released", packets=sent)
+
+    async def _negotiate(self, order: Negotiate) -> None:
+        local, remote = self._credentials.sides(self.config.server.identity)
+        connection = ike.endpoint_connection(order.path, order.ask, order.vips, local, remote)
+        try:
+            await self._charon.load_connection(order.connection, connection)
+            outcome = await self._charon.initiate(order.connection, ike.CHILD, order.limit)
+        except CharonError as error:
+            outcome = NotNegotiated(IkeFailure.CHARON, str(error))
+        if isinstance(outcome, NotNegotiated):
+            self._driver.post(AttemptFailed(order.connection, outcome.why, outcome.detail))
+            await self._abandon(order.connection)
+        with contextlib.suppress(CharonError):
+            await self._charon.unload_connection(order.connection)
+
+    async def _abandon(self, connection: str) -> None:
+        with contextlib.suppress(CharonError):
+            await self._charon.abandon(connection)
+
+    async def _terminate(self, tunnel: Tunnel) -> None:
+        """charon deletes the IKE_SA; SAs that were moved are not where it looks for them."""
+        if tunnel.ike:
+            with contextlib.suppress(CharonError):
+                await self._charon.terminate(tunnel.ike)
+        self._xfrm.drop_state(tunnel.local, tunnel.spi_in)
+        self._xfrm.drop_state(tunnel.remote, tunnel.spi_out)
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        if self._tasks is None:
+            work.close()
+            return
+        self._tasks.create_task(work, name=name)
+
+    def _tell(self, effect: Tell) -> None:
+        warning = effect.what in (State.DETACHED, "failed", "roam-refused", "vip-changed")
+        self.journal.tell(
+            effect.what,
+            effect.reasons,
+            level=logging.WARNING if warning else logging.INFO,
+            path=str(effect.path) if effect.path else None,
+            **(effect.fields or {}),
+        )
+
+    # What people ask (Administered)
+
+    def status(self) -> dict[str, object]:
+        machine, now = self._machine, clock.now()
+        return {
+            "role": "endpoint",
+            "version": __version__,
+            "state": str(machine.state),
+            "reasons": sorted(machine.reasons),
+            "since_s": round(now - machine.since, 3),
+            "uptime_s": round(now - self._started_at, 3),
+            "identity": self.config.identity,
+            "vip": [str(vip) for vip in machine.vips],
+            "active_path": self._path(machine.active_path) if machine.active_path else None,
+            "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
+            "held": self._held(),
+            "roams": machine.roams,
+            "repairs": self._reconciler.repairs,
+            "warnings": self._warnings(),
+            "counters": dict(self.journal.counters),
+        }
+
+    def paths(self) -> list[dict[str, object]]:
+        return [self._path(path) for path in self._machine.paths]
+
+    def sessions(self) -> list[dict[str, object]]:
+        raise NotThisRole("sessions are the server's: ask `orchestrator status` here")
+
+    def flows(self) -> list[dict[str, object]]:
+        raise NotThisRole("flows are proxied at the server: ask there")
+
+    async def roam(self, link: str | None) -> dict[str, object]:
+        """Asks the machine; says what it decided, not yet what came of it."""
+        told = [
+            effect
+            for effect in await self._driver.handle(RoamRequested(link))
+            if isinstance(effect, Tell)
+        ]
+        refused = next((tell for tell in told if tell.what == "roam-refused"), None)
+        if refused is not None:
+            names = sorted({path.link_name for path in self._machine.paths})
+            raise Refused(
+                f"no usable path over {link}",
+                f"choose one of: {', '.join(names)}" if names else "no link is usable now",
+            )
+        return {"asked": link, "state": str(self._machine.state)}
+
+    def _path(self, path: Path) -> dict[str, object]:
+        machine = self._machine
+        tunnel = machine.tunnel_of(path)
+        failure = machine.failure_of(path)
+        active = path == machine.active_path
+        liveness = machine.liveness if active else None
+        return {
+            "link": path.link_name,
+            "ifindex": path.link,
+            "pop": str(path.pop),
+            "gateway": str(path.gateway) if path.gateway else None,
+            "server": str(path.server),
+            "state": (
+                "active"
+                if active
+                else "negotiating"
+                if path == machine.attempt_path
+                else "draining"
+                if tunnel
+                else "usable"
+            ),
+            "health": str(liveness.health(clock.now())) if liveness else None,
+            "rtt_ms": round(liveness.srtt * 1000, 2) if liveness and liveness.srtt else None,
+            "reasons": [str(failure[0])] if failure else [],
+            "detail": failure[1] if failure else None,
+            "ike_sa": tunnel.ike if tunnel else None,
+            "child_sa": tunnel.child if tunnel else None,
+            "spi_in": f"{tunnel.spi_in:08x}" if tunnel else None,
+            "spi_out": f"{tunnel.spi_out:08x}" if tunnel else None,
+        }
+
+    def _held(self) -> dict[str, int]:
+        queues = [
+            queue
+            for vip in self._machine.vips
+            if self._holder and (queue := self._holder.queue(vip))
+        ]
+        return {
+            "packets": sum(len(queue) for queue in queues),
+            "bytes": sum(queue.held_bytes for queue in queues),
+            "limit_bytes": self.config.hold.limits.max_bytes,
+            "dropped": sum(queue.dropped for queue in queues),
+        }
+
+    def _warnings(self) -> list[str]:
+        found = [str(error) for error in self._reconciler.failures.values()]
+        if self._machine.charon is None:
+            found.append(
+                f"charon does not answer at {self.config.charon.socket}: start strongSwan; "
+                "until then a roam cannot renew its keys"
+            )
+        return found
+
+
+async def run(config: EndpointConfig) -> None:
+    """The whole daemon, until cancelled."""
+    async with Rtnetlink() as rtnetlink:
+        xfrm = Xfrm()
+        endpoint = Endpoint(config, rtnetlink, xfrm)
+        async with ControlServer(config.control, endpoint):
+            await endpoint.run()

@@ -1,0 +1,108 @@
+"""Carries packets between a TUN, a hold queue and the way out.
+
+What falls into the TUN could not be sent; it waits in a queue and is re-sent from a raw socket,
+where the policies apply to it as to any other packet. Should a released packet come back (a
+policy is missing, whatever the reason), it waits again: there is no loop.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from orchestrator.adapters.inject import Injector
+from orchestrator.adapters.tun import TunDevice
+from orchestrator.core.errors import KernelError, PeerError
+from orchestrator.core.hold import HoldLimits, HoldQueue
+from orchestrator.core.quantities import Instant, IPAddress
+from orchestrator.wire.packets import IPHeader, parse_ip
+
+READS_PER_WAKEUP: Final = 64
+"""Packets taken from the TUN before other work has its turn."""
+STRAGGLER_DELAY: Final = 0.002
+"""Seconds until a packet that met the TUN while its owner is attached is sent again: it was
+routed an instant before the flip."""
+
+
+class Holder:
+    """Queues by virtual address; one holder reads one TUN."""
+
+    def __init__(
+        self,
+        tun: TunDevice,
+        owner: Callable[[IPHeader], IPAddress],
+        attached: Callable[[IPAddress], bool],
+        limits: HoldLimits,
+        clock: Callable[[], Instant],
+    ) -> None:
+        self._tun = tun
+        self._owner = owner
+        self._attached = attached
+        self._limits = limits
+        self._clock = clock
+        self._injector = Injector()
+        self._queues: dict[IPAddress, HoldQueue] = {}
+        self._stragglers: dict[IPAddress, asyncio.TimerHandle] = {}
+        self.foreign = 0
+        """Packets in the TUN that belong to no virtual address we hold for; dropped."""
+        self.released = 0
+
+    def start(self) -> None:
+        asyncio.get_running_loop().add_reader(self._tun.fileno(), self._read)
+
+    def stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._tun.fileno())
+        for handle in self._stragglers.values():
+            handle.cancel()
+        self._injector.close()
+
+    def own(self, vips: Iterable[IPAddress]) -> None:
+        """Holds for these addresses from now on, and for no others."""
+        wanted = frozenset(vips)
+        for vip in wanted - self._queues.keys():
+            self._queues[vip] = HoldQueue(self._limits)
+        for vip in self._queues.keys() - wanted:
+            del self._queues[vip]
+
+    def queue(self, vip: IPAddress) -> HoldQueue | None:
+        return self._queues.get(vip)
+
+    def release(self, vips: Iterable[IPAddress]) -> int:
+        """Re-sends what is held for these addresses, in order; returns how many packets."""
+        sent = 0
+        for vip in vips:
+            queue = self._queues.get(vip)
+            for packet in queue.release(self._clock()) if queue else ():
+                # A packet the kernel will not take now (no buffer, no route) is lost, like
+                # any packet on a network; its sender repeats it.
+                with contextlib.suppress(KernelError):
+                    self._injector.send(packet)
+                    sent += 1
+        self.released += sent
+        return sent
+
+    def _read(self) -> None:
+        for _ in range(READS_PER_WAKEUP):
+            packet = self._tun.read()
+            if packet is None:
+                return
+            try:
+                vip = self._owner(parse_ip(packet))
+            except PeerError:
+                self.foreign += 1
+                continue
+            queue = self._queues.get(vip)
+            if queue is None:
+                self.foreign += 1
+                continue
+            queue.push(packet, self._clock())
+            if self._attached(vip) and vip not in self._stragglers:
+                self._stragglers[vip] = asyncio.get_running_loop().call_later(
+                    STRAGGLER_DELAY, self._release_stragglers, vip
+                )
+
+    def _release_stragglers(self, vip: IPAddress) -> None:
+        self._stragglers.pop(vip, None)
+        if self._attached(vip):
+            self.release((vip,))

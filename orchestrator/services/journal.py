@@ -1,0 +1,64 @@
+"""Tells people what happens: one record to the log, the same one to everybody who watches.
+
+The message is constant, the values stand in fields, so that journald keeps them searchable as
+ORCH_* and `watch --json` prints them as they are.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Final
+
+from orchestrator.adapters import clock
+
+WATCHER_LIMIT: Final = 256
+"""Records that wait for a slow watcher; one that lags further behind is told and dropped."""
+Record = dict[str, object]
+
+_LOG: Final = logging.getLogger("orchestrator")
+
+
+class Journal:
+    def __init__(self) -> None:
+        self._watchers: set[asyncio.Queue[Record | None]] = set()
+        self.counters: dict[str, int] = {}
+
+    def tell(
+        self,
+        event: str,
+        reasons: Iterable[str] = (),
+        *,
+        level: int = logging.INFO,
+        **fields: object,
+    ) -> None:
+        words = sorted(reasons)
+        record: Record = {
+            "at": clock.wall(),
+            "boottime": round(clock.now(), 6),
+            "event": event,
+            "reasons": words,
+            **fields,
+        }
+        self.counters[event] = self.counters.get(event, 0) + 1
+        shown = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
+        extra = {f"ORCH_{key.upper()}": value for key, value in fields.items()}
+        _LOG.log(level, "%s (%s) %s", event, ", ".join(words), shown, extra=extra)
+        for queue in tuple(self._watchers):
+            self._hand_over(queue, record)
+
+    def _hand_over(self, queue: "asyncio.Queue[Record | None]", record: Record) -> None:
+        if queue.qsize() < WATCHER_LIMIT:
+            queue.put_nowait(record)
+            return
+        self._watchers.discard(queue)
+        queue.put_nowait(None)
+
+    async def watch(self) -> AsyncIterator[Mapping[str, object]]:
+        """Every record from now on; ends when the watcher is too slow to follow."""
+        queue: asyncio.Queue[Record | None] = asyncio.Queue(WATCHER_LIMIT + 1)
+        self._watchers.add(queue)
+        try:
+            while (record := await queue.get()) is not None:
+                yield record
+        finally:
+            self._watchers.discard(queue)

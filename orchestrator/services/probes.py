@@ -1,0 +1,109 @@
+"""Sends and answers the probes inside the tunnel, on UDP sockets of the virtual addresses.
+
+A probe reaches the server only out of an SA, so that nobody outside can speak here; what is
+malformed all the same costs a counter.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from typing import Final
+
+from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
+from orchestrator.core.errors import PeerError
+from orchestrator.core.quantities import IPAddress, Spi
+from orchestrator.core.sessions import Heard
+from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
+
+READS_PER_WAKEUP: Final = 64
+_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class _ProbeSockets:
+    """Sockets bound to the given addresses; each address that cannot be bound yet is tried
+    again at the next `bind`."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[IPAddress, socket.socket] = {}
+        self.malformed = 0
+
+    def bind(self, addresses: Iterable[IPAddress]) -> None:
+        wanted = frozenset(addresses)
+        for address in self._sockets.keys() - wanted:
+            self._close(address)
+        for address in wanted - self._sockets.keys():
+            sock = socket.socket(_FAMILY[address.version], socket.SOCK_DGRAM)
+            sock.setblocking(False)
+            try:
+                sock.bind((str(address), SERVICE_PORT))
+            except OSError:
+                sock.close()
+                continue
+            self._sockets[address] = sock
+            asyncio.get_running_loop().add_reader(sock.fileno(), self._read, sock)
+
+    def close(self) -> None:
+        for address in tuple(self._sockets):
+            self._close(address)
+
+    def _close(self, address: IPAddress) -> None:
+        sock = self._sockets.pop(address)
+        asyncio.get_running_loop().remove_reader(sock.fileno())
+        sock.close()
+
+    def _read(self, sock: socket.socket) -> None:
+        for _ in range(READS_PER_WAKEUP):
+            try:
+                octets, sender = sock.recvfrom(PROBE_SIZE + 1)
+            except OSError:
+                return
+            try:
+                self._received(sock, decode(octets), ip_address(sender[0]))
+            except PeerError:
+                self.malformed += 1
+
+    def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
+        raise NotImplementedError
+
+
+class EndpointProbes(_ProbeSockets):
+    """The asking side."""
+
+    def __init__(self, answered: Callable[[int], None]) -> None:
+        super().__init__()
+        self._answered = answered
+
+    def send(self, sequence: int, flip: int, spi: Spi) -> None:
+        """One probe over the first virtual address; a lost one is repeated by the machine."""
+        for vip, sock in self._sockets.items():
+            probe = Probe(Kind.REQUEST, flip, sequence, spi)
+            # No route, no buffer: an unanswered probe says the same.
+            with contextlib.suppress(OSError):
+                sock.sendto(encode(probe), (str(SERVICE[vip.version]), SERVICE_PORT))
+            return
+
+    def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
+        if probe.kind is Kind.REPLY and sender == SERVICE[sender.version]:
+            self._answered(probe.sequence)
+
+
+class ServerProbes(_ProbeSockets):
+    """The answering side."""
+
+    def __init__(self, heard: Callable[[Heard], None]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
+        if probe.kind is Kind.REQUEST:
+            self._heard(Heard(sender, probe.flip, probe.spi, probe.sequence))
+
+    def answer(self, heard: Heard) -> None:
+        sock = self._sockets.get(SERVICE[heard.vip.version])
+        if sock is None:
+            return
+        probe = Probe(Kind.REPLY, heard.flip, heard.sequence, heard.spi)
+        with contextlib.suppress(OSError):
+            sock.sendto(encode(probe), (str(heard.vip), SERVICE_PORT))
