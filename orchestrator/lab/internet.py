@@ -1,0 +1,324 @@
+"""Describes the lab's internet: the one place that knows its hosts, links and addresses.
+
+                                    +-- ap1 --- wifi  --+
+    peer1 --+                       |   (NAT)           |
+            lan --- server --- internet -- ap2 --- wifi2 --- endpoint
+    peer2 --+                       |                   |
+                                    +-- lte --- lte   --+
+
+The server has an underlay side (`wan0`) and a LAN side (`lan0`). Between them and above it all
+only the server knows the way: `internet` has no route to the LAN or to virtual addresses.
+
+Run as a module it prints itself as JSON, for readers that are not Python (the Vagrantfile).
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from ipaddress import (
+    IPv4Interface,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from typing import Final, TypeVar
+
+from orchestrator.core.quantities import IPAddress, IPNetwork
+
+IPInterface = IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a link does to packets, in each direction."""
+
+    delay_ms: float = 0.0
+    """One way."""
+    loss_percent: float = 0.0
+    rate_mbit: float | None = None
+    """None: as fast as the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    destination: IPNetwork
+    gateway: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    name: str
+    forwards: bool = False
+    routes: tuple[Route, ...] = ()
+    masquerades: str | None = None
+    """The device on whose way out source addresses become the router's own (NAT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a link: a device of a host, with the addresses it always has."""
+
+    host: str
+    device: str
+    addresses: tuple[IPInterface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What an access network gives to whoever attaches: what DHCP or SLAAC would say."""
+
+    addresses: tuple[IPInterface, ...]
+    gateways: tuple[IPAddress, ...]
+    alternates: tuple[IPInterface, ...] = ()
+    """Further addresses that the network would accept in place of the first."""
+    metric: int = 600
+    """Of the default route, as NetworkManager chooses it: Wi-Fi 600, mobile 700."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    name: str
+    near: End
+    """The end that is closer to the middle of the internet."""
+    far: End
+    quality: Quality = Quality()
+    underlay: bool = True
+    """Whether only protected traffic may cross it."""
+    lease: Lease | None = None
+    """Given for access networks: the far end is the endpoint's."""
+    uplink: str | None = None
+    """The device of the near host that carries what comes from an access network."""
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        return (self.near, self.far)
+
+
+@dataclass(frozen=True, slots=True)
+class Internet:
+    hosts: tuple[Host, ...]
+    links: tuple[Link, ...]
+    vip_pools: tuple[IPNetwork, ...]
+    """Where the server takes virtual addresses from: never in clear on an underlay link."""
+    lan_networks: tuple[IPNetwork, ...]
+    """What is reached through the tunnel only."""
+
+    def host(self, name: str) -> Host:
+        return _named(name, self.hosts, "host")
+
+    def link(self, name: str) -> Link:
+        return _named(name, self.links, "link")
+
+    @property
+    def access_links(self) -> tuple[Link, ...]:
+        return tuple(link for link in self.links if link.lease is not None)
+
+    def ends_of(self, host: str) -> tuple[End, ...]:
+        return tuple(end for link in self.links for end in link.ends if end.host == host)
+
+    def address(self, host: str, version: int = 4) -> IPAddress:
+        """The host's first fixed address of a family. Raises KeyError if it has none."""
+        for end in self.ends_of(host):
+            for interface in end.addresses:
+                if interface.version == version:
+                    return interface.ip
+        raise KeyError(f"{host} has no fixed IPv{version} address")
+
+    def with_quality(self, link: str, quality: Quality) -> "Internet":
+        """The same internet, but for one link's quality."""
+        return replace(
+            self,
+            links=tuple(
+                replace(each, quality=quality) if each.name == link else each
+                for each in self.links
+            ),
+        )
+
+
+Named = TypeVar("Named", Host, Link)
+
+
+def _named(name: str, things: tuple[Named, ...], kind: str) -> Named:
+    for thing in things:
+        if thing.name == name:
+            return thing
+    known = ", ".join(thing.name for thing in things)
+    raise KeyError(f"the lab has no {kind} {name!r}; it has {known}")
+
+
+def _end(place: str, *addresses: str) -> End:
+    host, device = place.split(":")
+    return End(host, device, tuple(ip_interface(each) for each in addresses))
+
+
+def _route(destination: str, gateway: str) -> Route:
+    return Route(ip_network(destination), ip_address(gateway))
+
+
+def _lease(
+    *addresses: str, gateways: tuple[str, ...], alternates: tuple[str, ...] = (), metric: int
+) -> Lease:
+    return Lease(
+        addresses=tuple(ip_interface(each) for each in addresses),
+        gateways=tuple(ip_address(each) for each in gateways),
+        alternates=tuple(ip_interface(each) for each in alternates),
+        metric=metric,
+    )
+
+
+INTERNET: Final = Internet(
+    hosts=(
+        Host("endpoint"),
+        Host(
+            "ap1",
+            forwards=True,
+            routes=(_route("0.0.0.0/0", "198.51.100.1"),),
+            masquerades="wan0",
+        ),
+        Host("ap2", forwards=True, routes=(_route("0.0.0.0/0", "192.0.2.1"),)),
+        Host(
+            "lte",
+            forwards=True,
+            routes=(
+                _route("0.0.0.0/0", "100.64.1.1"),
+                _route("::/0", "2001:db8:0:64::1"),
+            ),
+        ),
+        Host(
+            "internet",
+            forwards=True,
+            routes=(
+                _route("192.0.2.128/25", "192.0.2.2"),
+                _route("100.64.0.0/24", "100.64.1.2"),
+                _route("2001:db8:64::/64", "2001:db8:0:64::2"),
+            ),
+        ),
+        Host(
+            "server",
+            # Forwarding is for the server's own daemon to switch on.
+            routes=(
+                _route("0.0.0.0/0", "203.0.113.1"),
+                _route("::/0", "2001:db8:113::1"),
+                _route("10.51.0.0/16", "10.50.0.2"),
+                _route("fd00:51::/32", "fd00:50::2"),
+            ),
+        ),
+        Host(
+            "lan",
+            forwards=True,
+            routes=(
+                _route("10.99.0.0/24", "10.50.0.1"),
+                _route("fd00:99::/64", "fd00:50::1"),
+            ),
+        ),
+        Host(
+            "peer1",
+            routes=(
+                _route("0.0.0.0/0", "10.51.1.1"),
+                _route("::/0", "fd00:51:1::1"),
+            ),
+        ),
+        Host(
+            "peer2",
+            routes=(
+                _route("0.0.0.0/0", "10.51.2.1"),
+                _route("::/0", "fd00:51:2::1"),
+            ),
+        ),
+    ),
+    links=(
+        Link(
+            "wifi",
+            near=_end("ap1:wlan0", "192.168.10.1/24"),
+            far=_end("endpoint:wlan0"),
+            quality=Quality(delay_ms=5, rate_mbit=100),
+            lease=_lease(
+                "192.168.10.2/24",
+                alternates=("192.168.10.3/24",),
+                gateways=("192.168.10.1",),
+                metric=600,
+            ),
+            uplink="wan0",
+        ),
+        Link(
+            "wifi2",
+            near=_end("ap2:wlan0", "192.0.2.129/25"),
+            far=_end("endpoint:wlan1"),
+            quality=Quality(delay_ms=8, rate_mbit=100),
+            lease=_lease(
+                "192.0.2.130/25",
+                alternates=("192.0.2.131/25",),
+                gateways=("192.0.2.129",),
+                metric=601,
+            ),
+            uplink="wan0",
+        ),
+        Link(
+            "lte",
+            near=_end("lte:wwan0", "100.64.0.1/24", "2001:db8:64::1/64"),
+            far=_end("endpoint:wwan0"),
+            quality=Quality(delay_ms=25, rate_mbit=30),
+            lease=_lease(
+                "100.64.0.2/24",
+                "2001:db8:64::2/64",
+                alternates=("100.64.0.3/24", "2001:db8:64::3/64"),
+                gateways=("100.64.0.1", "2001:db8:64::1"),
+                metric=700,
+            ),
+            uplink="wan0",
+        ),
+        Link(
+            "ap1-internet",
+            near=_end("internet:ap1", "198.51.100.1/24"),
+            far=_end("ap1:wan0", "198.51.100.2/24"),
+        ),
+        Link(
+            "ap2-internet",
+            near=_end("internet:ap2", "192.0.2.1/25"),
+            far=_end("ap2:wan0", "192.0.2.2/25"),
+        ),
+        Link(
+            "lte-internet",
+            near=_end("internet:lte", "100.64.1.1/24", "2001:db8:0:64::1/64"),
+            far=_end("lte:wan0", "100.64.1.2/24", "2001:db8:0:64::2/64"),
+        ),
+        Link(
+            "wan",
+            near=_end("internet:server", "203.0.113.1/24", "2001:db8:113::1/64"),
+            far=_end("server:wan0", "203.0.113.10/24", "2001:db8:113::10/64"),
+        ),
+        Link(
+            "lan",
+            near=_end("server:lan0", "10.50.0.1/24", "fd00:50::1/64"),
+            far=_end("lan:server", "10.50.0.2/24", "fd00:50::2/64"),
+            underlay=False,
+        ),
+        Link(
+            "peer1",
+            near=_end("lan:peer1", "10.51.1.1/24", "fd00:51:1::1/64"),
+            far=_end("peer1:eth0", "10.51.1.2/24", "fd00:51:1::2/64"),
+            underlay=False,
+        ),
+        Link(
+            "peer2",
+            near=_end("lan:peer2", "10.51.2.1/24", "fd00:51:2::1/64"),
+            far=_end("peer2:eth0", "10.51.2.2/24", "fd00:51:2::2/64"),
+            underlay=False,
+        ),
+    ),
+    vip_pools=(ip_network("10.99.0.0/24"), ip_network("fd00:99::/64")),
+    lan_networks=(
+        ip_network("10.50.0.0/16"),
+        ip_network("10.51.0.0/16"),
+        ip_network("fd00:50::/32"),
+        ip_network("fd00:51::/32"),
+    ),
+)
+
+
+def as_json(internet: Internet) -> str:
+    return json.dumps(asdict(internet), indent=2, default=str) + "\n"
+
+
+if __name__ == "__main__":
+    print(as_json(INTERNET), end="")  # noqa: T201  the module's whole purpose when it is run
