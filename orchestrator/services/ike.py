@@ -92,7 +92,7 @@ def newcomer_connection(
 
     charon answers FAILED_CP_REQUIRED to those that do not (libcharon child_create.c).
     """
-    return _server_connection(local_auth, remote_auth, ["dynamic"]) | {"pools": list(pools)}
+    return {**_server_connection(local_auth, remote_auth, ["dynamic"]), "pools": list(pools)}
 
 
 def leased_connection(
