@@ -1,0 +1,21 @@
+"""Hypothesis for the core: the same examples every time, unless somebody asks for more.
+
+`HYPOTHESIS_PROFILE=deep pytest tests/unit/core` searches longer, and elsewhere each time.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "steady",
+    derandomize=True,
+    deadline=None,  # two cores shared with others: a slow example is not a defect
+    max_examples=60,
+    stateful_step_count=40,
+    suppress_health_check=(HealthCheck.too_slow,),
+)
+settings.register_profile(
+    "deep", settings.get_profile("steady"), derandomize=False, max_examples=2000
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
