@@ -87,7 +87,11 @@ class Link:
     lease: Lease | None = None
     """Given for access networks: the far end is the endpoint's."""
     uplink: str | None = None
-    """The device of the near host that carries what comes from an access network."""
+    """Of an access network: the link behind its router, on whose ends its quality is made.
+
+    So neither the endpoint's own queue holds packets back that it believes sent, nor is the
+    router's answer to ARP late, which would delay the first packet after a roam twice.
+    """
 
     @property
     def ends(self) -> tuple[End, End]:
@@ -238,7 +242,7 @@ INTERNET: Final = Internet(
                 gateways=("192.168.10.1",),
                 metric=600,
             ),
-            uplink="wan0",
+            uplink="ap1-internet",
         ),
         Link(
             "wifi2",
@@ -251,7 +255,7 @@ INTERNET: Final = Internet(
                 gateways=("192.0.2.129",),
                 metric=601,
             ),
-            uplink="wan0",
+            uplink="ap2-internet",
         ),
         Link(
             "lte",
@@ -265,7 +269,7 @@ INTERNET: Final = Internet(
                 gateways=("100.64.0.1", "2001:db8:64::1"),
                 metric=700,
             ),
-            uplink="wan0",
+            uplink="lte-internet",
         ),
         Link(
             "ap1-internet",

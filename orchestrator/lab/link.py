@@ -27,9 +27,13 @@ class Link:
     """One link of the lab: its cable, its quality, and what the endpoint has on it."""
 
     def __init__(
-        self, description: internet.Link, hosts: Mapping[str, Host], index: DeviceIndex
+        self,
+        description: internet.Link,
+        uplink: internet.Link | None,
+        hosts: Mapping[str, Host],
+        index: DeviceIndex,
     ) -> None:
-        """Lays the cable; `index` knows the number of every device of the lab."""
+        """Lays the cable. `index` knows the number of every device of the lab."""
         self.name: Final = description.name
         self.description: Final = description
         self.quality = description.quality
@@ -37,13 +41,10 @@ class Link:
         self._far = hosts[description.far.host]
         self._near_index = index(description.near.host, description.near.device)
         self._far_index = index(description.far.host, description.far.device)
-        # What leaves the endpoint is shaped where its router sends it on.
-        self._shaped = (
-            (self._near, self._near_index),
-            (self._far, self._far_index)
-            if description.uplink is None
-            else (self._near, index(description.near.host, description.uplink)),
-        )
+        self._shaped = [
+            (hosts[end.host], index(end.host, end.device))
+            for end in (description if uplink is None else uplink).ends
+        ]
         self._addresses: tuple[IPInterface, ...] = ()
         self._is_cut = False
         self._create()
@@ -89,7 +90,8 @@ class Link:
 
     def up(self) -> None:
         """Carrier, and nothing else."""
-        self._bring_up(self._near, self.description.near, self._near_index)
+        near, far = self.description.ends
+        self._bring_up(self._near, near, self._near_index, far, self._far_index)
 
     def down(self) -> None:
         """The cable is pulled: no carrier; addresses stay until somebody removes them."""
@@ -139,16 +141,21 @@ class Link:
             )
         finally:
             os.close(network)
-        self._bring_up(self._far, far, self._far_index)
+        self._bring_up(self._far, far, self._far_index, near, self._near_index)
         if self.description.lease is None:
             self.up()
 
     @staticmethod
-    def _bring_up(host: Host, end: End, index: int) -> None:
-        """With its addresses and routes, of which the kernel forgets some when it goes down."""
+    def _bring_up(host: Host, end: End, index: int, other: End, other_index: int) -> None:
+        """With addresses, neighbours and routes: the kernel forgets some when it goes down."""
         host.rtnetlink.say(
             rtnl.link_up(index),
             *(rtnl.add_address(index, interface) for interface in end.addresses),
+            *(
+                rtnl.neighbour(index, interface.ip, _mac(other_index))
+                for interface in other.addresses
+                if end.addresses
+            ),
             *(
                 rtnl.add_route(route.destination, route.gateway, index)
                 for route in host.routes
@@ -161,10 +168,6 @@ class Link:
             self._apply()
 
     def _apply(self) -> None:
-        """netem sits where packets leave a router: towards the endpoint, towards the middle.
-
-        Never on the endpoint, whose own queue would hold packets back that it believes sent.
-        """
         quality = replace(self.quality, loss_percent=100.0) if self._is_cut else self.quality
         for router, device in self._shaped:
             router.rtnetlink.say(rtnl.netem(device, quality))

@@ -117,7 +117,10 @@ class Lab:
         numbers = _number_devices(self.internet)
         for link in self.internet.links:
             self._links[link.name] = Link(
-                link, self._hosts, lambda host, device: numbers[host, device]
+                link,
+                None if link.uplink is None else self.internet.link(link.uplink),
+                self._hosts,
+                lambda host, device: numbers[host, device],
             )
         for built in self._links.values():
             built.apply_first_quality()

@@ -23,6 +23,7 @@ _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
 _RTM_NEWROUTE: Final = 24
 _RTM_DELROUTE: Final = 25
+_RTM_NEWNEIGH: Final = 28
 _RTM_NEWQDISC: Final = 36
 _NLMSG_ERROR: Final = 2
 _NLM_F_REQUEST: Final = 0x1
@@ -40,6 +41,8 @@ _IFADDR: Final = struct.Struct("=BBBBi")
 """ifaddrmsg: family, prefix length, flags, scope, index."""
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
+_NDMSG: Final = struct.Struct("=BxxxiHBB")
+"""ndmsg: family, index, state, flags, type."""
 _TCMSG: Final = struct.Struct("=BxxxiIII")
 """tcmsg: family, index, handle, parent, info."""
 _NETEM: Final = struct.Struct("=IIIIII")
@@ -52,6 +55,7 @@ _NETEM_LATENCY64_ATTRIBUTE: Final = 10
 _AF: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IFF_UP: Final = 0x1
 _IFA_F_NODAD: Final = 0x02
+_NUD_PERMANENT: Final = 0x80
 _TABLE_MAIN: Final = 254
 _TC_H_ROOT: Final = 0xFFFF_FFFF
 _NETEM_HANDLE: Final = 0x1_0000
@@ -131,6 +135,16 @@ def delete_route(
     destination: IPNetwork, gateway: IPAddress, index: int, metric: int = 0
 ) -> Sentence:
     return (_RTM_DELROUTE, 0, _route(destination, gateway, index, metric, 0))
+
+
+def neighbour(index: int, address: IPAddress, mac: bytes) -> Sentence:
+    """Says for good which device has an address, so that nobody ever asks for it."""
+    body = (
+        _NDMSG.pack(_AF[address.version], index, _NUD_PERMANENT, 0, 0)
+        + _attribute(1, address.packed)
+        + _attribute(2, mac)
+    )
+    return (_RTM_NEWNEIGH, _NLM_F_CREATE | _NLM_F_REPLACE, body)
 
 
 def netem(index: int, quality: Quality) -> Sentence:

@@ -1,0 +1,181 @@
+"""Builds the lab's kernel from the distribution's own source, once, and keeps it.
+
+It is a user-mode Linux with `kernel.config`. The cache is known by source version and
+configuration; a build interrupted at any point leaves nothing that could be taken for a kernel.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from orchestrator.core.errors import OrchestratorError
+
+CONFIG: Final = Path(__file__).with_name("kernel.config")
+_SOURCE_PACKAGE: Final = "linux-source-6.1"
+_SOURCE: Final = Path("/usr/src") / f"{_SOURCE_PACKAGE}.tar.xz"
+_OWN_KERNEL: Final = "ORCHESTRATOR_LAB_KERNEL"
+"""Environment variable: a kernel to use instead of one built here."""
+_NOT_NEEDED: Final = (
+    "Documentation/*/*",
+    "drivers/gpu/drm/*/*.[ch]",
+    "drivers/gpu/drm/*/*/*.[ch]",
+    "drivers/staging/*/*.[ch]",
+    "sound/*/*.[ch]",
+    "tools/testing",
+)
+"""Of the source: a quarter of its octets, which nothing here includes. Kconfig files stay."""
+_STEPS: Final = 1000
+"""Lines that the build prints, about: for the progress shown."""
+_STEP: Final = re.compile(rb"^  (CC|AS|LD|AR|HOSTCC|GEN|LDS|UPD)\b")
+_LOG_LINES_SHOWN: Final = 25
+
+Progress = Callable[[str], None]
+
+
+class KernelBuildError(OrchestratorError):
+    """The kernel could not be built; the sentence says what is missing or what make said."""
+
+
+def provide(say: Progress) -> Path:
+    """The lab's kernel, built now if it never was; `say` is told what happens."""
+    if own := os.environ.get(_OWN_KERNEL):
+        return Path(own)
+    version = _source_version()
+    configuration = hashlib.sha256(CONFIG.read_bytes()).hexdigest()[:12]
+    kernel = _cache() / f"linux-{version}-{configuration}"
+    if kernel.exists():
+        return kernel
+    with _only_builder(say):
+        if not kernel.exists():
+            _build(kernel, say)
+    return kernel
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "orchestrator"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _source_version() -> str:
+    asked = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", _SOURCE_PACKAGE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    status, _, version = asked.stdout.partition(" ")
+    if status != "installed" or not _SOURCE.exists():
+        raise KernelBuildError(f"{_SOURCE} is missing: vagrant/bootstrap installs it")
+    return version
+
+
+@contextmanager
+def _only_builder(say: Progress) -> Iterator[None]:
+    with (_cache() / "kernel.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process builds the kernel; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(kernel: Path, say: Progress) -> None:
+    started = time.monotonic()
+    for left_behind in _cache().glob("building-*"):
+        shutil.rmtree(left_behind)
+    folder = _cache() / f"building-{os.getpid()}"
+    folder.mkdir()
+    try:
+        say(f"building the lab's kernel {kernel.name}, once; it takes some minutes")
+        say("unpacking the source")
+        unpack = ["tar", "-xf", str(_SOURCE), "--strip-components=1", "--wildcards"]
+        excluded = [f"--exclude={_SOURCE_PACKAGE}/{pattern}" for pattern in _NOT_NEEDED]
+        _run([*unpack, *excluded], folder)
+        _run(["make", "ARCH=um", "tinyconfig"], folder)
+        _run(["scripts/kconfig/merge_config.sh", "-m", ".config", str(CONFIG)], folder)
+        _run(["make", "ARCH=um", "olddefconfig"], folder)
+        _check_configuration(folder / ".config")
+        _make(folder, say)
+        _run(["strip", "linux"], folder)
+        shutil.copy(folder / "linux", kernel.with_suffix(".new"))
+        kernel.with_suffix(".new").rename(kernel)
+    finally:
+        shutil.rmtree(folder)
+    say(f"built {kernel} in {time.monotonic() - started:.0f} s")
+
+
+def _check_configuration(merged: Path) -> None:
+    """Raises KernelBuildError for options that Kconfig did not take, which it never says."""
+    taken = set(merged.read_text().splitlines())
+    asked = [line for line in CONFIG.read_text().splitlines() if line.startswith("CONFIG_")]
+    refused = [line for line in asked if line not in taken and not line.endswith("=n")]
+    if refused:
+        raise KernelBuildError(f"Kconfig dropped {', '.join(refused)}")
+
+
+def _make(folder: Path, say: Progress) -> None:
+    jobs = len(os.sched_getaffinity(0))
+    command = ["make", "ARCH=um", f"-j{jobs}", "linux"]
+    process = _start(command, folder, subprocess.PIPE)
+    log: list[bytes] = []
+    steps = shown = 0
+    try:
+        for line in process.stdout or ():
+            log.append(line)
+            steps += bool(_STEP.match(line))
+            percent = min(100 * steps // _STEPS, 99)
+            if percent >= shown + (1 if sys.stderr.isatty() else 10):
+                shown = percent
+                say(f"compiling, {percent} %")
+        _check_ended(command, process.wait(), b"".join(log[-_LOG_LINES_SHOWN:]))
+    finally:
+        _kill_group(process)
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    process = _start(command, folder, subprocess.PIPE)
+    try:
+        output, _ = process.communicate()
+        _check_ended(command, process.returncode, output)
+    finally:
+        _kill_group(process)
+
+
+def _start(command: Sequence[str], folder: Path, output: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        # Ctrl-C is for us: make would say "interrupted" in the middle of our own goodbye.
+        start_new_session=True,
+    )
+
+
+def _check_ended(command: Sequence[str], code: int, output: bytes) -> None:
+    if code:
+        text = output.decode(errors="replace")
+        raise KernelBuildError(f"{' '.join(command)} failed with {code}:\n{text}")
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,148 @@
+"""Sends a small UDP packet both ways at a steady pace, and knows when each one arrived.
+
+One thread holds both ends, on sockets that live in two hosts of the lab, so that sending and
+arrival are read from one clock (CLOCK_MONOTONIC, which all namespaces share).
+"""
+
+import select
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import Final, Self
+
+from orchestrator.core.quantities import IPAddress
+from orchestrator.lab.host import Host
+
+INTERVAL: Final = 0.005
+"""Seconds between two packets of one direction: a voice codec at its most hurried."""
+PORT: Final = 5005
+_NUMBER: Final = struct.Struct("!Q")
+_DATAGRAM: Final = 64
+_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Way(Enum):
+    UP = "uplink"
+    """from the endpoint to the peer"""
+    DOWN = "downlink"
+
+
+@dataclass(slots=True)
+class Log:
+    """One direction: the index is the packet's number."""
+
+    sent: list[float] = field(default_factory=list)
+    arrived: dict[int, float] = field(default_factory=dict)
+    duplicates: int = 0
+
+    def first_after(self, instant: float) -> float | None:
+        """When the first packet arrived at or after `instant`; None: none has."""
+        return min((at for at in self.arrived.values() if at >= instant), default=None)
+
+    def lost_between(self, begin: float, end: float) -> int:
+        """How many of the packets sent in this time never arrived."""
+        return sum(
+            begin <= sent < end and number not in self.arrived
+            for number, sent in enumerate(self.sent)
+        )
+
+    def longest_gap(self, begin: float, end: float) -> float:
+        """The longest time without an arrival between two instants, seconds."""
+        times = sorted(at for at in self.arrived.values() if begin <= at <= end)
+        marks = [begin, *times, end]
+        return max(later - earlier for earlier, later in zip(marks, marks[1:], strict=False))
+
+
+class Ticker:
+    """Runs from `with` to its end."""
+
+    def __init__(self, endpoint: Host, vip: IPAddress, peer: Host, address: IPAddress) -> None:
+        self.logs: Final = {way: Log() for way in Way}
+        self._sender = {
+            Way.UP: _open(endpoint, vip),
+            Way.DOWN: _open(peer, address),
+        }
+        self._target = {Way.UP: str(address), Way.DOWN: str(vip)}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        for opened in self._sender.values():
+            opened.close()
+
+    def wait_for(self, way: Way, instant: float, limit: float) -> float | None:
+        """When the first packet arrived after `instant`; None after `limit` seconds."""
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            if (found := self.logs[way].first_after(instant)) is not None:
+                return found
+            self._stop.wait(INTERVAL)
+        return None
+
+    def _run(self) -> None:
+        poll = select.epoll()
+        receiver = {
+            self._sender[Way.UP].fileno(): Way.DOWN,
+            self._sender[Way.DOWN].fileno(): Way.UP,
+        }
+        for descriptor in receiver:
+            poll.register(descriptor, select.EPOLLIN)
+        due = time.monotonic()
+        while not self._stop.is_set():
+            for descriptor, _ in poll.poll(max(due - time.monotonic(), 0)):
+                way = receiver[descriptor]
+                self._receive(way)
+            if time.monotonic() >= due:
+                for way in Way:
+                    self._send(way)
+                due += INTERVAL
+        poll.close()
+
+    def _send(self, way: Way) -> None:
+        log = self.logs[way]
+        packet = _NUMBER.pack(len(log.sent)).ljust(_DATAGRAM, b"\0")
+        log.sent.append(time.monotonic())
+        try:
+            self._sender[way].sendto(packet, (self._target[way], PORT))
+        except OSError:
+            return  # lost at its sender: it never arrives, and counts as that
+
+    def _receive(self, way: Way) -> None:
+        other = Way.UP if way is Way.DOWN else Way.DOWN
+        while True:
+            try:
+                packet = self._sender[other].recv(_DATAGRAM)
+            except OSError:
+                return
+            now = time.monotonic()
+            (number,) = _NUMBER.unpack_from(packet)
+            log = self.logs[way]
+            if number in log.arrived:
+                log.duplicates += 1
+            else:
+                log.arrived[number] = now
+
+
+def _open(host: Host, address: IPAddress) -> socket.socket:
+    opened: socket.socket = host.inside(
+        socket.socket, _FAMILY[address.version], socket.SOCK_DGRAM
+    )
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.bind((str(address), PORT))
+    opened.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    return opened
