@@ -8,7 +8,6 @@ plugin list, the algorithms and the lab are the same as ours.
 import asyncio
 from collections.abc import Mapping
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Final
 
 from orchestrator.adapters.charon import Charon as Vici

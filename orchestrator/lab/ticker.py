@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from types import TracebackType
 from typing import Final, Self
 
@@ -39,9 +40,19 @@ class Log:
     arrived: dict[int, float] = field(default_factory=dict)
     duplicates: int = 0
 
-    def first_after(self, instant: float) -> float | None:
-        """When the first packet arrived at or after `instant`; None: none has."""
-        return min((at for at in self.arrived.values() if at >= instant), default=None)
+    def first_after(self, instant: float, sent_since: float) -> float | None:
+        """When the first packet arrived at or after `instant`; None: none has.
+
+        Only those sent since `sent_since` count: others were on their way over the old path.
+        """
+        return min(
+            (
+                at
+                for number, at in self.arrived.items()
+                if at >= instant and self.sent[number] >= sent_since
+            ),
+            default=None,
+        )
 
     def lost_between(self, begin: float, end: float) -> int:
         """How many of the packets sent in this time never arrived."""
@@ -53,8 +64,7 @@ class Log:
     def longest_gap(self, begin: float, end: float) -> float:
         """The longest time without an arrival between two instants, seconds."""
         times = sorted(at for at in self.arrived.values() if begin <= at <= end)
-        marks = [begin, *times, end]
-        return max(later - earlier for earlier, later in zip(marks, marks[1:], strict=False))
+        return max(later - earlier for earlier, later in pairwise([begin, *times, end]))
 
 
 class Ticker:
@@ -85,11 +95,13 @@ class Ticker:
         for opened in self._sender.values():
             opened.close()
 
-    def wait_for(self, way: Way, instant: float, limit: float) -> float | None:
-        """When the first packet arrived after `instant`; None after `limit` seconds."""
+    def wait_for(
+        self, way: Way, instant: float, sent_since: float, limit: float
+    ) -> float | None:
+        """`Log.first_after`, waiting for it; None after `limit` seconds."""
         end = time.monotonic() + limit
         while time.monotonic() < end:
-            if (found := self.logs[way].first_after(instant)) is not None:
+            if (found := self.logs[way].first_after(instant, sent_since)) is not None:
                 return found
             self._stop.wait(INTERVAL)
         return None
