@@ -40,7 +40,6 @@ from orchestrator.wire.xfrm_structs import IPPROTO_ESP, Attr, Group, Message
 
 _NETLINK_XFRM: Final = 6
 _SOL_NETLINK: Final = 270
-_NETLINK_ADD_MEMBERSHIP: Final = 1
 _NETLINK_CAP_ACK: Final = 10
 """Refusals echo the header of the request alone: a request may hold keys."""
 _NETLINK_EXT_ACK: Final = 11
@@ -63,6 +62,8 @@ class Xfrm:
 
     def __init__(self) -> None:
         self._socket = _open()
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._sequence = 0
 
     def close(self) -> None:
@@ -233,14 +234,8 @@ class Monitor:
     """Subscribes to what others, and we, do to policies and SAs."""
 
     def __init__(self, groups: tuple[Group, ...] = tuple(Group)) -> None:
-        self._socket = _open()
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MONITOR_BUFFER)
-            for group in groups:
-                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        except OSError as error:
-            self._socket.close()
-            raise _translated(error, "watch", "policies and SAs") from error
+        self._socket = _open(sum(1 << (group - 1) for group in groups))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MONITOR_BUFFER)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -284,16 +279,19 @@ def _news(datagram: bytes) -> list[Notification | NewsLost]:
         return [NewsLost()]
 
 
-def _open() -> socket.socket:
+def _open(groups: int = 0) -> socket.socket:
+    """A socket in the multicast groups `groups` (bit n-1 is group n). Raises KernelError."""
     try:
         sock = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_XFRM
         )
     except OSError as error:
         raise _translated(error, "open", "NETLINK_XFRM") from error
-    sock.bind((0, 0))  # without an address of its own a socket hears no multicast
-    sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-    sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+    try:
+        sock.bind((0, groups))
+    except OSError as error:
+        sock.close()
+        raise _translated(error, "watch", "policies and SAs") from error
     return sock
 
 

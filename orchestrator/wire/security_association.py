@@ -111,7 +111,7 @@ class SecurityAssociation:
     reqid: Reqid
     mode: int
     flags: StateFlag
-    selector: bytes
+    selector: bytes = field(repr=False)
     """struct xfrm_selector, 56 octets; empty of meaning in tunnel mode."""
     limits: Limits
     usage: Usage
