@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Final
 
+from orchestrator.core.kernel import TUN_ENDPOINT, TUN_SERVER
 from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
 from orchestrator.core.quantities import IPAddress, LinkIndex
+
+TUNS: Final = (TUN_ENDPOINT, TUN_SERVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def absence(
     not_outer: frozenset[IPAddress],
 ) -> Absence:
     """Why `candidates` found nothing: how far the most hopeful link came."""
-    if not any(choice.allows(link.name) for link in snapshot.links):
+    if not any(_counts(link, choice) for link in snapshot.links):
         return Absence.NO_LINK
     links = _usable_links(snapshot, choice)
     if not links:
@@ -105,7 +109,11 @@ def absence(
 
 
 def _usable_links(snapshot: Snapshot, choice: LinkChoice) -> list[Link]:
-    return [link for link in snapshot.links if link.up and choice.allows(link.name)]
+    return [link for link in snapshot.links if link.up and _counts(link, choice)]
+
+
+def _counts(link: Link, choice: LinkChoice) -> bool:
+    return choice.allows(link.name) and link.name not in TUNS
 
 
 def _usable_addresses(
