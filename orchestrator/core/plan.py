@@ -1,10 +1,12 @@
 """From a desired state and what is there to the operations between them, in a safe order.
 
-1. What restrains comes first: policies that hold, block or demand protection.
-2. Then what others stand on: devices, addresses, settings, the firewall, routes, rules.
+1. What restrains comes first: policies that hold, block or demand protection, and the firewall.
+2. Then what others stand on: devices; rules before the addresses whose packets they keep in the
+   tunnel; routes, which need the addresses; settings, because a server must not forward before
+   its firewall and its routes stand.
 3. Last comes what lets traffic out: policies that send it into an SA.
 4. Dropping is the same order backwards, and after all putting, so that nothing is uncovered
-   while its successor is not there yet.
+   while its successor is not there yet, and an address goes before what restrains it.
 
 Applying a state twice plans nothing the second time.
 """
@@ -61,15 +63,15 @@ def stage(subject: KernelObject) -> int:
             return 7
         case Policy():
             return 0
-        case Tun():
-            return 1
-        case Address():
-            return 2
-        case Sysctl():
-            return 3
         case Ruleset():
+            return 1
+        case Tun():
+            return 2
+        case Rule():
+            return 3
+        case Address():
             return 4
         case Route():
             return 5
-        case Rule():
+        case Sysctl():
             return 6
