@@ -2,7 +2,7 @@
 
 The routing, read from the top (`ip rule`):
 
-    11101…  underlay packets from a POP     -> the table of their path
+    11101   underlay packets from a POP     -> the table of their path
     11140   other underlay packets          -> main
     11150   from the VIP                    -> the inner table, whatever else is there
     11160   destinations on attached links  -> main (full tunnel with local networks)
@@ -123,7 +123,7 @@ def _path_routes(state: EndpointState) -> Iterator[Route]:
 def _rules(state: EndpointState) -> Iterator[Rule]:
     for path, table in state.tables.items():
         yield Rule(
-            PRIORITY_PATH + table - TABLE_INNER - 1,
+            PRIORITY_PATH,
             path.pop.version,
             table,
             source=host_network(path.pop),
@@ -150,9 +150,9 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
         )
         for direction in (Direction.IN, Direction.FWD):
             yield Policy(direction, Selector(remote, own), Verdict.PROTECT, from_any_path)
-    if not state.inner.full:
+    anything = EVERYTHING[vip.version]
+    if anything not in state.inner.destinations(vip.version):
         # Outside the prefixes the VIP is not used: neither sent nor accepted in clear.
-        anything = EVERYTHING[vip.version]
         yield Policy(
             Direction.OUT,
             Selector(own, anything),
