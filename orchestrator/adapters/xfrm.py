@@ -40,14 +40,16 @@ from orchestrator.wire.xfrm_structs import IPPROTO_ESP, Attr, Group, Message
 
 _NETLINK_XFRM: Final = 6
 _SOL_NETLINK: Final = 270
+_NETLINK_ADD_MEMBERSHIP: Final = 1
+_NETLINK_DROP_MEMBERSHIP: Final = 2
 _NETLINK_CAP_ACK: Final = 10
 """Refusals echo the header of the request alone: a request may hold keys."""
 _NETLINK_EXT_ACK: Final = 11
 _SO_RCVBUFFORCE: Final = 33
 _DATAGRAM_SIZE: Final = 65536
 """Octets; the kernel fills at most 32 KiB of a dump into one datagram."""
-_MONITOR_BUFFER: Final = 4 << 20
-"""Octets: the notifications of some thousand SAs that change at once."""
+_MONITOR_BUFFER: Final = 2 << 20
+"""Octets, which the kernel doubles: some 2,000 SAs may change between two reads."""
 _DATAGRAMS_PER_READ: Final = 64
 """Taken from a monitor before the caller has its turn again."""
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH})
@@ -64,6 +66,7 @@ class Xfrm:
         self._socket = _open()
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._port: int = self._socket.getsockname()[0]
         self._sequence = 0
 
     def close(self) -> None:
@@ -117,14 +120,8 @@ class Xfrm:
         Raises KernelError, with ESRCH when there is none.
         """
         body = encode_identity(destination, spi, IPPROTO_ESP) + encode_mark(mark)
-        subject = _sa(destination, spi)
-        self._send(Message.GETSA, Flag.REQUEST, body, "read", subject)
-        for answer in self._answers("read", subject):
-            if answer.kind == NLMSG_ERROR:
-                self._refused(answer, "read", subject)
-            elif answer.kind == Message.NEWSA:
-                return state_in(answer)
-        raise KernelError(errno.EPROTO, "read", subject, "no answer to the question")
+        found = list(self._acknowledged(Message.GETSA, body, "read", _sa(destination, spi)))
+        return state_in(found[0])
 
     def move_state(
         self, sa: SecurityAssociation, new_source: IPAddress, new_destination: IPAddress
@@ -154,16 +151,31 @@ class Xfrm:
         self._order(Message.DELSA, body, "drop", _sa(destination, spi), _GONE)
 
     def _take(self, sa: SecurityAssociation) -> SecurityAssociation:
-        """Deletes the SA; returns it as it was at that instant."""
+        """Deletes the SA; returns it as it was at that instant.
+
+        The kernel reports a deletion to a multicast group, with the number and port of the
+        request, before it acknowledges it: the report is the first of two answers.
+        """
         subject = _sa(sa.destination, sa.spi)
         body = encode_identity(sa.destination, sa.spi, sa.protocol) + encode_mark(sa.mark)
-        with Monitor((Group.SA,)) as monitor:
-            self._order(Message.DELSA, body, "move", subject)
-            for news in monitor.read():
-                if isinstance(news, StateGone) and _same(news.state, sa):
-                    return news.state
-        # Adding it again with older counters could use a number twice; it stays deleted.
-        raise KernelError(errno.ENOBUFS, "move", subject, "it is lost: no report of its end")
+        report: Notification | None = None
+        self._hear(_NETLINK_ADD_MEMBERSHIP)
+        try:
+            for answer in self._acknowledged(Message.DELSA, body, "move", subject):
+                report = notification(answer)
+        finally:
+            self._hear(_NETLINK_DROP_MEMBERSHIP)
+        if not isinstance(report, StateGone):
+            # Adding it again with older counters could use a number twice: it stays deleted.
+            raise KernelError(errno.ENOBUFS, "move", subject, "it is lost: its end unreported")
+        return report.state
+
+    def _hear(self, option: int) -> None:
+        """Joins or leaves the group that deletions are reported to."""
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, option, Group.SA)
+        except OSError as error:
+            raise _translated(error, "watch", "SAs") from error
 
     def _add(self, sa: SecurityAssociation) -> None:
         self._order(Message.NEWSA, encode_state(sa), "move", _sa(sa.destination, sa.spi))
@@ -183,19 +195,32 @@ class Xfrm:
         subject: str,
         fine: frozenset[int] = frozenset(),
     ) -> None:
+        for _ in self._acknowledged(kind, body, operation, subject, fine):
+            pass
+
+    def _acknowledged(
+        self,
+        kind: Message,
+        body: bytes,
+        operation: str,
+        subject: str,
+        fine: frozenset[int] = frozenset(),
+    ) -> Iterator[Frame]:
+        """What the kernel says before it acknowledges; raises KernelError if it refuses."""
         self._send(kind, Flag.REQUEST | Flag.ACK, body, operation, subject)
-        for answer in self._answers(operation, subject):
-            if answer.kind == NLMSG_ERROR:
-                self._refused(answer, operation, subject, fine)
-                return
-        raise KernelError(errno.EPROTO, operation, subject, "no acknowledgement")
+        while True:
+            for answer in self._answers(operation, subject):
+                if answer.kind == NLMSG_ERROR:
+                    _check(answer, operation, subject, fine)
+                    return
+                yield answer
 
     def _dump(self, kind: Message, body: bytes, subject: str) -> Iterator[Frame]:
         self._send(kind, Flag.REQUEST | Flag.DUMP, body, "list", subject)
         while True:
             for answer in self._answers("list", subject):
                 if answer.kind in (NLMSG_DONE, NLMSG_ERROR):
-                    self._refused(answer, "list", subject)
+                    _check(answer, "list", subject)
                     return
                 yield answer
 
@@ -204,7 +229,7 @@ class Xfrm:
     ) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
         try:
-            self._socket.send(frame(kind, flags, self._sequence, body))
+            self._socket.send(frame(kind, flags, self._sequence, body, self._port))
         except OSError as error:
             raise _translated(error, operation, subject) from error
 
@@ -215,19 +240,11 @@ class Xfrm:
                 datagram = self._socket.recv(_DATAGRAM_SIZE)
             except OSError as error:
                 raise _translated(error, operation, subject) from error
-            found = [item for item in frames(datagram) if item.sequence == self._sequence]
+            asked = self._sequence, self._port
+            found = [item for item in frames(datagram) if (item.sequence, item.port) == asked]
             if found:
                 yield from found
                 return
-
-    def _refused(
-        self, answer: Frame, operation: str, subject: str, fine: frozenset[int] = frozenset()
-    ) -> None:
-        """Raises KernelError unless the answer is a success, or as good as one."""
-        result = outcome(answer)
-        if result.errno and result.errno not in fine:
-            detail = result.text or os.strerror(result.errno)
-            raise KernelError(result.errno, operation, subject, detail)
 
 
 class Monitor:
@@ -305,14 +322,20 @@ def _moved(
         raise KernelError(errno.EOPNOTSUPP, "move", subject, str(error)) from error
 
 
+def _check(
+    answer: Frame, operation: str, subject: str, fine: frozenset[int] = frozenset()
+) -> None:
+    """Raises KernelError unless the answer is a success, or as good as one."""
+    result = outcome(answer)
+    if result.errno and result.errno not in fine:
+        detail = result.text or os.strerror(result.errno)
+        raise KernelError(result.errno, operation, subject, detail)
+
+
 def _translated(error: OSError, operation: str, subject: str) -> KernelError:
     return KernelError(
         error.errno or errno.EIO, operation, subject, os.strerror(error.errno or 0)
     )
-
-
-def _same(one: SecurityAssociation, other: SecurityAssociation) -> bool:
-    return (one.spi, one.destination, one.mark) == (other.spi, other.destination, other.mark)
 
 
 def _policy(direction: Direction, selector: Selector) -> str:

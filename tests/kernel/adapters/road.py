@@ -1,0 +1,213 @@
+"""Two hosts, a wire between them, and a tunnel in it: where SAs are moved and packets counted.
+
+The device `left` has two outer addresses to move between, and the VIP on a TUN that nobody
+reads; `right` has two outer addresses and the inner address that is talked to. The SAs are
+made with `ip xfrm`, not with the code under test. The capture sees every packet that leaves
+`left`; on the receiving side a capture would see what was decrypted as well.
+"""
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Final, NamedTuple
+
+from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.core.kernel import Direction, Policy, Selector, Template, Verdict
+from orchestrator.core.quantities import IPAddress, Reqid, Spi
+from tests.kernel.netns import Namespace
+
+LEFT: Final = (ip_address("192.0.2.1"), ip_address("192.0.2.2"))
+RIGHT: Final = (ip_address("192.0.2.9"), ip_address("192.0.2.10"))
+VIP: Final = ip_address("10.99.0.2")
+INNER: Final = ip_address("10.50.0.1")
+REQID: Final = Reqid(0x6F01)
+SPI_OUT: Final = Spi(0xA1)
+"""From left to right."""
+SPI_IN: Final = Spi(0xB1)
+PORT: Final = 9000
+_ENCAP_PORT: Final = 4500
+_UDP_ENCAP: Final = 100
+_UDP_ENCAP_ESPINUDP: Final = 2
+_ETH_P_ALL: Final = 3
+_CAPTURE_BUFFER: Final = 16 << 20
+_RCVBUFFORCE: Final = 33
+_PATIENCE: Final = 5.0
+"""Seconds for a packet to arrive that must arrive."""
+
+ESN: Final = "replay-window 128 flag esn"
+PLAIN: Final = "replay-window 32"
+
+
+class Esp(NamedTuple):
+    """One ESP packet as it was on the wire."""
+
+    source: IPAddress
+    destination: IPAddress
+    spi: int
+    sequence: int
+    packet: bytes
+
+
+class Road:
+    def __init__(self, make: Callable[[], Namespace], replay: str = ESN) -> None:
+        self.left, self.right = make(), make()
+        self._open = contextlib.ExitStack()
+        self._build()
+        for here in (self.left, self.right):
+            here.run(*_states(replay))
+            self._encap(here)
+        with self.left.entered():
+            self.xfrm = self._open.enter_context(Xfrm())
+            self.sender = self._udp(VIP)
+            self._capture = socket.socket(
+                socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            )
+            self._capture.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _CAPTURE_BUFFER)
+            self._capture.bind(("l0", _ETH_P_ALL))
+            self._open.callback(self._capture.close)
+        with self.right.entered():
+            self.right_xfrm = self._open.enter_context(Xfrm())
+            self.receiver = self._udp(INNER)
+        self.protect(LEFT[0])
+        self.right_xfrm.put_policy(
+            Policy(
+                Direction.IN,
+                Selector(ip_network(VIP), ip_network(INNER)),
+                Verdict.PROTECT,
+                Template(None, None, REQID),
+            )
+        )
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _build(self) -> None:
+        self.left.run(
+            f"ip link add l0 type veth peer name r0 netns {self.right.path}",
+            *(f"ip addr add {address}/24 dev l0" for address in LEFT),
+            "ip link set l0 up",
+            "ip tuntap add vip0 mode tun",
+            f"ip addr add {VIP}/32 dev vip0",
+            "ip link set vip0 up",
+            f"ip route add {INNER}/32 dev vip0 src {VIP}",
+        )
+        self.right.run(
+            *(f"ip addr add {address}/24 dev r0" for address in RIGHT),
+            f"ip addr add {INNER}/32 dev lo",
+            "ip link set r0 up",
+        )
+
+    def _encap(self, here: Namespace) -> None:
+        """What charon does for ESP in UDP: a socket that hands ESP to XFRM."""
+        with here.entered():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._open.callback(sock.close)
+        sock.setsockopt(socket.IPPROTO_UDP, _UDP_ENCAP, _UDP_ENCAP_ESPINUDP)
+        sock.bind(("0.0.0.0", _ENCAP_PORT))
+
+    def _udp(self, address: IPAddress) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._open.callback(sock.close)
+        sock.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _CAPTURE_BUFFER)
+        sock.settimeout(_PATIENCE)
+        sock.bind((str(address), PORT))
+        return sock
+
+    def _out(self, verdict: Verdict, template: Template | None = None) -> Policy:
+        selector = Selector(ip_network(VIP), ip_network("0.0.0.0/0"))
+        return Policy(Direction.OUT, selector, verdict, template)
+
+    def protect(self, source: IPAddress, destination: IPAddress = RIGHT[0]) -> None:
+        template = Template(source, destination, REQID)
+        self.xfrm.put_policy(self._out(Verdict.PROTECT, template))
+
+    def hold(self) -> None:
+        self.xfrm.put_policy(self._out(Verdict.HOLD))
+
+    def send(self, payload: bytes = b"x") -> None:
+        self.sender.sendto(payload, (str(INNER), PORT))
+
+    def receive(self) -> bytes:
+        """The next payload that arrives inside. Raises TimeoutError."""
+        return self.receiver.recv(2048)
+
+    def nothing_arrives(self) -> bool:
+        """Whether nothing is there inside; the wire of one machine delivers at once."""
+        return not select.select([self.receiver], [], [], 0)[0]
+
+    def replay(self, esp: Esp, destination: IPAddress) -> None:
+        """Sends a packet from the capture again, to `destination`."""
+        packet = bytearray(esp.packet)
+        packet[16:20] = destination.packed
+        with (
+            self.left.entered(),
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+        ):
+            raw.sendto(packet, (str(destination), 0))
+
+    def on_the_wire(self) -> list[bytes]:
+        """The IPv4 packets that left `left` since the last call."""
+        packets: list[bytes] = []
+        while True:
+            try:
+                packet, (_, protocol, kind, *_) = self._capture.recvfrom(2048)
+            except BlockingIOError:
+                return packets
+            if protocol == 0x0800 and kind == socket.PACKET_OUTGOING:
+                packets.append(packet)
+
+    def esp_on_the_wire(self, count: int) -> list[Esp]:
+        """The next `count` ESP packets that left `left`. Raises TimeoutError."""
+        found: list[Esp] = []
+        while len(found) < count:
+            found += [_esp(packet) for packet in self.on_the_wire() if packet[9] == 17]
+            if len(found) < count and not select.select([self._capture], [], [], _PATIENCE)[0]:
+                raise TimeoutError(f"{len(found)} of {count} packets")
+        return found
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[None]:
+        """Sends without a pause meanwhile."""
+        stop = threading.Event()
+
+        def work() -> None:
+            number = 0
+            while not stop.is_set():
+                with contextlib.suppress(OSError):
+                    self.send(b"%d" % number)
+                number += 1
+
+        thread = threading.Thread(target=work, name="traffic")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _esp(packet: bytes) -> Esp:
+    return Esp(
+        IPv4Address(packet[12:16]),
+        IPv4Address(packet[16:20]),
+        int.from_bytes(packet[28:32], "big"),
+        int.from_bytes(packet[32:36], "big"),
+        packet,
+    )
+
+
+def _states(replay: str) -> Iterator[str]:
+    """Both hosts have the same two SAs: one sends what the other receives."""
+    for source, destination, spi, key in (
+        (LEFT[0], RIGHT[0], SPI_OUT, "11" * 20),
+        (RIGHT[0], LEFT[0], SPI_IN, "22" * 20),
+    ):
+        yield (
+            f"ip xfrm state add src {source} dst {destination} proto esp spi {spi:#x}"
+            f" reqid {REQID} mode tunnel {replay} flag af-unspec"
+            f" aead rfc4106(gcm(aes)) 0x{key} 128"
+            f" encap espinudp {_ENCAP_PORT} {_ENCAP_PORT} 0.0.0.0"
+        )

@@ -1,0 +1,82 @@
+"""Network namespaces that exist as long as somebody holds their descriptor."""
+
+import contextlib
+import ctypes
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_CLONE_NEWNET: Final = 0x4000_0000
+_HERE: Final = Path("/proc/thread-self/ns/net")
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Namespace:
+    """A network namespace; gone with its last descriptor, socket and process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def current(cls) -> "Namespace":
+        return cls(os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC))
+
+    @classmethod
+    def create(cls) -> "Namespace":
+        """A new one with lo up. Raises PermissionError where that takes more rights."""
+        before = cls.current()
+        try:
+            _check(_libc.unshare(_CLONE_NEWNET))
+            created = cls.current()
+        finally:
+            before.enter()
+            before.close()
+        created.run("ip link set lo up")
+        return created
+
+    @property
+    def path(self) -> str:
+        """What `ip link set … netns` takes, also from another process."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def enter(self) -> None:
+        """Puts this thread into the namespace, and all that it starts."""
+        _check(_libc.setns(self._descriptor, _CLONE_NEWNET))
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        before = Namespace.current()
+        self.enter()
+        try:
+            yield
+        finally:
+            before.enter()
+            before.close()
+
+    def run(self, *commands: str) -> str:
+        """Runs the commands in here, one after the other; returns what they print."""
+        with self.entered():
+            return "".join(run(command) for command in commands)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def run(command: str) -> str:
+    """Raises CalledProcessError, with what the command said as a note."""
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+    try:
+        done.check_returncode()
+    except subprocess.CalledProcessError as error:
+        error.add_note(done.stderr)
+        raise
+    return done.stdout
+
+
+def _check(result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
