@@ -1,0 +1,146 @@
+import errno
+import os
+import pwd
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.adapters.tun import TunDevice, destroy
+from orchestrator.core.errors import KernelError
+from tests.kernel.netns import Namespace
+
+NAME = "vip0"
+pytestmark = pytest.mark.usefixtures("needs_tun")
+
+
+@pytest.fixture
+def tun(network_namespace: Namespace) -> Iterator[TunDevice]:
+    with TunDevice.open(NAME) as opened:
+        network_namespace.run(
+            "ip addr add 10.99.0.2/32 dev vip0",
+            "ip link set vip0 mtu 1380 addrgenmode none",
+            "ip link set vip0 up",
+            "ip route add 10.50.0.0/16 dev vip0 src 10.99.0.2",
+        )
+        yield opened
+
+
+def wait(tun: TunDevice) -> bytes:
+    select.select([tun], [], [], 5.0)
+    packet = tun.read()
+    assert packet is not None
+    return packet
+
+
+def exists(namespace: Namespace) -> bool:
+    return NAME in namespace.run("ip link")
+
+
+def udp(address: str, port: int = 0) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(5.0)
+    sock.bind((address, port))
+    return sock
+
+
+def test_reads_what_is_routed_to_it(tun: TunDevice) -> None:
+    assert tun.read() is None
+    with udp("10.99.0.2") as sock:
+        sock.sendto(b"hello", ("10.50.0.1", 9))
+    packet = wait(tun)
+    assert packet[12:20] == bytes([10, 99, 0, 2, 10, 50, 0, 1])
+    assert packet.endswith(b"hello")
+    assert tun.read() is None
+
+
+def test_what_is_written_arrives(tun: TunDevice) -> None:
+    with udp("10.99.0.2", 7000) as sock:
+        sock.sendto(b"ping", ("10.50.0.1", 7000))
+        sent = bytearray(wait(tun))
+        # The same packet with its ends exchanged; both checksums stay what they were.
+        sent[12:16], sent[16:20] = sent[16:20], sent[12:16]
+        tun.write(bytes(sent))
+        assert sock.recvfrom(100) == (b"ping", ("10.50.0.1", 7000))
+
+
+def test_outlives_its_opener_and_is_adopted(
+    tun: TunDevice, network_namespace: Namespace
+) -> None:
+    tun_index = socket.if_nametoindex(NAME)
+    descriptor = os.dup(tun.fileno())
+    with TunDevice(NAME, descriptor):
+        pass
+    with udp("10.99.0.2") as bound:
+        tun.close()
+        assert exists(network_namespace)
+        assert "10.99.0.2" in network_namespace.run("ip addr show dev vip0")
+        tun._descriptor = TunDevice.open(NAME).fileno()
+        assert socket.if_nametoindex(NAME) == tun_index
+        bound.sendto(b"still here", ("10.50.0.1", 9))
+        assert wait(tun).endswith(b"still here")
+
+
+def test_a_second_opener_is_told_that_somebody_has_it(tun: TunDevice) -> None:
+    with pytest.raises(KernelError, match="another process has it open") as caught:
+        TunDevice.open(NAME)
+    assert caught.value.errno == errno.EBUSY
+
+
+def test_nobody_but_root_can_adopt_it(tun: TunDevice, network_namespace: Namespace) -> None:
+    tun.close()
+    nobody = pwd.getpwnam("nobody").pw_uid
+    child = os.fork()
+    if child == 0:
+        os.setresuid(nobody, nobody, nobody)
+        try:
+            TunDevice.open(NAME)
+        except KernelError as error:
+            os._exit(0 if error.errno in (errno.EPERM, errno.EACCES) else 2)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    tun._descriptor = TunDevice.open(NAME).fileno()
+
+
+def test_destroys_once_and_twice(network_namespace: Namespace) -> None:
+    TunDevice.open(NAME).close()
+    assert exists(network_namespace)
+    destroy(NAME)
+    assert not exists(network_namespace)
+    destroy(NAME)
+
+
+def test_does_not_destroy_what_is_in_use(tun: TunDevice, network_namespace: Namespace) -> None:
+    with pytest.raises(KernelError) as caught:
+        destroy(NAME)
+    assert caught.value.errno == errno.EBUSY
+    assert exists(network_namespace)
+
+
+def test_refuses_a_name_of_another_device(network_namespace: Namespace) -> None:
+    with pytest.raises(KernelError, match="open lo"):
+        TunDevice.open("lo")
+
+
+@pytest.mark.parametrize("name", ["", "a-name-of-sixteen"])
+def test_refuses_a_name_that_no_device_can_have(
+    network_namespace: Namespace, name: str
+) -> None:
+    with pytest.raises(KernelError, match="1 to 15"):
+        TunDevice.open(name)
+
+
+def test_a_closed_device_drops_what_is_routed_to_it(
+    tun: TunDevice, network_namespace: Namespace
+) -> None:
+    network_namespace.run("ip link add out0 type veth peer name in0", "ip link set out0 up")
+    tun.close()
+    with udp("10.99.0.2") as sock:
+        sock.sendto(b"lost, not leaked", ("10.50.0.1", 9))
+    sent = Path("/proc/thread-self/net/dev").read_text()
+    (line,) = [row for row in sent.splitlines() if row.strip().startswith("out0:")]
+    assert line.split()[10] == "0"
+    tun._descriptor = TunDevice.open(NAME).fileno()
