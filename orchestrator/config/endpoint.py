@@ -1,0 +1,243 @@
+"""The endpoint's configuration. The text under each field is its reference."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from orchestrator.config.common import (
+    CertificateAuth,
+    CharonSocket,
+    Control,
+    Hold,
+    State,
+    psk_file_faults,
+    read_secret,
+)
+from orchestrator.config.reader import Contradiction
+from orchestrator.config.values import (
+    AssignedVips,
+    Between,
+    HostName,
+    Identity,
+    InterfaceGlob,
+    Otherwise,
+    Secret,
+)
+from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
+
+NEVER_OUTER: Final = tuple(map(InterfaceGlob, ("lo", "vip0", "vips0")))
+"""The way out of the tunnel is never through our own devices (invariant 2)."""
+
+
+def _globs(*patterns: str) -> tuple[InterfaceGlob, ...]:
+    return tuple(map(InterfaceGlob, patterns))
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The mobility server."""
+
+    identity: Identity
+    """What the server must prove to be, exactly as its own `identity` says."""
+    addresses: tuple[
+        Annotated[IPAddress, Otherwise("write an IP address; host names go into names = […]")],
+        ...,
+    ] = ()
+    """Its addresses on the underlay, of both families if it has both, best first. Every one
+    is tried: an endpoint can move from a network that only has IPv6 to one that only has
+    IPv4."""
+    names: tuple[HostName, ...] = ()
+    """Names to look up when the daemon starts, in addition to `addresses`. The answers are
+    kept for starts without a network. Addresses are better: while the device is detached no
+    name can be looked up."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if not self.addresses and not self.names:
+            yield Contradiction(
+                (),
+                "[server] has neither addresses nor names",
+                'add addresses = ["203.0.113.10"]',
+            )
+        for index, address in enumerate(self.addresses):
+            if address in self.addresses[:index]:
+                yield Contradiction(
+                    ("addresses", index), f"{address} is there twice", "delete one of them"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPsk:
+    """Both sides know one secret."""
+
+    kind: Literal["psk"]
+    """How the two sides authenticate each other."""
+    secret_file: Path | None = None
+    """A file with the pre-shared key on one line. Not readable by others."""
+    secret: Secret | None = field(default=None, repr=False)
+    """The pre-shared key itself, where one file is easier to distribute than two. This file
+    must then belong to root and have mode 0600."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if (self.secret is None) == (self.secret_file is None):
+            problem = "no secret is given" if self.secret is None else "two secrets are given"
+            remedy = 'add secret_file = "/etc/orchestrator/secret"'
+            yield Contradiction(
+                (), problem, remedy if self.secret is None else "leave secret_file only"
+            )
+        if self.secret_file is not None:
+            yield from psk_file_faults("secret_file", self.secret_file)
+
+    def key(self) -> bytes:
+        """The pre-shared key, read anew each time. Raises ConfigError."""
+        if self.secret is not None:
+            return self.secret.encode()
+        if self.secret_file is None:
+            raise ValueError("a PSK without a secret is refused when it is loaded")
+        return read_secret(self.secret_file)
+
+
+class TunnelMode(StrEnum):
+    FULL = "full"
+    SPLIT = "split"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What goes through the tunnel, and from which address."""
+
+    mode: TunnelMode = TunnelMode.FULL
+    """`full`: everything. `split`: only `prefixes`. Full by default: what an application sends
+    to a forgotten prefix would leave unprotected."""
+    prefixes: tuple[IPNetwork, ...] = ()
+    """With `split`, the destinations that are reached through the tunnel."""
+    local_networks: bool = True
+    """With `full`, whether hosts on the attached link (printers, the router's own page) are
+    reached directly. True by default, because a link that asks for a sign-in is reached no
+    other way."""
+    mtu: Annotated[int, Between(1280, 9000)] = 1380
+    """The largest packet inside the tunnel. 1380 leaves 120 octets for ESP in UDP over IPv6
+    on a link of 1500: AES-GCM takes 85 of them at most, AES-CBC with SHA-512 takes 116."""
+    vips: AssignedVips = ()
+    """Our virtual addresses: `"assigned"` by the server, which always gives us the same ones,
+    or fixed here, one of each family at most. Fixed ones must stand in the server's
+    `[vip.static]` too."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.mode is TunnelMode.FULL and self.prefixes:
+            yield Contradiction(
+                ("prefixes",),
+                "prefixes are given, but the whole traffic goes through the tunnel",
+                'add mode = "split", or delete prefixes',
+            )
+        if self.mode is TunnelMode.SPLIT and not self.prefixes:
+            yield Contradiction(
+                ("mode",), "nothing goes through the tunnel", 'add prefixes = ["10.0.0.0/8"]'
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Which network interfaces may carry the tunnel, and which do so rather."""
+
+    include: tuple[InterfaceGlob, ...] = _globs("*")
+    """Interfaces that may carry the tunnel."""
+    exclude: tuple[InterfaceGlob, ...] = _globs(
+        "docker*", "br-*", "veth*", "virbr*", "vnet*", "lxc*", "lxd*", "cni*", "cali*",
+        "flannel*", "podman*", "dummy*", "wg*", "tun*", "tap*", "tailscale*",
+    )  # fmt: skip
+    """Interfaces that may not, whatever `include` says. By default those of containers and
+    virtual machines, which lead nowhere, and other tunnels. `lo` and our own devices are
+    always excluded."""
+    preference: tuple[InterfaceGlob, ...] = _globs("en*", "eth*", "wl*", "ww*", "ppp*", "usb*")
+    """Best first; interfaces that no pattern matches come last, and among equals the route
+    metric decides. By default wire, then Wi-Fi, then mobile networks: cheapest first."""
+
+    def __post_init__(self) -> None:
+        missing = tuple(glob for glob in NEVER_OUTER if glob not in self.exclude)
+        object.__setattr__(self, "exclude", (*self.exclude, *missing))
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if not self.include:
+            yield Contradiction(("include",), "no link may be used", 'write include = ["*"]')
+        if "*" in self.exclude:
+            yield Contradiction(
+                ("exclude",), 'no link may be used: "*" excludes all', "exclude some only"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTimers:
+    """How long we wait for whom."""
+
+    attempt: Annotated[Seconds, Between(1, 60)] = Seconds(8.0)
+    """One negotiation. charon sends its first message at 0, 1, 2.5 and 4.8 s; what is not
+    answered by 8 s is tried on another path instead."""
+    backoff_min: Annotated[Seconds, Between(0.1, 60)] = Seconds(0.5)
+    """The pause after the first failed negotiation; it doubles with each further one."""
+    backoff_max: Annotated[Seconds, Between(1, 3600)] = Seconds(30.0)
+    """The longest pause. Half a minute is what a person waits who knows that the network is
+    back; a change of the network ends any pause at once."""
+    probe_interval: Annotated[Seconds, Between(0.1, 60)] = Seconds(2.0)
+    """Between an answered probe and the next one. A probe costs some 150 octets on the air;
+    every two seconds keeps a phone's radio no busier than its own signalling."""
+    dead_after: Annotated[Seconds, Between(0.3, 60)] = Seconds(2.0)
+    """A path that leaves probes unanswered this long is given up. Mobile networks pause for
+    a second at a hand-over; giving up then would cost more than waiting."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.backoff_min > self.backoff_max:
+            yield Contradiction(
+                ("backoff_min",), "backoff_min is above backoff_max", "exchange them"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """A mobile device."""
+
+    role: Literal["endpoint"]
+    """Which daemon this file is for."""
+    identity: Identity
+    """What we prove to be: a name, a mail address, or the subject of our certificate."""
+    server: Server
+    auth: EndpointPsk | CertificateAuth
+    tunnel: Tunnel = Tunnel()
+    links: Links = Links()
+    hold: Hold = Hold()
+    timers: EndpointTimers = EndpointTimers()
+    control: Control = Control()
+    charon: CharonSocket = CharonSocket()
+    state: State = State()
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.identity == self.server.identity:
+            yield Contradiction(
+                ("server", "identity"),
+                "the server has the endpoint's own identity",
+                "give each its own",
+            )
+        for index, vip in enumerate(self.tunnel.vips):
+            if vip in self.server.addresses:
+                yield Contradiction(
+                    ("tunnel", "vips", index),
+                    f"{vip} is an address of the server",
+                    "use an address of the server's [vip] pools",
+                )
+
+
+def inline_secret_faults(config: Path, auth: object) -> Iterator[Contradiction]:
+    """A secret in the configuration file makes that file a secret."""
+    if not isinstance(auth, dict) or "secret" not in auth:
+        return
+    found = config.stat()
+    others = stat.S_IMODE(found.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    if others or found.st_uid not in (0, os.geteuid()):
+        yield Contradiction(
+            ("auth", "secret"),
+            "the secret stands in a file that others may read",
+            f"run `chown root {config}; chmod 600 {config}`, or use secret_file",
+        )

@@ -1,0 +1,131 @@
+"""Writes docs/configuration.md out of the configuration dataclasses.
+
+`python -m orchestrator.config.reference > docs/configuration.md`; a test compares the two.
+"""
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, Field
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+
+from orchestrator.config.endpoint import EndpointConfig
+from orchestrator.config.reader import KINDS, has_default, is_table, schema
+from orchestrator.config.server import ServerConfig
+from orchestrator.config.values import Between
+
+INTRODUCTION: Final = """\
+# Configuration
+
+One TOML file per daemon, `/etc/orchestrator/endpoint.toml` or `/etc/orchestrator/server.toml`;
+commented examples stand in [examples](examples). `orchestrator check FILE` says everything that
+is wrong with a file, each fault with its line and what to do, and changes nothing.
+
+Unknown keys are faults. Durations are texts such as `"500ms"`, `"4s"`, `"2m"`, `"8h"`, `"1d"`;
+sizes `"64B"`, `"512KiB"`, `"4MiB"`, `"1GiB"`. Relative paths start where the file stands. Files
+with secrets must not be readable by others.
+
+This page is made from the program itself (`orchestrator/config`).
+"""
+
+
+def reference() -> str:
+    """The whole page, Markdown."""
+    parts = [INTRODUCTION]
+    for title, cls in (("Endpoint", EndpointConfig), ("Mobility server", ServerConfig)):
+        parts += [f"## {title}\n", *_table(cls, ())]
+    return "\n".join(parts)
+
+
+def reasons(cls: type[object]) -> dict[str, str]:
+    """The text under each field of a dataclass, in one line."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    found: dict[str, str] = {}
+    name = ""
+    for statement in tree.body if isinstance(tree, ast.ClassDef) else ():
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                pass
+            case ast.Expr(value=ast.Constant(value=str() as text)) if name:
+                found[name] = " ".join(text.split())
+                name = ""
+    return found
+
+
+def _table(cls: type[Any], where: tuple[str, ...]) -> Iterator[str]:
+    """The entries of a table, then the tables inside it."""
+    inner: list[str] = []
+    why = reasons(cls)
+    for name, kind, spec in schema(cls):
+        if is_table(kind):
+            inner += _inner_tables(name, kind, where)
+            continue
+        yield f"- **`{name}`** ({describe(kind)}; {_default(kind, spec)})  "
+        yield textwrap.indent(textwrap.fill(why[name], 94), "  ")
+    yield ""
+    yield from inner
+
+
+def _inner_tables(name: str, kind: object, where: tuple[str, ...]) -> Iterator[str]:
+    path = (*where, name)
+    heading = f"### `[{'.'.join(path)}]`"
+    for cls in get_args(kind) or (kind,):
+        chosen = get_type_hints(cls).get("kind")
+        suffix = f' with `kind = "{get_args(chosen)[0]}"`' if chosen is not None else ""
+        yield f"{heading}{suffix}\n"
+        yield f"{textwrap.fill(' '.join((inspect.getdoc(cls) or '').split()), 96)}\n"
+        yield from _table(cls, path)
+
+
+def describe(kind: object) -> str:
+    """The type in the words of somebody who writes the file."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in KINDS:
+        return KINDS[kind].name
+    if origin is Annotated:
+        bounds = arguments[1]
+        if not isinstance(bounds, Between):
+            return describe(arguments[0])
+        show = KINDS[arguments[0]].show
+        limit = f", {show(bounds.least)} to {show(bounds.most)}" if bounds.most else ""
+        return f"{describe(arguments[0])}{limit}"
+    if origin is Literal:
+        return _literal(kind)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return " or ".join(f'`"{member}"`' for member in kind)
+    if origin is tuple:
+        return f"array: {describe(arguments[0])}"
+    if type(None) in arguments:
+        return describe(arguments[0])
+    return f"table: {describe(arguments[0])} = {describe(arguments[1])}"
+
+
+def _default(kind: object, spec: Field[Any]) -> str:
+    if not has_default(spec):
+        return "required"
+    if spec.default is MISSING:
+        return "default: empty"
+    if spec.default is None and kind not in KINDS:
+        return "default: none"
+    return f"default: `{_shown(kind, spec.default)}`"
+
+
+def _shown(kind: object, value: Any) -> str:
+    if get_origin(kind) is Annotated:
+        return _shown(get_args(kind)[0], value)
+    if kind in KINDS:
+        return KINDS[kind].show(value)
+    if get_origin(kind) is tuple:
+        return f"[{', '.join(_shown(get_args(kind)[0], each) for each in value)}]"
+    return f'"{value}"'
+
+
+def _literal(kind: object) -> str:
+    return f'`"{get_args(kind)[0]}"`'
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

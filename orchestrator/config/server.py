@@ -1,0 +1,252 @@
+"""The mobility server's configuration. The text under each field is its reference."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from orchestrator.config.common import (
+    CertificateAuth,
+    CharonSocket,
+    Control,
+    Hold,
+    State,
+    psk_file_faults,
+    read_secret,
+)
+from orchestrator.config.reader import Contradiction
+from orchestrator.config.values import (
+    Between,
+    FixedVips,
+    Identity,
+    InterfaceName,
+    Lifetime,
+    Octets,
+)
+from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """The side that the internet is on. Nothing but IKE, ESP and what comes out of the
+    tunnels is accepted there."""
+
+    interfaces: tuple[InterfaceName, ...]
+    """Interfaces that endpoints come in on. All others count as LAN and are left alone."""
+    addresses: tuple[IPAddress, ...] = ()
+    """Our addresses there. Empty: whatever the interfaces have. Given, they are compared with
+    what is there, and `doctor` says what is missing."""
+    extra_tcp_ports: tuple[Annotated[int, Between(1, 65535)], ...] = ()
+    """TCP ports of this host that stay reachable from the underlay and for endpoints, such as
+    22. None by default: a gateway is administered from its LAN side, and a forgotten port is
+    a hole."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if not self.interfaces:
+            yield Contradiction(
+                ("interfaces",), "endpoints cannot come in", 'write interfaces = ["eth0"]'
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPsk:
+    """Each endpoint shares a secret with us."""
+
+    kind: Literal["psk"]
+    """How the two sides authenticate each other."""
+    secret_file: Path | None = None
+    """A file with the pre-shared key of every endpoint that `secrets` does not name. Any of
+    them can then pose as any other of them: for trying things out."""
+    secrets: Mapping[Identity, Path] = field(default_factory=lambda: MappingProxyType({}))
+    """A file with the pre-shared key of each endpoint, by its identity."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.secret_file is None and not self.secrets:
+            yield Contradiction(
+                (),
+                "no secret is given",
+                'add [auth.secrets] with lines like "laptop1@example.org" = "/etc/…"',
+            )
+        if self.secret_file is not None:
+            yield from psk_file_faults("secret_file", self.secret_file)
+        for identity, path in self.secrets.items():
+            for fault in psk_file_faults(identity, path):
+                yield Contradiction(("secrets", identity), fault.problem, fault.remedy)
+
+    def keys(self) -> tuple[tuple[Identity | None, bytes], ...]:
+        """Whose pre-shared key is which, read anew each time; None: everybody else's.
+
+        Raises ConfigError.
+        """
+        named = tuple((name, read_secret(path)) for name, path in self.secrets.items())
+        if self.secret_file is None:
+            return named
+        return (*named, (None, read_secret(self.secret_file)))
+
+
+@dataclass(frozen=True, slots=True)
+class Vip:
+    """The virtual addresses of the endpoints."""
+
+    pools: tuple[IPNetwork, ...]
+    """Networks to give virtual addresses from, one of each family or of either. The network's
+    own address, its first host and, with IPv4, its broadcast address are never given out."""
+    static: Mapping[Identity, FixedVips] = field(default_factory=lambda: MappingProxyType({}))
+    """Fixed virtual addresses of some endpoints, by identity. They lie in the pools; nobody
+    else gets them."""
+    lease_time: Lifetime = None
+    """How long the addresses of an endpoint that stays away are kept for it. Unlimited by
+    default: connections wait for an endpoint as long as its peers do, and private addresses
+    cost nothing."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if not self.pools:
+            yield Contradiction(
+                ("pools",), "there is nothing to give out", 'write pools = ["10.99.0.0/24"]'
+            )
+        for index, pool in enumerate(self.pools):
+            if pool.num_addresses < 4:
+                yield Contradiction(
+                    ("pools", index),
+                    f"{pool} is too small to give an address from",
+                    f"write a larger network, /{pool.max_prefixlen - 2} at least",
+                )
+        for (_, one), (index, other) in combinations(enumerate(self.pools), 2):
+            if one.version == other.version and one.overlaps(other):
+                yield Contradiction(
+                    ("pools", index), f"{other} overlaps {one}", "leave the larger one"
+                )
+        yield from self._static_faults()
+
+    def _static_faults(self) -> Iterator[Contradiction]:
+        owners: dict[IPAddress, Identity] = {}
+        for identity, vips in self.static.items():
+            for vip in vips:
+                if not any(vip in pool for pool in self.pools):
+                    yield Contradiction(
+                        ("static", identity),
+                        f"{vip} is in none of the pools",
+                        "take an address of a pool, or add a pool",
+                    )
+                if vip in owners:
+                    yield Contradiction(
+                        ("static", identity),
+                        f"{vip} belongs to {owners[vip]} already",
+                        "give each endpoint its own",
+                    )
+                owners[vip] = identity
+
+
+class LanSource(StrEnum):
+    VIP = "vip"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Lan:
+    """The side that the peers are on."""
+
+    interfaces: tuple[InterfaceName, ...] = ()
+    """Interfaces of the LAN. Given, they are compared with what is there, and `doctor` says
+    what is missing. Empty: all that are not underlay."""
+    source: LanSource = LanSource.VIP
+    """From which address peers see the connections of endpoints: their own virtual address
+    (`vip`), or this server's (`server`) where the LAN has no route to the pools. `vip` by
+    default: peers' logs and firewalls then tell endpoints apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The connection proxy: keeps TCP connections open while an endpoint is away."""
+
+    enabled: bool = True
+    """Without it TCP is forwarded like everything else, and an absent endpoint's peers give
+    up after some minutes."""
+    port: Annotated[int, Between(1024, 65534)] = 11110
+    """Where the proxy listens for intercepted connections: this port for those of endpoints,
+    the next one for those of peers, on 127.0.0.1 and ::1 only. Above 1023, and below the
+    range the kernel picks from."""
+    flows_per_session: Annotated[int, Between(1, 65535)] = 1024
+    """Connections of one endpoint; beyond it, a further one is refused. A browser with many
+    tabs has some 200."""
+    flows: Annotated[int, Between(1, 1_000_000)] = 20_000
+    """Connections in all; beyond it, a further one is refused. Each takes two sockets;
+    20,000 are far within the hard limit of descriptors that systemd grants (524,288). Should
+    all their queues be full, they keep 10 GB of memory."""
+    queue_per_flow: Annotated[Octets, Between(16 * 1024, 64 * 1024**2)] = Octets(256 * 1024)
+    """Octets kept in each direction of a connection. When it is full the sender is told to
+    wait, which TCP does for as long as it takes: nothing is lost. 256 KiB keeps 100 Mbit/s
+    busy at 20 ms."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.flows_per_session > self.flows:
+            yield Contradiction(
+                ("flows_per_session",),
+                "one endpoint may have more connections than all together",
+                "raise flows, or lower flows_per_session",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What endpoints can make us keep."""
+
+    sessions: Annotated[int, Between(1, 100_000)] = 2000
+    """Endpoints with a session, present or away; beyond it, a further one is refused. With the
+    default hold they can keep 8 GB of memory at the very most, all of them at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimers:
+    """How long we wait for whom."""
+
+    detach_after: Annotated[Seconds, Between(0.5, 600)] = Seconds(7.0)
+    """An endpoint that was not heard this long counts as away: its packets are held. Three and
+    a half of the endpoint's default `probe_interval`: three probes may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """A mobility server."""
+
+    role: Literal["server"]
+    """Which daemon this file is for."""
+    identity: Identity
+    """What we prove to be; the endpoints' `[server]` names the same."""
+    underlay: Underlay
+    auth: ServerPsk | CertificateAuth
+    vip: Vip
+    lan: Lan = Lan()
+    proxy: Proxy = Proxy()
+    hold: Hold = Hold()
+    limits: Limits = Limits()
+    timers: ServerTimers = ServerTimers()
+    control: Control = Control()
+    charon: CharonSocket = CharonSocket()
+    state: State = State()
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        for index, address in enumerate(self.underlay.addresses):
+            if any(address in pool for pool in self.vip.pools):
+                yield Contradiction(
+                    ("underlay", "addresses", index),
+                    f"{address} is in a pool of virtual addresses",
+                    "keep the underlay's networks out of [vip] pools",
+                )
+        for index, name in enumerate(self.lan.interfaces):
+            if name in self.underlay.interfaces:
+                yield Contradiction(
+                    ("lan", "interfaces", index),
+                    f"{name} is underlay and LAN at once",
+                    "leave it in one of the two",
+                )
+        named = self.auth.secrets if isinstance(self.auth, ServerPsk) else {}
+        if self.identity in named:
+            yield Contradiction(
+                ("auth", "secrets", self.identity),
+                "an endpoint has the server's own identity",
+                "give each its own",
+            )

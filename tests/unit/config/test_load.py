@@ -1,0 +1,251 @@
+"""Files that are right: what they mean, what they default to, what they never show."""
+
+from dataclasses import FrozenInstanceError
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.config.common import read_secret
+from orchestrator.config.endpoint import EndpointConfig, EndpointPsk, TunnelMode
+from orchestrator.config.reader import Reader
+from orchestrator.config.server import LanSource, ServerConfig, ServerPsk
+from orchestrator.config.toml import load
+from orchestrator.core.errors import ConfigError
+from orchestrator.core.hold import HoldLimits
+
+EXAMPLES = Path(__file__).parents[3] / "docs/examples"
+SECRET = "correct horse battery staple"
+
+
+def place(directory: Path, name: str, text: str, mode: int = 0o600) -> Path:
+    file = directory / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def endpoint(tmp_path: Path, rest: str = "", *, mode: int = 0o644) -> EndpointConfig:
+    place(tmp_path, "secret", f"{SECRET}\n")
+    text = f"""
+role = "endpoint"
+identity = "laptop1@example.org"
+server = {{ identity = "vpn.example.org", addresses = ["203.0.113.10"] }}
+auth = {{ kind = "psk", secret_file = "secret" }}
+{rest}
+"""
+    config = load(place(tmp_path, "endpoint.toml", text, mode))
+    assert isinstance(config, EndpointConfig)
+    return config
+
+
+def example(tmp_path: Path, name: str) -> Path:
+    """The example as it is, but for where its files are."""
+    text = (EXAMPLES / name).read_text()
+    for secret in ("secret", "secrets/laptop1", "secrets/truck7"):
+        place(tmp_path, secret, f"{SECRET}\n")
+    return place(tmp_path, name, text.replace("/etc/orchestrator/", f"{tmp_path}/"))
+
+
+def uncommented(tmp_path: Path, name: str, *without: str) -> Path:
+    """The example with every commented default switched on."""
+    lines = []
+    inside = False
+    for line in example(tmp_path, name).read_text().splitlines():
+        setting = line.startswith("# ") and " = " in line and line[2].islower()
+        continued = inside and line.startswith("#     ")
+        if (setting or continued) and not any(word in line for word in without):
+            line = line[2:].split("    #")[0]
+            inside = line.count("[") > line.count("]") or (continued and "]" not in line)
+        lines.append(line)
+    return place(tmp_path, name, "\n".join(lines))
+
+
+def test_the_endpoint_example_is_right(tmp_path: Path) -> None:
+    config = load(example(tmp_path, "endpoint.toml"))
+    assert isinstance(config, EndpointConfig)
+    assert config.server.addresses == (
+        ip_address("203.0.113.10"),
+        ip_address("2001:db8:113::10"),
+    )
+    assert config.auth.kind == "psk"
+
+
+def test_the_server_example_is_right(tmp_path: Path) -> None:
+    config = load(example(tmp_path, "server.toml"))
+    assert isinstance(config, ServerConfig)
+    assert config.vip.pools == (ip_network("10.99.0.0/24"), ip_network("fd00:99::/64"))
+    assert config.vip.static["truck7@example.org"] == (
+        ip_address("10.99.0.7"),
+        ip_address("fd00:99::7"),
+    )
+    assert isinstance(config.auth, ServerPsk)
+    assert config.auth.keys() == (
+        ("laptop1@example.org", SECRET.encode()),
+        ("truck7@example.org", SECRET.encode()),
+    )
+
+
+@pytest.mark.parametrize("name", ["endpoint.toml", "server.toml"])
+def test_what_the_examples_comment_out_are_the_defaults(tmp_path: Path, name: str) -> None:
+    optional = (
+        "names =", "secret_file =", "kind =", "certificate =", "private_key =", "ca =",
+        'mode = "split"', "prefixes =", "group =", "interfaces =", "addresses =",
+        "extra_tcp_ports =",
+    )  # fmt: skip
+    plain = load(example(tmp_path, name))
+    file = uncommented(tmp_path, name, *optional)
+    assert file.read_text().count("\n# ") < (EXAMPLES / name).read_text().count("\n# ")
+    assert load(file) == plain
+
+
+def test_defaults_are_those_of_the_deciding_core(tmp_path: Path) -> None:
+    config = endpoint(tmp_path)
+    assert config.hold.limits == HoldLimits()
+    assert config.tunnel.mode is TunnelMode.FULL
+    assert config.tunnel.vips == ()
+    assert config.state.directory == Path("/var/lib/orchestrator")
+
+
+def test_relative_paths_start_where_the_file_stands(tmp_path: Path) -> None:
+    config = endpoint(tmp_path, 'state.directory = "state"\ncharon.socket = "/run/x"')
+    assert config.state.directory == tmp_path / "state"
+    assert config.charon.socket == Path("/run/x")
+
+
+def test_reads_values_of_every_kind(tmp_path: Path) -> None:
+    config = endpoint(
+        tmp_path,
+        """
+tunnel = { mode = "split", prefixes = ["10.0.0.0/8"], vips = ["10.99.0.7", "fd00:99::7"] }
+hold = { max_bytes = "512KiB", max_age = "8h" }
+timers = { attempt = "4s", probe_interval = "500ms" }
+links = { exclude = ["eth1"] }
+""",
+    )
+    assert config.tunnel.prefixes == (ip_network("10.0.0.0/8"),)
+    assert [vip.version for vip in config.tunnel.vips] == [4, 6]
+    assert config.hold.limits == HoldLimits(512 * 1024, 8192, config.hold.max_age)
+    assert config.hold.max_age == 28800.0
+    assert config.timers.attempt == 4.0
+    assert config.timers.probe_interval == 0.5
+
+
+def test_our_own_devices_are_never_an_outer_path(tmp_path: Path) -> None:
+    exclude = endpoint(tmp_path, 'links = { exclude = ["eth1"] }').links.exclude
+    assert exclude == ("eth1", "lo", "vip0", "vips0")
+
+
+def test_a_server_lease_lasts_for_ever_unless_limited(tmp_path: Path) -> None:
+    config = load(example(tmp_path, "server.toml"))
+    assert isinstance(config, ServerConfig)
+    assert config.vip.lease_time is None
+    assert config.lan.source is LanSource.VIP
+
+
+def test_a_configuration_cannot_be_changed(tmp_path: Path) -> None:
+    config = endpoint(tmp_path)
+    with pytest.raises(FrozenInstanceError):
+        config.identity = "other"  # type: ignore[misc]  # what is tested
+
+
+def test_an_inline_secret_is_taken_from_a_secret_file_only(tmp_path: Path) -> None:
+    text = f"""
+role = "endpoint"
+identity = "a"
+server = {{ identity = "b", names = ["vpn.example.org"] }}
+auth = {{ kind = "psk", secret = "{SECRET}" }}
+"""
+    config = load(place(tmp_path, "endpoint.toml", text, 0o600))
+    assert isinstance(config, EndpointConfig)
+    assert isinstance(config.auth, EndpointPsk)
+    assert config.auth.key() == SECRET.encode()
+    for mode in (0o640, 0o604, 0o620):
+        with pytest.raises(ConfigError) as caught:
+            load(place(tmp_path, "endpoint.toml", text, mode))
+        assert "chmod 600" in caught.value.faults[0].remedy
+        assert SECRET not in str(caught.value)
+
+
+def test_a_secret_is_never_in_a_repr(tmp_path: Path) -> None:
+    text = f"""
+role = "endpoint"
+identity = "a"
+server = {{ identity = "b", names = ["vpn.example.org"] }}
+auth = {{ kind = "psk", secret = "{SECRET}" }}
+"""
+    config = load(place(tmp_path, "endpoint.toml", text))
+    assert SECRET not in repr(config)
+    assert SECRET not in str(config)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o606, 0o602])
+def test_a_secret_file_that_everybody_may_use_is_refused(tmp_path: Path, mode: int) -> None:
+    place(tmp_path, "open", SECRET, mode)
+    endpoint(tmp_path)
+    text = (tmp_path / "endpoint.toml").read_text()
+    with pytest.raises(ConfigError) as caught:
+        load(place(tmp_path, "endpoint.toml", text.replace('"secret"', '"open"')))
+    assert caught.value.faults[0].remedy == f"run `chmod 600 {tmp_path / 'open'}`"
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"x" * 5000])
+def test_a_file_without_a_usable_secret_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(ConfigError):
+        read_secret(tmp_path / "secret")
+
+
+def test_a_secret_is_read_without_its_line_end(tmp_path: Path) -> None:
+    assert read_secret(place(tmp_path, "secret", f"{SECRET}\r\n")) == SECRET.encode()
+
+
+@pytest.mark.parametrize("content", [b"role = \xff", b"#" * (1024 * 1024 + 1)])
+def test_what_is_no_configuration_at_all_is_said_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.toml").write_bytes(content)
+    with pytest.raises(ConfigError):
+        load(tmp_path / "c.toml")
+
+
+def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "absent.toml")
+    assert "No such file" in str(caught.value)
+    with pytest.raises(ConfigError):
+        load(tmp_path)
+
+
+JSONLIKE = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["kind", "identity", "addresses", "secrets", "static", "pools", "x"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.sampled_from([EndpointConfig, ServerConfig]),
+    st.dictionaries(
+        st.sampled_from(["role", "identity", "server", "auth", "vip", "tunnel", "underlay"]),
+        JSONLIKE,
+    ),
+)
+@settings(deadline=None, max_examples=300)
+def test_anything_in_a_file_is_read_or_refused(
+    cls: type[EndpointConfig | ServerConfig], raw: dict[str, object]
+) -> None:
+    reader = Reader(Path("/nowhere"))
+    config = reader.table(cls, raw, ())
+    assert (config is None) == bool(reader.found)
