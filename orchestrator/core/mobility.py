@@ -7,13 +7,16 @@ The rules, each with the method that keeps it:
    use its tunnel again; a tunnel can be moved: move it, send at once, negotiate behind it;
    otherwise negotiate, and flip when the tunnel is up.
 3. A fresh tunnel takes the traffic when there is none, when the active one was moved or lost
-   its IKE_SA, or when its link is better (`_tunnel_up`).
-4. The tunnel that lost the traffic still receives for a while, then is deleted (`_retire`).
+   its IKE_SA, or when its link is better; otherwise it stays warm (`_tunnel_up`).
+4. The tunnel that lost the traffic is kept to go back to until its successor has proved itself;
+   then it still receives for a while, and is deleted (`_retire`).
 5. Attached means answered: a probe came back through the tunnel (`_answered`).
 6. A path whose probes stay unanswered is as gone as one without carrier (`_tick`).
 7. charon's absence changes nothing for traffic that runs; its return is checked (`_charon_up`).
 8. A negotiation that fails is repeated on the next path, and on the same one after a growing
-   pause (`_attempt`).
+   pause (`_negotiate_if_needed`, `_fail`).
+9. Only tunnels negotiated by us are ours: other people's connections in the same charon are
+   left alone (`_tunnel_up`, `_charon_up`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -61,7 +64,7 @@ from orchestrator.core.mobility_events import (
     Woke,
 )
 from orchestrator.core.network import Snapshot, changes
-from orchestrator.core.paths import LinkChoice, Path, absence, candidates
+from orchestrator.core.paths import Absence, LinkChoice, Path, absence, candidates
 from orchestrator.core.quantities import Instant, IPAddress, LinkIndex, Seconds, TableId
 
 MOVE_HORIZON: Final = Seconds(600.0)
@@ -71,7 +74,13 @@ REFUSAL_WINDOW: Final = Seconds(5.0)
 """An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
 OVERTIME: Final = Seconds(5.0)
 """Beyond its limit a negotiation of which we hear nothing at all is taken for failed."""
+DOUBLINGS: Final = 16
+"""Of the pause between two negotiations; by then it is as long as anybody configures."""
 SEQUENCES: Final = 2**32
+CONNECTION_PREFIX: Final = "orchestrator-"
+"""Of the connections we negotiate. The first flip follows, which no two runs of the daemon have
+in common, and a number: a name is how an attempt is abandoned, so that it must never mean an
+older tunnel as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +110,11 @@ class _Held:
     since: Instant
     heard: Instant
     """When data was last seen through it."""
+    answered: bool = False
+    """A probe came back through it, where it leads now."""
     moved: bool = False
-    orphaned: bool = False
-    """charon does not know its IKE_SA (any more)."""
+    renew: Reason | None = None
+    """Why it is to be negotiated anew although it works."""
     retire_at: Instant | None = None
 
 
@@ -138,6 +149,12 @@ def _place(path: Path) -> _Place:
     return _Place(path.link, path.pop, path.server)
 
 
+def _given(tunnel: Tunnel) -> tuple[IPAddress, ...]:
+    """The addresses that the server says are ours: by payload, or by narrowing our offer."""
+    hosts = (ts.network_address for ts in tunnel.local_ts if ts.num_addresses == 1)
+    return tunnel.local_vips or tuple(hosts)
+
+
 class Mobility:
     """One endpoint. `handle` and `deadline` are the whole interface; the rest is for status."""
 
@@ -151,6 +168,7 @@ class Mobility:
         self.charon: str | None = None
         """charon's version while it answers."""
         self.roams = 0
+        self._names = f"{CONNECTION_PREFIX}{first_flip}-"
         self.flip = first_flip
         """The number of the latest change of path; the server follows the newest."""
         self.liveness: Liveness | None = None
@@ -263,7 +281,14 @@ class Mobility:
         if event.adopted is not None:
             path = self._path_of(event.adopted)
             if path is not None:
-                held = _Held(event.adopted, path, now, now, orphaned=True)
+                held = _Held(
+                    event.adopted,
+                    path,
+                    now,
+                    now,
+                    answered=True,
+                    renew=Reason.CHARON_RESTARTED,
+                )
                 self._held.append(held)
                 self._activate(held, {Reason.ADOPTED}, now)
                 return
@@ -272,48 +297,51 @@ class Mobility:
 
     def _network(self, snapshot: Snapshot, now: Instant) -> None:
         what = changes(self._snapshot, snapshot)
-        before = self._tables
+        applied = self._tables
         self._look(snapshot)
-        if self._attempt is not None and _place(self._attempt.path) not in self._places():
-            self._effects.append(Abandon(self._attempt.connection))
-            self._attempt = None
         if self._active is not None:
             path = self._path_at(self._active.path)
             if path is None:
                 self._lose(frozenset({*what, *self._why_none()}), now)
-                self._recover(frozenset(what), now)
-                return
-            self._active.path = path
-        if self._tables != before:
+                applied = self._tables
+            else:
+                self._active.path = path
+        if self._tables != applied:
             self._apply()
+        if self._attempt is not None and _place(self._attempt.path) not in self._places():
+            self._abandon()
         if self._active is None and what:
+            if self._why_none() != self.reasons & frozenset(Absence):
+                self._set_state(State.DETACHED, {*what, *self._why_none()}, now)
             self._recover(frozenset(what), now)
 
     def _look(self, snapshot: Snapshot) -> None:
-        """Takes the snapshot in: paths, and a routing table for each place, kept stable."""
+        """Takes the snapshot in: paths, and a routing table for each place, kept stable.
+
+        With more places than tables the worst of them are not used.
+        """
         self._snapshot = snapshot
-        self.paths = candidates(
+        found = candidates(
             snapshot, self.policy.servers, self.policy.choice, frozenset(self.vips)
         )
         kept = {(path.link, path.pop): table for path, table in self._tables.items()}
-        used = {
-            kept[path.link, path.pop] for path in self.paths if (path.link, path.pop) in kept
-        }
+        used = {kept[path.link, path.pop] for path in found if (path.link, path.pop) in kept}
         free = (TableId(number) for number in TABLE_PATHS if number not in used)
         tables: dict[Path, TableId] = {}
-        fresh: dict[tuple[LinkIndex, IPAddress], TableId] = {}
-        for path in self.paths:
+        for path in found:
             key = (path.link, path.pop)
-            if key not in kept and key not in fresh:
-                fresh[key] = next(free)
-            tables[path] = kept.get(key) or fresh[key]
+            table = kept.get(key) or next(free, None)
+            if table is not None:
+                kept[key] = tables[path] = table
         self._tables = tables
+        self.paths = tuple(tables)
         live = self._places()
         self._failures = {p: f for p, f in self._failures.items() if p in live}
 
     def _woke(self, now: Instant) -> None:
         """Everything is doubtful; the next answer, or its absence, decides."""
         self._failures.clear()
+        self._abandon()
         if self._active is not None and self.liveness is not None:
             self.liveness = self._fresh_liveness(now)
             self._set_state(State.MOVING, {Reason.WOKE}, now)
@@ -325,7 +353,8 @@ class Mobility:
         """Rule 1. The tunnel stays with us: it may be moved, or its place may return."""
         self._active = None
         self.liveness = None
-        self._lost_at = now
+        if self._lost_at is None:
+            self._lost_at = now
         self._set_state(State.DETACHED, reasons, now)
         self._apply()
 
@@ -365,15 +394,14 @@ class Mobility:
         held.tunnel = replace(held.tunnel, local=event.path.pop)
         held.path = event.path
         held.moved = True
+        held.answered = False
         self._activate(held, {Reason.TUNNEL_MOVED}, now)
 
     def _activate(self, held: _Held, reasons: Iterable[AnyReason], now: Instant) -> None:
-        """Sends the traffic into this tunnel; what had it before is retired (rule 4)."""
-        for other in self._held:
-            if other is not held and other.retire_at is None:
-                other.retire_at = Instant(now + self.policy.drain)
+        """Sends the traffic into this tunnel."""
         self._active = held
         held.retire_at = None
+        self._retire(now, proven=False)
         self.flip = (self.flip + 1) % SEQUENCES
         self.roams += 1
         self.liveness = self._fresh_liveness(now)
@@ -382,24 +410,42 @@ class Mobility:
         self._probe(now)
         self._effects.append(Release())
 
+    def _retire(self, now: Instant, *, proven: bool) -> None:
+        """Rule 4: what lost the traffic has a while left, unless we may want to go back."""
+        for held in self._held:
+            if held is self._active or held.retire_at is not None:
+                continue
+            path = self._path_at(held.path)
+            works = held.answered and path is not None and not self._silent(path)
+            if proven or not works:
+                held.retire_at = Instant(now + self.policy.drain)
+
     def _tick(self, now: Instant) -> None:
         for held in [h for h in self._held if h.retire_at is not None and h.retire_at <= now]:
             self._discard(held)
         attempt = self._attempt
         if attempt and now >= attempt.since + self.policy.attempt_limit + OVERTIME:
-            self._effects.append(Abandon(attempt.connection))
-            self._attempt = None
+            self._abandon()
             self._fail(attempt.path, IkeFailure.SILENT, "no outcome", now)
         if self._active is None or self.liveness is None:
             return
         if self.liveness.health(now) is PathHealth.DEAD:
-            path = self._active.path
-            failures = self._failure(path)
-            failures.last, failures.detail = IkeFailure.SILENT, "probes unanswered"
-            self._lose(frozenset({Reason.PATH_DEAD}), now)
-            self._recover(frozenset({Reason.PATH_DEAD}), now)
+            self._dead(self._active, now)
         elif now >= self.liveness.due:
             self._probe(now)
+
+    def _dead(self, active: _Held, now: Instant) -> None:
+        """Rule 6."""
+        self._lose(frozenset({Reason.PATH_DEAD}), now)
+        failures = self._failure(active.path)
+        failures.last, failures.detail = IkeFailure.SILENT, "probes unanswered"
+        if not active.answered and not active.moved:
+            # Negotiated, and never a sign of data: the same again would end the same.
+            self._fail(active.path, IkeFailure.SILENT, "probes unanswered", now)
+        attempt = self._attempt
+        if attempt and self._silent(attempt.path) and not all(map(self._silent, self.paths)):
+            self._abandon()
+        self._recover(frozenset({Reason.PATH_DEAD}), now)
 
     def _silent(self, path: Path) -> bool:
         return self._failure(path).last is IkeFailure.SILENT
@@ -424,8 +470,11 @@ class Mobility:
         if rtt is None:
             return
         self._active.heard = now
-        self._failures.pop(_place(self._active.path), None)
+        self._active.answered = True
+        if not self._why_more(self._active.path):
+            self._failures.pop(_place(self._active.path), None)
         if self.state is State.MOVING:
+            self._retire(now, proven=True)
             elapsed = now - self.since if self._lost_at is None else now - self._lost_at
             self._lost_at = None
             self._set_state(
@@ -445,7 +494,7 @@ class Mobility:
         for path in self._targets():
             if self._failure(path).retry_at <= now:
                 self._attempts += 1
-                name = f"orchestrator-{self._attempts}"
+                name = f"{self._names}{self._attempts}"
                 reasons = self.reasons if self._active is None else self._why_more(path)
                 self._attempt = _Attempt(name, path, now, frozenset(reasons))
                 fixed = self.policy.static_vips
@@ -457,27 +506,32 @@ class Mobility:
 
     def _targets(self) -> Sequence[Path]:
         """Where a negotiation would help now, best first."""
-        if self._active is None:
-            return sorted(self.paths, key=lambda path: self._silent(path))
-        if self._active.moved or self._active.orphaned:
-            return (self._active.path,)
-        return [path for path in self.paths if self._why_more(path)]
+        wanted = (p for p in self.paths if self._active is None or self._why_more(p))
+        return sorted(wanted, key=lambda p: (self._silent(p), p.link_name != self._pinned))
 
     def _why_more(self, path: Path) -> frozenset[AnyReason]:
-        """Why to leave, or renew, a path that works."""
-        if self._active is None:
+        """Why to renew the path in use, or to leave it for this one."""
+        active = self._active
+        if active is None:
             return frozenset()
-        if self._active.moved:
-            return frozenset({Reason.TUNNEL_MOVED})
-        if self._active.orphaned:
-            return frozenset({Reason.CHARON_RESTARTED})
-        if self._pinned is not None:
-            wanted = path.link_name == self._pinned != self._active.path.link_name
-            return frozenset({Reason.OPERATOR}) if wanted else frozenset()
-        rank = self.policy.choice.rank
-        if rank(path.link_name) < rank(self._active.path.link_name):
-            return frozenset({Reason.BETTER_LINK})
+        if _place(path) == _place(active.path):
+            why = Reason.TUNNEL_MOVED if active.moved else active.renew
+            return frozenset({why} if why else ())
+        if self._rank(path) < self._rank(active.path):
+            wish = path.link_name == self._pinned
+            return frozenset({Reason.OPERATOR if wish else Reason.BETTER_LINK})
         return frozenset()
+
+    def _rank(self, path: Path) -> int:
+        """Smaller is better; the link that the operator asked for is the best."""
+        if path.link_name == self._pinned:
+            return -1
+        return self.policy.choice.rank(path.link_name)
+
+    def _abandon(self) -> None:
+        if self._attempt is not None:
+            self._effects.append(Abandon(self._attempt.connection))
+            self._attempt = None
 
     def _attempt_failed(self, event: AttemptFailed, now: Instant) -> None:
         attempt = self._attempt
@@ -492,7 +546,8 @@ class Mobility:
 
     def _fail(self, path: Path, why: IkeFailure, detail: str, now: Instant) -> None:
         failures = self._failure(path)
-        pause = min(self.policy.backoff_min * 2**failures.count, self.policy.backoff_max)
+        doubled = self.policy.backoff_min * 2 ** min(failures.count, DOUBLINGS)
+        pause = min(doubled, self.policy.backoff_max)
         failures.count += 1
         failures.retry_at = Instant(now + pause)
         failures.last = why
@@ -508,6 +563,8 @@ class Mobility:
 
     def _tunnel_up(self, tunnel: Tunnel, now: Instant) -> None:
         """Rule 3."""
+        if not tunnel.connection.startswith(CONNECTION_PREFIX):
+            return
         attempt = self._attempt
         if attempt is None or attempt.connection != tunnel.connection:
             if all(held.tunnel.ike != tunnel.ike for held in self._held):
@@ -519,16 +576,21 @@ class Mobility:
             self._effects.append(Terminate(tunnel))
             return
         self._ask = Ask.LEASED
-        self._take_vips(tunnel)
+        given = _given(tunnel)
+        outer = {path.pop for path in self.paths} & set(given)
+        if outer:
+            self._effects.append(Terminate(tunnel))
+            detail = f"the server gave us {min(map(str, outer))}, an address we have outside"
+            self._fail(path, IkeFailure.OTHER, detail, now)
+            return
+        self._take_vips(given)
         held = _Held(tunnel, path, now, now)
         self._held.append(held)
-        self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
+        if self._active is None or self._why_more(path):
+            self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
 
-    def _take_vips(self, tunnel: Tunnel) -> None:
-        """The server decides which addresses are ours: by payload, or by narrowing."""
-        hosts = (ts.network_address for ts in tunnel.local_ts if ts.num_addresses == 1)
-        given = tunnel.local_vips or tuple(hosts)
-        if given == self.vips:
+    def _take_vips(self, given: tuple[IPAddress, ...]) -> None:
+        if not given or set(given) == set(self.vips):
             return
         if self.vips:
             self._tell("vip-changed", {Reason.VIP_CHANGED}, None, before=str(self.vips[0]))
@@ -538,7 +600,7 @@ class Mobility:
     def _tunnel_rekeyed(self, old: int, tunnel: Tunnel) -> None:
         for held in self._held:
             if held.tunnel.ike == tunnel.ike and held.tunnel.child == old:
-                held.tunnel = tunnel
+                self._follow(held, tunnel)
 
     def _tunnel_down(self, ike: int, child: int | None, now: Instant) -> None:
         for held in list(self._held):
@@ -547,24 +609,38 @@ class Mobility:
             self._held.remove(held)
             if held is not self._active:
                 continue
-            unproven = self.liveness is not None and not self.liveness.proven
             self._lose(frozenset({Reason.TUNNEL_DELETED}), now)
-            if unproven and now - held.since < REFUSAL_WINDOW and not held.moved:
+            unproven = not held.answered and not held.moved
+            if unproven and now - held.since < REFUSAL_WINDOW:
                 self._fail(held.path, IkeFailure.REFUSED, "the server ended the IKE_SA", now)
             self._recover(frozenset({Reason.TUNNEL_DELETED}), now)
 
     def _ike_moved(self, event: IkeMoved) -> None:
         for held in self._held:
             if held.tunnel.ike == event.ike and not held.moved:
-                held.tunnel = replace(
+                elsewhere = replace(
                     held.tunnel,
                     local=event.local,
                     local_port=event.local_port,
                     remote=event.remote,
                     remote_port=event.remote_port,
                 )
-                if held is self._active:
-                    self._apply()
+                self._follow(held, elsewhere)
+
+    def _follow(self, held: _Held, told: Tunnel) -> None:
+        """Takes what charon tells of a tunnel.
+
+        Where it leads is taken too if that is a usable path, which a virtual address never is,
+        and if we did not move it: then we know better than charon.
+        """
+        before = held.tunnel
+        path = None if held.moved else self._path_of(told)
+        if path is None:
+            held.tunnel = replace(told, local=before.local, remote=before.remote)
+            return
+        held.tunnel, held.path = told, path
+        if held is self._active and (told.local, told.remote) != (before.local, before.remote):
+            self._apply()
 
     def _discard(self, held: _Held) -> None:
         self._held.remove(held)
@@ -573,20 +649,29 @@ class Mobility:
     # charon
 
     def _charon_up(self, version: str, tunnels: Sequence[Tunnel], now: Instant) -> None:
-        """Rule 7: what charon knows is matched by SPI; what it does not know is an orphan."""
+        """Rule 7: what charon knows is matched by SPI; what it does not know is renewed."""
         self.charon = version
         self._attempt = None
-        self._failures.clear()
+        for failures in self._failures.values():
+            failures.count, failures.retry_at = 0, now
         by_spi = {tunnel.spi_out: tunnel for tunnel in tunnels}
         for held in self._held:
             known = by_spi.pop(held.tunnel.spi_out, None)
-            held.orphaned = known is None
-            if known is not None and not held.moved:
-                held.tunnel = known
+            if known is None:
+                held.renew = Reason.CHARON_RESTARTED
+                continue
+            # A predecessor moved it: policy and SAs are where we found them, charon is behind.
+            here = (held.tunnel.local, held.tunnel.remote)
+            held.moved = held.moved or (known.local, known.remote) != here
+            held.renew = None
+            self._follow(held, known)
         for stranger in by_spi.values():
-            self._effects.append(Terminate(stranger))
+            if stranger.connection.startswith(CONNECTION_PREFIX):
+                self._effects.append(Terminate(stranger))
         self._tell("charon", {Reason.STARTED}, None, version=version)
         if self._active is None:
+            if Reason.CHARON_ABSENT in self.reasons:
+                self.reasons = frozenset({Reason.CHARON_RESTARTED, *self._why_none()})
             self._recover(frozenset({Reason.STARTED}), now)
 
     def _charon_gone(self) -> None:
@@ -594,13 +679,15 @@ class Mobility:
             self._tell("charon", {Reason.CHARON_ABSENT}, None)
         self.charon = None
         self._attempt = None
+        if self._active is None:
+            self.reasons = frozenset({Reason.CHARON_ABSENT, *self._why_none()})
 
     def _roam_requested(self, link_name: str | None, now: Instant) -> None:
         if link_name is None:
             if self._active is None or self.charon is None:
                 self._failures.clear()
                 return
-            self._active.orphaned = True  # renew it where it is
+            self._active.renew = Reason.OPERATOR
             return
         if all(path.link_name != link_name for path in self.paths):
             self._tell("roam-refused", {Reason.NO_SUCH_PATH}, None, link=link_name)

@@ -5,8 +5,10 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("tests.unit.core.stories")
 settings.register_profile(
     "steady",
     derandomize=True,

@@ -1,0 +1,354 @@
+"""Tells a story to the endpoint's machine: news in, acts out, in words, under standing rules.
+
+The story carries acts out as `services.driver` does: one after the other, and the outcome of a
+move is told before what was ordered after it. Whatever the story, the rules at the end of this
+file hold after every piece of news; a broken one names itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Final
+
+from orchestrator.core.endpoint_state import EndpointState
+from orchestrator.core.ike import (
+    CharonGone,
+    CharonUp,
+    IkeDown,
+    IkeFailure,
+    IkeRekeyed,
+    Tunnel,
+    TunnelDown,
+    TunnelRekeyed,
+    TunnelUp,
+)
+from orchestrator.core.kernel import TABLE_PATHS
+from orchestrator.core.mobility import Mobility, MobilityPolicy
+from orchestrator.core.mobility_events import (
+    Abandon,
+    Apply,
+    AttemptFailed,
+    Effect,
+    Event,
+    MoveEnded,
+    MoveTunnel,
+    Negotiate,
+    NetworkChanged,
+    ProbeAnswered,
+    Release,
+    RememberVips,
+    SendProbe,
+    Started,
+    State,
+    Tell,
+    Terminate,
+    Tick,
+)
+from orchestrator.core.paths import LinkChoice, Path
+from orchestrator.core.quantities import IPAddress, UniqueId
+from tests.unit.core.builders import (
+    LTE,
+    LTE6,
+    SERVER4,
+    VIP4,
+    WIFI,
+    WIFI2,
+    WIFI_SECOND,
+    Place,
+    at,
+    snapshot,
+    tunnel,
+)
+
+POLICY: Final = MobilityPolicy(
+    servers=(SERVER4,),
+    choice=LinkChoice(preference=("wlan0", "wlan1", "wwan0")),
+)
+NAMES: Final[dict[IPAddress, str]] = {
+    ip_address(place.pop): name
+    for place, name in (
+        (WIFI, "wifi"),
+        (WIFI_SECOND, "wifi'"),
+        (WIFI2, "wifi2"),
+        (LTE, "lte"),
+        (LTE6, "lte6"),
+    )
+}
+RTT: Final = 0.02
+TICKS_PER_SECOND: Final = 60
+"""More than any honest machine needs: a probe each 100 ms, a few retirements, an attempt."""
+
+
+class EndpointStory:
+    """One endpoint, its clock, and what was ordered so far."""
+
+    def __init__(self, policy: MobilityPolicy = POLICY, first_flip: int = 0) -> None:
+        self.machine = Mobility(policy, first_flip)
+        self.now = 0.0
+        self.kernel: EndpointState | None = None
+        """What the last Apply ordered."""
+        self.kernel_moves = True
+        """Whether the kernel will carry out a MoveTunnel."""
+        self.attempt: Negotiate | None = None
+        """What charon is negotiating for us."""
+        self.probe: SendProbe | None = None
+        """The latest."""
+        self.tells: list[Tell] = []
+        self.connections: set[str] = set()
+        self.in_charon: dict[UniqueId, Tunnel] = {}
+        """Our tunnels, as far as charon told of them and nobody ordered their end."""
+        self.numbers = 0
+
+    # News
+
+    def hears(self, event: Event, after: float = 0.0) -> list[str]:
+        """Tells the machine; returns what it ordered, in the order it is carried out."""
+        self.now += after
+        return [words for words in map(describe, self.handles(event)) if words]
+
+    def handles(self, event: Event) -> list[Effect]:
+        done = self._handle(event)
+        for rule in RULES:
+            rule(self)
+        return done
+
+    def _handle(self, event: Event) -> list[Effect]:
+        self._charon_says(event)
+        done: list[Effect] = []
+        for effect in self.machine.handle(event, at(self.now)):
+            done.append(effect)
+            outcome = self._carry_out(effect)
+            if outcome is not None:
+                done += self._handle(outcome)
+        return done
+
+    def starts(
+        self, *places: Place, vips: tuple[IPAddress, ...] = (), adopted: Tunnel | None = None
+    ) -> list[str]:
+        return self.hears(Started(snapshot(*places), vips, adopted))
+
+    def is_at(self, *places: Place, after: float = 0.0) -> list[str]:
+        """The network is now exactly these places."""
+        return self.hears(NetworkChanged(snapshot(*places)), after)
+
+    def finds_charon(self, *tunnels: Tunnel) -> list[str]:
+        return self.hears(CharonUp("5.9.8", tunnels))
+
+    def negotiated(
+        self, vips: tuple[IPAddress, ...] = (VIP4,), after: float = RTT
+    ) -> list[str]:
+        """charon reports the tunnel that was being negotiated."""
+        return self.hears(TunnelUp(self.next_tunnel(vips)), after)
+
+    def next_tunnel(self, vips: tuple[IPAddress, ...] = (VIP4,)) -> Tunnel:
+        assert self.attempt is not None, "nothing is being negotiated"
+        self.numbers += 1
+        return tunnel(self.attempt.path, self.numbers, self.attempt.connection, vips)
+
+    def fails(self, why: IkeFailure = IkeFailure.SILENT, after: float = 0.0) -> list[str]:
+        assert self.attempt is not None, "nothing is being negotiated"
+        return self.hears(AttemptFailed(self.attempt.connection, why, "in the test"), after)
+
+    def answered(self, after: float = RTT) -> list[str]:
+        assert self.probe is not None, "no probe was sent"
+        return self.hears(ProbeAnswered(self.probe.sequence), after)
+
+    def waits(self, seconds: float, *, answering: bool = False) -> list[str]:
+        """Time passes; the machine is woken at its deadlines, and probes may be answered."""
+        end, ticks, said = self.now + seconds, 0, []
+        while (deadline := self.machine.deadline()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            said += self.hears(Tick())
+            ticks += 1
+            assert ticks <= TICKS_PER_SECOND * (seconds + 1), "the machine spins"
+            later = self.machine.deadline()
+            assert later is None or later > self.now, "a tick made no progress"
+            if answering and said and said[-1] == "probe":
+                self.now = min(self.now + RTT, end)
+                said += self.answered(after=0.0)
+        self.now = end
+        return said
+
+    def waits_for_an_attempt(self) -> None:
+        while self.attempt is None:
+            self.waits(0.25)
+
+    def state(self) -> State:
+        return self.machine.state
+
+    def reasons(self) -> set[str]:
+        return {str(reason) for reason in self.machine.reasons}
+
+    def told(self, what: str) -> Tell:
+        """The latest of this kind."""
+        return next(tell for tell in reversed(self.tells) if tell.what == what)
+
+    # Acts
+
+    def _carry_out(self, effect: Effect) -> Event | None:
+        match effect:
+            case Apply(state):
+                self.kernel = state
+            case MoveTunnel(moving, way):
+                assert self.kernel is not None
+                assert self.kernel.active is None, "an SA is moved while traffic uses it"
+                return MoveEnded(moving, way, self.kernel_moves)
+            case SendProbe():
+                assert self.holds_nothing, "a probe is sent into the hold"
+                self.probe = effect
+            case Release():
+                assert self.holds_nothing, "traffic is released into the hold"
+            case Negotiate():
+                assert self.attempt is None, "two negotiations at a time"
+                assert effect.connection not in self.connections, "a name is used twice"
+                assert effect.path in self.machine.paths
+                self.connections.add(effect.connection)
+                self.attempt = effect
+            case Abandon(connection):
+                assert self.attempt is not None
+                assert self.attempt.connection == connection, "another one is abandoned"
+                self.attempt = None
+            case Terminate(ended):
+                if self.machine.active is not None:
+                    assert ended.ike != self.machine.active.ike, "the active one is ended"
+                self.in_charon.pop(ended.ike, None)
+            case Tell():
+                self.tells.append(effect)
+            case RememberVips():
+                pass
+        return None
+
+    @property
+    def holds_nothing(self) -> bool:
+        return self.kernel is not None and self.kernel.active is not None
+
+    def _charon_says(self, event: Event) -> None:
+        match event:
+            case TunnelUp(up):
+                self._appeared(up)
+                if self.attempt is not None and up.connection == self.attempt.connection:
+                    self.attempt = None
+            case AttemptFailed(connection):
+                if self.attempt is not None and connection == self.attempt.connection:
+                    self.attempt = None
+            case CharonUp(_, tunnels):
+                self.attempt = None
+                self.in_charon.clear()
+                for each in tunnels:
+                    self._appeared(each)
+            case CharonGone():
+                self.attempt = None
+                self.in_charon.clear()
+            case TunnelDown(ike) | IkeDown(ike):
+                self.in_charon.pop(ike, None)
+            case TunnelRekeyed(_, fresh) if fresh.ike in self.in_charon:
+                self.in_charon[fresh.ike] = fresh
+            case IkeRekeyed(old, new) if old in self.in_charon:
+                self.in_charon[new] = replace(self.in_charon.pop(old), ike=new)
+
+    def _appeared(self, up: Tunnel) -> None:
+        if up.connection.startswith("orchestrator-"):
+            self.in_charon[up.ike] = up
+
+
+def describe(effect: Effect) -> str:
+    """An act in a word or two; what is only told to people is left out."""
+    match effect:
+        case Apply(state):
+            if state.active is None or state.active.source is None:
+                return "hold"
+            return f"protect {NAMES.get(state.active.source, state.active.source)}"
+        case MoveTunnel(_, way):
+            return f"move {name(way)}"
+        case Negotiate(_, way):
+            return f"negotiate {name(way)}"
+        case Abandon():
+            return "abandon"
+        case Terminate(ended):
+            return f"terminate {ended.ike}"
+        case SendProbe():
+            return "probe"
+        case Release():
+            return "release"
+        case RememberVips(vips):
+            return f"remember {' '.join(map(str, vips))}"
+        case Tell():
+            return ""
+
+
+def name(way: Path) -> str:
+    return NAMES.get(way.pop, str(way.pop))
+
+
+def attached(*places: Place, policy: MobilityPolicy = POLICY) -> EndpointStory:
+    """A story whose endpoint is attached at the first place, through tunnel 1."""
+    story = EndpointStory(policy)
+    story.starts(*places)
+    story.finds_charon()
+    story.negotiated()
+    story.answered()
+    assert story.machine.state is State.ATTACHED
+    return story
+
+
+# The rules
+
+
+def the_kernel_is_as_the_machine_believes(story: EndpointStory) -> None:
+    if story.kernel is not None:
+        assert story.kernel == story.machine.kernel()
+
+
+def attached_means_an_active_tunnel_on_a_usable_path(story: EndpointStory) -> None:
+    machine = story.machine
+    assert (machine.state is State.DETACHED) == (machine.active is None)
+    assert (machine.active is None) == (machine.liveness is None)
+    if machine.active is not None:
+        assert machine.active_path in machine.paths
+        assert machine.active_path is not None
+        assert machine.active.local == machine.active_path.pop
+        assert machine.active.remote == machine.active_path.server
+
+
+def a_virtual_address_is_never_an_outer_one(story: EndpointStory) -> None:
+    vips = set(story.machine.vips)
+    assert not vips & {way.pop for way in story.machine.paths}
+    if story.kernel is not None and story.kernel.active is not None:
+        assert story.kernel.active.source not in vips
+    if story.attempt is not None:
+        assert story.attempt.path.pop not in vips
+
+
+def the_attempt_is_the_one_that_charon_works_on(story: EndpointStory) -> None:
+    expected = None if story.attempt is None else story.attempt.path
+    assert story.machine.attempt_path == expected
+
+
+def every_tunnel_of_ours_is_held_or_ended(story: EndpointStory) -> None:
+    held = {each.tunnel.ike for each in story.machine._held}
+    assert set(story.in_charon) <= held, "charon has a tunnel that nobody looks after"
+
+
+def tables_are_ours_and_one_for_each_point_of_presence(story: EndpointStory) -> None:
+    tables = story.machine.kernel().tables
+    assert set(tables) == set(story.machine.paths)
+    assert set(tables.values()) <= set(TABLE_PATHS)
+    by_place = {(way.link, way.pop): table for way, table in tables.items()}
+    assert len(set(by_place.values())) == len(by_place)
+    assert all(by_place[way.link, way.pop] == table for way, table in tables.items())
+
+
+def no_more_than_a_handful_is_held(story: EndpointStory) -> None:
+    lasting = [each for each in story.machine._held if each.retire_at is None]
+    assert len(lasting) <= len(story.machine.paths) + 2
+
+
+RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
+    the_kernel_is_as_the_machine_believes,
+    attached_means_an_active_tunnel_on_a_usable_path,
+    a_virtual_address_is_never_an_outer_one,
+    the_attempt_is_the_one_that_charon_works_on,
+    every_tunnel_of_ours_is_held_or_ended,
+    tables_are_ours_and_one_for_each_point_of_presence,
+    no_more_than_a_handful_is_held,
+)
