@@ -1,0 +1,196 @@
+"""Talks to nftables about one table, `inet orchestrator`, and to no other.
+
+A ruleset is loaded whole, in one transaction: there is no instant without the old or the new
+one. What the kernel made of it is remembered in nft's own JSON, so that a rule which somebody
+else took out or put in is noticed; counters and handles do not count.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from orchestrator.core.errors import KernelError
+from orchestrator.core.kernel import NFT_TABLE, Ruleset
+
+NFT_SECONDS: Final = 10.0
+"""nft takes some 10 ms; beside a foreign table of 100,000 elements it has been seen to take
+seconds. What takes longer hangs."""
+_TABLE: Final = f"inet {NFT_TABLE}"
+_CLEAR: Final = f"add table {_TABLE}\ndelete table {_TABLE}\n"
+"""Deletes the table whether it is there or not ("destroy" is newer than Debian 12)."""
+_NETLINK_NETFILTER: Final = 12
+_NFNLGRP_NFTABLES: Final = 7
+_NETLINK_ADD_MEMBERSHIP: Final = 1
+_SOL_NETLINK: Final = 270
+_DATAGRAM_OCTETS: Final = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    packets: int
+    octets: int
+
+
+class Nftables:
+    """Loads, reads and removes our table in the network namespace of this process."""
+
+    def __init__(self) -> None:
+        self._applied: Ruleset | None = None
+        self._canonical = ""
+
+    async def apply(self, ruleset: Ruleset) -> None:
+        """The table holds `ruleset` and nothing else. Raises KernelError, nothing changed."""
+        result = await _nft(_CLEAR + ruleset.text, "-f", "-")
+        if result.code:
+            raise _refusal("load", result, ruleset.text)
+        self._canonical = await self._read() or ""
+        self._applied = ruleset
+
+    async def current(self) -> Ruleset | None:
+        """The very ruleset that was applied, if the kernel still has it unaltered; None if
+        there is no table; else a ruleset equal to no other, with nft's JSON as its text."""
+        found = await self._read()
+        if found is None:
+            return None
+        if self._applied is not None and found == self._canonical:
+            return self._applied
+        return Ruleset(found)
+
+    async def counters(self) -> Mapping[str, Count]:
+        """The named counters of the table; empty if there is no table."""
+        result = await _nft("", "-j", "list", "counters", "table", "inet", NFT_TABLE)
+        if result.code:
+            if _absent(result):
+                return {}
+            raise _refusal("read the counters of", result)
+        return {
+            counter["name"]: Count(counter["packets"], counter["bytes"])
+            for entry in json.loads(result.out)["nftables"]
+            if (counter := entry.get("counter")) is not None
+        }
+
+    async def remove(self) -> None:
+        """There is no table of ours any more, whether there was one or not."""
+        result = await _nft(_CLEAR, "-f", "-")
+        if result.code:
+            raise _refusal("remove", result)
+        self._applied = None
+
+    async def _read(self) -> str | None:
+        result = await _nft("", "-j", "list", "table", "inet", NFT_TABLE)
+        if result.code:
+            if _absent(result):
+                return None
+            raise _refusal("read", result)
+        return _canonical(result.out)
+
+
+class NftablesChanges:
+    """Tells when somebody, we included, touched our table."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER
+        )
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    async def wait(self) -> None:
+        """Returns after the next change; the caller reads and compares."""
+        loop = asyncio.get_running_loop()
+        ours = NFT_TABLE.encode() + b"\0"
+        while True:
+            try:
+                # Every message about a table, chain, set or rule names its table.
+                if ours in await loop.sock_recv(self._socket, _DATAGRAM_OCTETS):
+                    return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                return  # the kernel dropped messages: one of them may have been about ours
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    code: int
+    out: str
+    err: str
+
+
+async def _nft(text: str, *arguments: str) -> _Result:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nft",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except OSError as error:
+        raise KernelError(
+            error.errno or errno.ENOENT, "run", "nft", "install the package nftables"
+        ) from error
+    try:
+        async with asyncio.timeout(NFT_SECONDS):
+            out, err = await process.communicate(text.encode())
+    except TimeoutError as error:
+        process.kill()
+        await process.wait()
+        raise KernelError(
+            errno.ETIMEDOUT, "run", "nft", f"no answer in {NFT_SECONDS:.0f} s"
+        ) from error
+    return _Result(process.returncode or 0, out.decode(), err.decode(errors="replace"))
+
+
+def _canonical(listing: str) -> str:
+    """nft's JSON without what changes by itself."""
+    entries: list[dict[str, dict[str, Any]]] = json.loads(listing)["nftables"]
+    kept = []
+    for entry in entries:
+        for kind, fields in entry.items():
+            if kind != "metainfo":
+                volatile = {"handle", "packets", "bytes"}
+                kept.append({kind: {k: v for k, v in fields.items() if k not in volatile}})
+    return json.dumps(kept, sort_keys=True)
+
+
+def _absent(result: _Result) -> bool:
+    return "No such file or directory" in result.err
+
+
+def _refusal(operation: str, result: _Result, text: str = "") -> KernelError:
+    """nft's first complaint, and the line of ours that it is about."""
+    complaint = next((line for line in result.err.splitlines() if line.strip()), "no message")
+    place = re.match(r"[^:]*:(\d+):[\d-]*:?\s*", complaint)
+    if place is None:
+        return KernelError(_errno(complaint), operation, f"the table {_TABLE}", complaint)
+    number = int(place[1]) - _CLEAR.count("\n")
+    lines = text.splitlines()
+    line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    detail = f"line {number}, “{line}”: {complaint[place.end() :]}"
+    return KernelError(_errno(complaint), operation, f"the table {_TABLE}", detail)
+
+
+def _errno(complaint: str) -> int:
+    """nft prints the kernel's error as a sentence; a fault in the text has none."""
+    known = (errno.EPERM, errno.ENOENT, errno.EEXIST, errno.EOPNOTSUPP, errno.ENOMEM)
+    return next((code for code in known if os.strerror(code) in complaint), errno.EINVAL)
