@@ -1,9 +1,9 @@
 """Two hosts, a wire between them, and a tunnel in it: where SAs are moved and packets counted.
 
-The device `left` has two outer addresses to move between, and the VIP on a TUN that nobody
-reads; `right` has two outer addresses and the inner address that is talked to. The SAs are
-made with `ip xfrm`, not with the code under test. The capture sees every packet that leaves
-`left`; on the receiving side a capture would see what was decrypted as well.
+The device `left` has two outer addresses to move between, and the VIPs on a TUN; `right` has
+two outer addresses, the inner addresses that are talked to, and a TUN towards the VIPs. The
+SAs are made with `ip xfrm`, not with the code under test. The capture sees every packet that
+leaves `left`; on the receiving side a capture would see what was decrypted as well.
 """
 
 import contextlib
@@ -16,18 +16,22 @@ from typing import Final, NamedTuple
 
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.core.kernel import Direction, Policy, Selector, Template, Verdict
-from orchestrator.core.quantities import IPAddress, Reqid, Spi
+from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, Spi
 from tests.kernel.netns import Namespace
 
 LEFT: Final = (ip_address("192.0.2.1"), ip_address("192.0.2.2"))
 RIGHT: Final = (ip_address("192.0.2.9"), ip_address("192.0.2.10"))
 VIP: Final = ip_address("10.99.0.2")
+VIP6: Final = ip_address("fd00:99::2")
 INNER: Final = ip_address("10.50.0.1")
+INNER6: Final = ip_address("fd00:50::1")
 REQID: Final = Reqid(0x6F01)
 SPI_OUT: Final = Spi(0xA1)
 """From left to right."""
 SPI_IN: Final = Spi(0xB1)
 PORT: Final = 9000
+_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ANY: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _ENCAP_PORT: Final = 4500
 _UDP_ENCAP: Final = 100
 _UDP_ENCAP_ESPINUDP: Final = 2
@@ -61,7 +65,7 @@ class Road:
             self._encap(here)
         with self.left.entered():
             self.xfrm = self._open.enter_context(Xfrm())
-            self.sender = self._udp(VIP)
+            self.sender = self.udp(VIP)
             self._capture = socket.socket(
                 socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
             )
@@ -70,16 +74,11 @@ class Road:
             self._open.callback(self._capture.close)
         with self.right.entered():
             self.right_xfrm = self._open.enter_context(Xfrm())
-            self.receiver = self._udp(INNER)
+            self.receiver = self.udp(INNER)
         self.protect(LEFT[0])
-        self.right_xfrm.put_policy(
-            Policy(
-                Direction.IN,
-                Selector(ip_network(VIP), ip_network(INNER)),
-                Verdict.PROTECT,
-                Template(None, None, REQID),
-            )
-        )
+        for vip, inner in ((VIP, INNER), (VIP6, INNER6)):
+            self._accept(self.right_xfrm, _ANY[vip.version], ip_network(inner))
+            self._accept(self.xfrm, _ANY[vip.version], ip_network(vip))
 
     def close(self) -> None:
         self._open.close()
@@ -90,14 +89,23 @@ class Road:
             *(f"ip addr add {address}/24 dev l0" for address in LEFT),
             "ip link set l0 up",
             "ip tuntap add vip0 mode tun",
+            "ip link set vip0 mtu 1380 addrgenmode none",
             f"ip addr add {VIP}/32 dev vip0",
+            f"ip addr add {VIP6}/128 dev vip0 nodad",
             "ip link set vip0 up",
             f"ip route add {INNER}/32 dev vip0 src {VIP}",
+            f"ip route add {INNER6}/128 dev vip0 src {VIP6}",
         )
         self.right.run(
             *(f"ip addr add {address}/24 dev r0" for address in RIGHT),
             f"ip addr add {INNER}/32 dev lo",
+            f"ip addr add {INNER6}/128 dev lo nodad",
             "ip link set r0 up",
+            "ip tuntap add vips0 mode tun",
+            "ip link set vips0 mtu 1380 addrgenmode none",
+            "ip link set vips0 up",
+            f"ip route add {VIP}/32 dev vips0",
+            f"ip route add {VIP6}/128 dev vips0",
         )
 
     def _encap(self, here: Namespace) -> None:
@@ -108,24 +116,37 @@ class Road:
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_ENCAP, _UDP_ENCAP_ESPINUDP)
         sock.bind(("0.0.0.0", _ENCAP_PORT))
 
-    def _udp(self, address: IPAddress) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    def udp(self, address: IPAddress) -> socket.socket:
+        """A socket in the namespace that the caller is in; closed with the road."""
+        sock = socket.socket(_FAMILY[address.version], socket.SOCK_DGRAM)
         self._open.callback(sock.close)
         sock.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _CAPTURE_BUFFER)
         sock.settimeout(_PATIENCE)
         sock.bind((str(address), PORT))
         return sock
 
-    def _out(self, verdict: Verdict, template: Template | None = None) -> Policy:
-        selector = Selector(ip_network(VIP), ip_network("0.0.0.0/0"))
-        return Policy(Direction.OUT, selector, verdict, template)
+    def _accept(self, xfrm: Xfrm, source: IPNetwork, destination: IPNetwork) -> None:
+        selector, anywhere = Selector(source, destination), Template(None, None, REQID)
+        xfrm.put_policy(Policy(Direction.IN, selector, Verdict.PROTECT, anywhere))
+
+    def _out(self, verdict: Verdict, template: Template | None = None) -> None:
+        for vip in (VIP, VIP6):
+            selector = Selector(ip_network(vip), _ANY[vip.version])
+            self.xfrm.put_policy(Policy(Direction.OUT, selector, verdict, template))
 
     def protect(self, source: IPAddress, destination: IPAddress = RIGHT[0]) -> None:
-        template = Template(source, destination, REQID)
-        self.xfrm.put_policy(self._out(Verdict.PROTECT, template))
+        self._out(Verdict.PROTECT, Template(source, destination, REQID))
+
+    def protect_answers(self) -> None:
+        """The server's side: what is sent to the VIPs takes the tunnel."""
+        for vip in (VIP, VIP6):
+            selector = Selector(_ANY[vip.version], ip_network(vip))
+            template = Template(RIGHT[0], LEFT[0], REQID)
+            policy = Policy(Direction.OUT, selector, Verdict.PROTECT, template)
+            self.right_xfrm.put_policy(policy)
 
     def hold(self) -> None:
-        self.xfrm.put_policy(self._out(Verdict.HOLD))
+        self._out(Verdict.HOLD)
 
     def send(self, payload: bytes = b"x") -> None:
         self.sender.sendto(payload, (str(INNER), PORT))
