@@ -1,0 +1,75 @@
+"""The probe inside the tunnel: is the path alive, how long is it, and which one is the newest.
+
+A UDP payload of 24 octets, network order, written out below. The SA that carried a probe has
+authenticated it, so there is no second authentication here. The server follows the highest
+flip number that it receives (the roaming rule of mosh) and sends on the CHILD_SA that the SPI
+names. Pure; whatever is not exactly a probe raises PeerError.
+
+     0                   1                   2                   3
+     0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+    +---------------+---------------+-------------------------------+
+    |  version = 1  |     kind      |           zero                |
+    +---------------+---------------+-------------------------------+
+    |                             flip                              |
+    +---------------------------------------------------------------+
+    |                           sequence                            |
+    +---------------------------------------------------------------+
+    |                              spi                              |
+    +---------------------------------------------------------------+
+    |                            sent_us                            |
+    |                                                               |
+    +---------------------------------------------------------------+
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+from typing import Final
+
+from orchestrator.core.errors import PeerError
+from orchestrator.core.quantities import Spi
+
+VERSION: Final = 1
+_LAYOUT: Final = Struct("!BBHIIIQ")
+PROBE_SIZE: Final = _LAYOUT.size
+
+
+class Kind(IntEnum):
+    REQUEST = 1
+    REPLY = 2
+
+
+_KINDS: Final = frozenset(int(kind) for kind in Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    kind: Kind
+    flip: int
+    """32 bits; grows with every flip of the endpoint."""
+    sequence: int
+    """32 bits; the endpoint's number for this probe. A reply has that of its request."""
+    spi: Spi
+    """The endpoint's inbound SPI on the probed path, which is the server's outbound one."""
+    sent_us: int = 0
+    """Microseconds, 64 bits, of the endpoint's clock; a reply has those of its request."""
+
+
+def encode(probe: Probe) -> bytes:
+    return _LAYOUT.pack(
+        VERSION, probe.kind, 0, probe.flip, probe.sequence, probe.spi, probe.sent_us
+    )
+
+
+def decode(octets: bytes) -> Probe:
+    """Raises PeerError."""
+    if len(octets) != PROBE_SIZE:
+        raise PeerError(f"probe: {len(octets)} octets, not {PROBE_SIZE}")
+    version, kind, zero, flip, sequence, spi, sent_us = _LAYOUT.unpack(octets)
+    if version != VERSION:
+        raise PeerError(f"probe: version {version}, not {VERSION}")
+    if zero:
+        raise PeerError("probe: reserved bits are set")
+    if kind not in _KINDS:
+        raise PeerError(f"probe: unknown kind {kind}")
+    return Probe(Kind(kind), flip, sequence, Spi(spi), sent_us)

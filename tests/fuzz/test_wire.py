@@ -1,0 +1,102 @@
+"""Whatever octets arrive, a codec answers with a value or with PeerError.
+
+Two kinds of octets: any at all, and honest ones with a few damaged, which get further in.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.core.errors import PeerError
+from orchestrator.wire import netlink, netlink_xfrm, packets, probe
+from orchestrator.wire.netlink import Flag, Frame
+from orchestrator.wire.xfrm_structs import Message
+from tests.unit.wire import captured
+from tests.unit.wire.test_netlink_xfrm import MAPPING
+from tests.unit.wire.test_packets import SYN4, UDP6
+from tests.unit.wire.test_probe import OCTETS
+
+
+def read_netlink(datagram: bytes) -> None:
+    for frame in netlink.frames(datagram):
+        if frame.kind in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+            netlink.outcome(frame)
+        else:
+            netlink_xfrm.notification(frame)
+
+
+def read_any_message(body: bytes) -> None:
+    """The same body as each message there is."""
+    for kind in Message:
+        with contextlib.suppress(PeerError):
+            netlink_xfrm.notification(Frame(kind, 0, 0, 0, body))
+    for end in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+        for flags in (0, Flag.ACK_TLVS, Flag.ACK_TLVS | Flag.CAPPED):
+            with contextlib.suppress(PeerError):
+                netlink.outcome(Frame(end, flags, 0, 0, body))
+
+
+def read_packet(packet: bytes) -> None:
+    packets.parse(packet)
+
+
+def read_probe(octets: bytes) -> None:
+    probe.decode(octets)
+
+
+READERS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
+    "netlink": (
+        read_netlink,
+        tuple(value for value in vars(captured).values() if isinstance(value, bytes)),
+    ),
+    "message": (
+        read_any_message,
+        (
+            captured.NEWSA_GCM_ESN[16:],
+            captured.DELSA[16:],
+            captured.UPDPOLICY[16:],
+            captured.REFUSAL_CAPPED[16:],
+            MAPPING,
+        ),
+    ),
+    "packet": (read_packet, (SYN4, UDP6)),
+    "probe": (read_probe, (OCTETS,)),
+}
+
+
+@st.composite
+def damaged(draw: st.DrawFn, honest: tuple[bytes, ...]) -> bytes:
+    octets = bytearray(draw(st.sampled_from(honest)))
+    for _ in range(draw(st.integers(1, 4))):
+        octets[draw(st.integers(0, len(octets) - 1))] = draw(st.integers(0, 255))
+    cut = draw(st.integers(0, len(octets)) | st.just(len(octets)))
+    return bytes(octets[:cut])
+
+
+@pytest.mark.parametrize("reader", READERS)
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_octets_are_read_or_refused(reader: str, data: st.DataObject) -> None:
+    read, _ = READERS[reader]
+    with contextlib.suppress(PeerError):
+        read(data.draw(st.binary(max_size=600)))
+
+
+@pytest.mark.parametrize("reader", READERS)
+@given(data=st.data())
+@settings(max_examples=400, deadline=None)
+def test_damaged_octets_are_read_or_refused(reader: str, data: st.DataObject) -> None:
+    read, honest = READERS[reader]
+    with contextlib.suppress(PeerError):
+        read(data.draw(damaged(honest)))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_honest_octets_are_read(reader: str) -> None:
+    # The negative control: the readers do not refuse everything.
+    read, honest = READERS[reader]
+    for octets in honest:
+        read(octets)

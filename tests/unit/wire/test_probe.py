@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.errors import PeerError
+from orchestrator.core.quantities import Spi
+from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
+
+PROBE = Probe(Kind.REQUEST, flip=7, sequence=0x01020304, spi=Spi(0xC0FFEE01), sent_us=10**15)
+# Computed by hand from the layout in the module.
+OCTETS = bytes.fromhex("01 01 0000 00000007 01020304 c0ffee01 00038d7ea4c68000")
+
+u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+probes = st.builds(Probe, st.sampled_from(Kind), u32, u32, st.builds(Spi, u32), u64)
+
+
+def test_is_laid_out_as_documented() -> None:
+    assert encode(PROBE) == OCTETS
+    assert decode(OCTETS) == PROBE
+    assert len(OCTETS) == PROBE_SIZE == 24
+
+
+@given(probes)
+def test_survives_the_round_trip(probe: Probe) -> None:
+    assert decode(encode(probe)) == probe
+
+
+@pytest.mark.parametrize(
+    ("octets", "complaint"),
+    [
+        (b"", "0 octets"),
+        (OCTETS[:-1], "23 octets"),
+        (OCTETS + b"\0", "25 octets"),
+        (b"\x02" + OCTETS[1:], "version 2"),
+        (b"\x01\x00" + OCTETS[2:], "kind 0"),
+        (b"\x01\x03" + OCTETS[2:], "kind 3"),
+        (b"\x01\x01\x80" + OCTETS[3:], "reserved"),
+    ],
+)
+def test_refuses_what_is_not_exactly_a_probe(octets: bytes, complaint: str) -> None:
+    with pytest.raises(PeerError, match=complaint):
+        decode(octets)

@@ -1,0 +1,221 @@
+"""The control protocol: golden lines, everything there and back, and rubbish."""
+
+import json
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given, strategies
+
+from orchestrator.core.errors import PeerError
+from orchestrator.core.firewall import ProxyPorts
+from orchestrator.core.flows import (
+    DialFailure,
+    FlowDirection,
+    FlowEnded,
+    FlowOpened,
+    FlowRecord,
+    FlowRefused,
+    ProxyCounters,
+    ProxySettings,
+    Refusal,
+    SocketAddress,
+    SourcePolicy,
+)
+from orchestrator.core.quantities import Instant, Seconds
+from orchestrator.core.relay_events import Outcome, Phase
+from orchestrator.wire.proxy_control import (
+    LINE_OCTETS,
+    CloseVip,
+    Configure,
+    Counters,
+    Done,
+    Failed,
+    FlowsPage,
+    GetCounters,
+    Greeting,
+    Hello,
+    ListFlows,
+    Reply,
+    Request,
+    Stop,
+    Watch,
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+)
+
+SETTINGS = ProxySettings(
+    pools=(ip_network("10.99.0.0/24"), ip_network("fd00:99::/64")),
+    source=SourcePolicy.SERVER,
+    ports=ProxyPorts(2000, 2001),
+    flows_per_vip=10,
+    flows=100,
+    octets_per_flow=1 << 19,
+    dial_seconds=Seconds(4.0),
+    dial_vip_seconds=Seconds(60.5),
+)
+RECORD = FlowRecord(
+    vip=SocketAddress(ip_address("10.99.0.7"), 40000),
+    peer=SocketAddress(ip_address("fd00:50::2"), 443),
+    direction=FlowDirection.FROM_ENDPOINT,
+    since=Instant(12.5),
+    state=Phase.OPEN,
+    to_peer=1,
+    to_endpoint=2,
+    queued_to_peer=3,
+    queued_to_endpoint=4,
+)
+COUNTERS = ProxyCounters(
+    open=1,
+    capacity=2,
+    accepted=3,
+    to_peer=4,
+    to_endpoint=5,
+    refused=((Refusal.VIP_FULL, 6),),
+    dial_failures=((DialFailure.REFUSED, 7),),
+    ended=((Outcome.FINISHED, 8),),
+    events_lost=9,
+)
+REQUESTS: list[Request] = [
+    Hello(),
+    Configure(SETTINGS),
+    ListFlows(),
+    GetCounters(),
+    CloseVip(ip_address("fd00:99::7")),
+    Watch(),
+    Stop(Seconds(1.5)),
+]
+REPLIES: list[Reply] = [
+    Greeting(1234),
+    Done(7),
+    FlowsPage((RECORD, RECORD), more=True),
+    FlowsPage((), more=False),
+    Counters(COUNTERS),
+    Failed("no"),
+    FlowOpened(RECORD),
+    FlowEnded(RECORD, Outcome.DIAL_FAILED, DialFailure.TIMED_OUT),
+    FlowEnded(RECORD, Outcome.FINISHED),
+    FlowRefused(RECORD.vip, RECORD.peer, FlowDirection.TO_ENDPOINT, Refusal.SERVER_FULL),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: type(one).__name__)
+def test_a_request_arrives_as_it_was_sent(request_: Request) -> None:
+    line = encode_request(request_)
+    assert line.endswith(b"\n")
+    assert b"\n" not in line[:-1]
+    assert decode_request(line) == request_
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda one: type(one).__name__)
+def test_a_reply_arrives_as_it_was_sent(reply: Reply) -> None:
+    assert decode_reply(encode_reply(reply)) == reply
+
+
+def test_golden_lines() -> None:
+    assert encode_request(CloseVip(ip_address("10.99.0.7"))) == (
+        b'{"v":1,"do":"close_vip","vip":"10.99.0.7"}\n'
+    )
+    assert encode_reply(FlowOpened(RECORD)) == (
+        b'{"v":1,"reply":"opened","flow":{"vip":["10.99.0.7",40000],"peer":["fd00:50::2",443],'
+        b'"direction":"from-endpoint","since":12.5,"state":"open","to_peer":1,"to_endpoint":2,'
+        b'"queued_to_peer":3,"queued_to_endpoint":4}}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b"", "no JSON"),
+        (b"\xff\xfe", "no JSON"),
+        (b"[]", "no object"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"do":"hello"}', "no 'v'"),
+        (b'{"v":2,"do":"hello"}', "version 2 is spoken there, 1 here"),
+        (b'{"v":1}', "no 'do'"),
+        (b'{"v":true,"do":"hello"}', "no whole number"),
+        (b'{"v":1,"do":"dance"}', "nobody knows how to do 'dance'"),
+        (b'{"v":1,"do":"hello","more":1}', "unknown key 'more'"),
+        (b'{"v":1,"do":"close_vip","vip":"me"}', "no address"),
+        (b'{"v":1,"do":"stop","grace_seconds":-1}', "not between"),
+        (b'{"v":1,"do":"stop","grace_seconds":1e999}', "not between"),
+        (b'{"v":1,"do":"stop","grace_seconds":NaN}', "no JSON"),
+        (b'{"v":1,"do":"hello"}' + b" " * LINE_OCTETS, "more than"),
+        (b'{"v":1' + b"0" * 5000 + b',"do":"hello"}', "no JSON"),
+    ],
+)
+def test_what_is_no_request_is_refused_with_a_reason(line: bytes, complaint: str) -> None:
+    with pytest.raises(PeerError, match=complaint):
+        decode_request(line)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pools", ["10.99.0.1/24"]),
+        ("pools", "10.99.0.0/24"),
+        ("source", "moon"),
+        ("port_from_endpoints", 0),
+        ("port_to_endpoints", 2000),
+        ("octets_per_flow", 1),
+        ("octets_per_flow", 2**62),
+        ("flows", 0),
+        ("dial_seconds", 0),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(key: str, value: object) -> None:
+    message = json.loads(encode_request(Configure(SETTINGS)))
+    message["settings"][key] = value
+    with pytest.raises(PeerError):
+        decode_request(json.dumps(message).encode())
+
+
+json_values = strategies.recursive(
+    strategies.none()
+    | strategies.booleans()
+    | strategies.integers()
+    | strategies.floats()
+    | strategies.text(max_size=8),
+    lambda inner: strategies.lists(inner) | strategies.dictionaries(strategies.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(strategies.binary(max_size=200))
+def test_random_bytes_raise_only_the_named_error(line: bytes) -> None:
+    for decode in (decode_request, decode_reply):
+        with pytest.raises(PeerError):
+            decode(line)
+
+
+@given(strategies.sampled_from(REQUESTS), strategies.data())
+def test_a_request_with_a_changed_value_raises_only_the_named_error(
+    request_: Request, data: strategies.DataObject
+) -> None:
+    message = json.loads(encode_request(request_))
+    where = (
+        message["settings"]
+        if "settings" in message and data.draw(strategies.booleans())
+        else message
+    )
+    where[data.draw(strategies.sampled_from(sorted(where)))] = data.draw(json_values)
+    try:
+        decode_request(json.dumps(message).encode())
+    except PeerError:
+        pass
+
+
+@given(strategies.sampled_from(REPLIES), strategies.data())
+def test_a_reply_with_a_changed_value_raises_only_the_named_error(
+    reply: Reply, data: strategies.DataObject
+) -> None:
+    message = json.loads(encode_reply(reply))
+    where = (
+        message["flow"] if "flow" in message and data.draw(strategies.booleans()) else message
+    )
+    where[data.draw(strategies.sampled_from(sorted(where)))] = data.draw(json_values)
+    try:
+        decode_reply(json.dumps(message).encode())
+    except PeerError:
+        pass
