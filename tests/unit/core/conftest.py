@@ -13,7 +13,7 @@ settings.register_profile(
     "steady",
     derandomize=True,
     deadline=None,  # two cores shared with others: a slow example is not a defect
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=40,
     suppress_health_check=(HealthCheck.too_slow,),
 )

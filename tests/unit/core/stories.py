@@ -329,6 +329,12 @@ def every_tunnel_of_ours_is_held_or_ended(story: EndpointStory) -> None:
     assert set(story.in_charon) <= held, "charon has a tunnel that nobody looks after"
 
 
+def with_a_way_and_charon_it_never_rests_detached(story: EndpointStory) -> None:
+    machine = story.machine
+    if machine.active is None and machine.charon is not None and machine.paths:
+        assert machine.deadline() is not None
+
+
 def tables_are_ours_and_one_for_each_point_of_presence(story: EndpointStory) -> None:
     tables = story.machine.kernel().tables
     assert set(tables) == set(story.machine.paths)
@@ -349,6 +355,7 @@ RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     a_virtual_address_is_never_an_outer_one,
     the_attempt_is_the_one_that_charon_works_on,
     every_tunnel_of_ours_is_held_or_ended,
+    with_a_way_and_charon_it_never_rests_detached,
     tables_are_ours_and_one_for_each_point_of_presence,
     no_more_than_a_handful_is_held,
 )

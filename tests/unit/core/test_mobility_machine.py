@@ -1,0 +1,304 @@
+"""One endpoint in a world that does what it likes: the standing rules of `stories` hold.
+
+Every kind of news comes at any time, true, late, doubled and stray, and the daemon is killed
+and started again. At the end the world becomes kind, and the endpoint has to attach.
+"""
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from hypothesis import strategies
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+)
+
+from orchestrator.core.ike import (
+    CharonGone,
+    IkeDown,
+    IkeFailure,
+    IkeMoved,
+    IkeRekeyed,
+    Tunnel,
+    TunnelDown,
+    TunnelRekeyed,
+    TunnelUp,
+)
+from orchestrator.core.mobility import MobilityPolicy
+from orchestrator.core.mobility_events import (
+    AttemptFailed,
+    MoveEnded,
+    ProbeAnswered,
+    RoamRequested,
+    State,
+    Tick,
+    Woke,
+)
+from orchestrator.core.paths import LinkChoice
+from orchestrator.core.quantities import IPAddress, Seconds, Spi, UniqueId
+from tests.unit.core.builders import (
+    LTE,
+    LTE6,
+    SERVER4,
+    SERVER6,
+    VIP4,
+    VIP6,
+    WIFI,
+    WIFI2,
+    WIFI_SECOND,
+    Place,
+    path,
+    tunnel,
+)
+from tests.unit.core.stories import POLICY, EndpointStory
+
+FLIPS_PER_RUN = 65536
+OTHER_VIP: IPAddress = ip_address("10.99.0.8")
+
+places = strategies.builds(
+    replace,
+    strategies.sampled_from((WIFI, WIFI_SECOND, WIFI2, LTE, LTE6)),
+    up=strategies.sampled_from((True, True, True, False)),
+    usable=strategies.sampled_from((True, True, True, False)),
+    routed=strategies.sampled_from((True, True, True, False)),
+)
+networks = strategies.lists(
+    places, max_size=4, unique_by=lambda place: (place.index, place.pop)
+).map(tuple)
+policies = strategies.sampled_from(
+    (
+        POLICY,
+        replace(POLICY, servers=(SERVER6, SERVER4)),
+        replace(POLICY, choice=LinkChoice(), servers=(SERVER4, SERVER6)),
+        replace(POLICY, static_vips=(VIP4, VIP6)),
+    )
+)
+given_vips = strategies.sampled_from(
+    ((VIP4,), (VIP4,), (VIP4, VIP6), (VIP6, VIP4), (OTHER_VIP,), (ip_address(LTE.pop),), ())
+)
+addresses = strategies.sampled_from(
+    (VIP4, *(ip_address(place.pop) for place in (WIFI, WIFI2, LTE, LTE6)))
+)
+choice = strategies.integers(0, 20)
+
+
+class EndpointInAnyWorld(RuleBasedStateMachine):
+    @initialize(policy=policies, network=networks)
+    def begin(self, policy: MobilityPolicy, network: tuple[Place, ...]) -> None:
+        self.policy = policy
+        self.network = network
+        self.story = EndpointStory(policy)
+        self.runs = 0
+        self.charon: dict[UniqueId, Tunnel] = {}
+        """What charon itself would list; it outlives our daemon and its VICI connection."""
+        self.old_connections = ["orchestrator-0-1"]
+        self.old_probes = [1]
+        self.story.starts(*network)
+
+    # The network
+
+    @rule(network=networks)
+    def the_network_changes(self, network: tuple[Place, ...]) -> None:
+        self.network = network
+        self.story.is_at(*network)
+
+    @rule(gateway=strategies.sampled_from(("192.168.10.1", "192.168.10.9")))
+    def a_gateway_changes(self, gateway: str) -> None:
+        self.network = tuple(
+            replace(place, gateway=gateway) if place.link == "wlan0" else place
+            for place in self.network
+        )
+        self.story.is_at(*self.network)
+
+    @rule(seconds=strategies.sampled_from((0.05, 0.3, 1.1, 2.5, 14.0, 40.0)))
+    def time_goes_by(self, seconds: float) -> None:
+        self.story.waits(seconds)
+
+    @rule(seconds=strategies.sampled_from((0.5, 5.0, 40.0)))
+    def time_goes_by_on_a_good_path(self, seconds: float) -> None:
+        self.story.waits(seconds, answering=True)
+
+    @rule(seconds=strategies.sampled_from((2.0, 700.0, 30000.0)))
+    def the_device_sleeps(self, seconds: float) -> None:
+        self.story.hears(Woke(Seconds(seconds)), after=seconds)
+
+    @rule(works=strategies.booleans())
+    def the_kernel_moves_sas_or_not(self, *, works: bool) -> None:
+        self.story.kernel_moves = works
+
+    # Answers
+
+    @rule(back=choice)
+    def a_probe_is_answered(self, back: int) -> None:
+        if self.story.probe is not None:
+            self.old_probes.append(self.story.probe.sequence)
+        sequence = self.old_probes[-1 - back % len(self.old_probes)]
+        self.story.hears(ProbeAnswered(sequence))
+
+    @precondition(lambda self: self.story.attempt is not None)
+    @rule(vips=given_vips)
+    def a_negotiation_succeeds(self, vips: tuple[IPAddress, ...]) -> None:
+        fresh = self.story.next_tunnel(vips)
+        self.old_connections.append(fresh.connection)
+        self.charon[fresh.ike] = fresh
+        self.story.hears(TunnelUp(fresh), after=0.02)
+
+    @precondition(lambda self: self.story.attempt is not None)
+    @rule(why=strategies.sampled_from(IkeFailure))
+    def a_negotiation_fails(self, why: IkeFailure) -> None:
+        assert self.story.attempt is not None
+        self.old_connections.append(self.story.attempt.connection)
+        self.story.fails(why, after=0.02)
+
+    @rule(back=choice, place=strategies.sampled_from((WIFI, LTE)))
+    def a_tunnel_comes_too_late(self, back: int, place: Place) -> None:
+        connection = self.old_connections[-1 - back % len(self.old_connections)]
+        if self.story.attempt is not None and self.story.attempt.connection == connection:
+            return
+        self.story.numbers += 1
+        late = tunnel(path(place), self.story.numbers, connection)
+        self.charon[late.ike] = late
+        self.story.hears(TunnelUp(late))
+
+    @rule()
+    def somebody_elses_tunnel_comes_up(self) -> None:
+        self.story.hears(TunnelUp(tunnel(path(WIFI), 9000, "office-vpn")))
+
+    @rule(back=choice, why=strategies.sampled_from(IkeFailure))
+    def a_failure_comes_too_late(self, back: int, why: IkeFailure) -> None:
+        connection = self.old_connections[-1 - back % len(self.old_connections)]
+        if self.story.attempt is None or self.story.attempt.connection != connection:
+            self.story.hears(AttemptFailed(connection, why, "late"))
+
+    @rule(place=strategies.sampled_from((WIFI, LTE)), moved=strategies.booleans())
+    def a_move_ends_that_nobody_ordered(self, place: Place, *, moved: bool) -> None:
+        self.story.hears(MoveEnded(tunnel(path(place), 8000), path(place), moved))
+
+    # charon
+
+    @rule()
+    def charon_crashes(self) -> None:
+        self.charon.clear()
+        self.story.hears(CharonGone("crashed"))
+
+    @rule()
+    def the_connection_to_charon_breaks(self) -> None:
+        self.story.hears(CharonGone("vici closed"))
+
+    @rule()
+    def charon_is_found(self) -> None:
+        self.story.finds_charon(*self._list_of_charon())
+
+    @precondition(lambda self: self.charon)
+    @rule(which=choice)
+    def a_tunnel_ends(self, which: int) -> None:
+        ike = self._one_of_charon(which)
+        ended = self.charon.pop(ike)
+        event = TunnelDown(ike, ended.child) if which % 2 else IkeDown(ike)
+        self.story.hears(event)
+
+    @rule()
+    def an_unknown_tunnel_ends(self) -> None:
+        self.story.hears(TunnelDown(UniqueId(7777), UniqueId(7778)))
+        self.story.hears(IkeDown(UniqueId(7777)))
+        self.story.hears(IkeRekeyed(UniqueId(7777), UniqueId(7779)))
+
+    @precondition(lambda self: self.charon)
+    @rule(which=choice)
+    def a_child_sa_is_rekeyed(self, which: int) -> None:
+        ike = self._one_of_charon(which)
+        old = self.charon[ike]
+        self.story.numbers += 1
+        number = self.story.numbers
+        fresh = replace(
+            old,
+            child=UniqueId(3000 + number),
+            spi_in=Spi(0xF000_0000 + number),
+            spi_out=Spi(0x6000_0000 + number),
+        )
+        self.charon[ike] = fresh
+        self.story.hears(TunnelRekeyed(old.child, fresh))
+
+    @precondition(lambda self: self.charon)
+    @rule(which=choice)
+    def an_ike_sa_is_rekeyed(self, which: int) -> None:
+        ike = self._one_of_charon(which)
+        self.story.numbers += 1
+        fresh = UniqueId(4000 + self.story.numbers)
+        self.charon[fresh] = replace(self.charon.pop(ike), ike=fresh)
+        self.story.hears(IkeRekeyed(ike, fresh))
+
+    @precondition(lambda self: self.charon)
+    @rule(which=choice, local=addresses, port=strategies.sampled_from((4500, 4501)))
+    def an_ike_sa_moves(self, which: int, local: IPAddress, port: int) -> None:
+        ike = self._one_of_charon(which)
+        known = self.charon[ike]
+        if local.version == known.remote.version:
+            self.charon[ike] = replace(known, local=local, local_port=port)
+            self.story.hears(IkeMoved(ike, local, port, known.remote, 4500))
+
+    # The operator
+
+    @rule(link=strategies.sampled_from((None, "wlan0", "wlan1", "wwan0", "eth7")))
+    def a_roam_is_asked_for(self, link: str | None) -> None:
+        self.story.hears(RoamRequested(link))
+
+    @rule()
+    def a_tick_comes_early(self) -> None:
+        self.story.hears(Tick())
+
+    @rule()
+    def the_daemon_is_killed_and_started(self) -> None:
+        """What the kernel has is what the successor finds."""
+        before = self.story
+        self.runs += 1
+        self.story = EndpointStory(self.policy, self.runs * FLIPS_PER_RUN)
+        self.story.now = before.now
+        self.story.numbers = before.numbers
+        self.story.connections = before.connections
+        self.story.kernel_moves = before.kernel_moves
+        found = before.machine.active
+        if found is not None:
+            found = replace(found, ike=UniqueId(0), child=UniqueId(0), connection="")
+        said = self.story.starts(*self.network, vips=before.machine.vips, adopted=found)
+        if found is not None:
+            assert "hold" not in said, "an adopted tunnel was held"
+            assert before.kernel is not None
+            assert self.story.kernel is not None
+            assert self.story.kernel.active == before.kernel.active
+
+    # At the end
+
+    def teardown(self) -> None:
+        """With a network, charon and answers, it attaches, and only one tunnel is left."""
+        if not hasattr(self, "story"):
+            return
+        self.story.kernel_moves = True
+        self.story.hears(CharonGone("restarted"))
+        self.charon.clear()
+        self.story.is_at(WIFI)
+        self.story.finds_charon()
+        end = self.story.now + 90
+        while self.story.now < end:
+            if self.story.attempt is not None:
+                self.story.negotiated()
+            if self.story.machine.state is State.MOVING:
+                self.story.answered()
+            self.story.waits(0.25, answering=True)
+        assert self.story.machine.state is State.ATTACHED
+        assert self.story.machine.active_path == path(WIFI)
+        assert self.story.attempt is None
+        assert len(self.story.in_charon) == 1
+
+    # Small things
+
+    def _one_of_charon(self, which: int) -> UniqueId:
+        return sorted(self.charon)[which % len(self.charon)]
+
+    def _list_of_charon(self) -> list[Tunnel]:
+        return list(self.charon.values())
+
+
+TestEndpointInAnyWorld = EndpointInAnyWorld.TestCase
