@@ -101,12 +101,16 @@ class Rtnetlink:
                 try:
                     while True:
                         async for message in monitor.get():
-                            ours = _is_ours(message)
+                            ours = _is_ours(message) and not self._did(message)
                             if picture.absorb(message) or ours:
                                 yield NetworkNews(picture.snapshot(), ours_touched=ours)
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise KernelError(error.errno or 0, "watch", "the network") from error
+
+    def _did(self, message: Message) -> bool:
+        """Whether the message tells of what this very object asked for."""
+        return bool(message["header"]["pid"] == self._ip.status["epid"])
 
     async def _read(self) -> "_Picture":
         picture = _Picture()

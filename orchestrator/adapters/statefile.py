@@ -24,6 +24,8 @@ class Remembered:
     vips: tuple[IPAddress, ...] = ()
     epoch: int = 0
     """How often the daemon has started: its flips begin above those of its predecessors."""
+    servers: tuple[IPAddress, ...] = ()
+    """What the server's names meant when they were last looked up."""
 
     @property
     def first_flip(self) -> int:
@@ -38,7 +40,8 @@ class StateFile:
         try:
             found = json.loads(self._path.read_text())
             vips = tuple(ip_address(vip) for vip in found["vips"])
-            return Remembered(vips, int(found["epoch"]))
+            servers = tuple(ip_address(server) for server in found["servers"])
+            return Remembered(vips, int(found["epoch"]), servers)
         except FileNotFoundError:
             return Remembered()
         except (ValueError, KeyError, TypeError):
@@ -49,7 +52,14 @@ class StateFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         with fresh.open("w") as file:
-            json.dump({"vips": [str(vip) for vip in state.vips], "epoch": state.epoch}, file)
+            json.dump(
+                {
+                    "vips": [str(vip) for vip in state.vips],
+                    "epoch": state.epoch,
+                    "servers": [str(server) for server in state.servers],
+                },
+                file,
+            )
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)

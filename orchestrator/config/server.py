@@ -176,10 +176,10 @@ class Proxy:
     """Connections in all; beyond it, a further one is refused. Each takes two sockets;
     20,000 are far within the hard limit of descriptors that systemd grants (524,288). Should
     all their queues be full, they keep 10 GB of memory."""
-    queue_per_flow: Annotated[Octets, Between(16 * 1024, 64 * 1024**2)] = Octets(256 * 1024)
-    """Octets kept in each direction of a connection. When it is full the sender is told to
-    wait, which TCP does for as long as it takes: nothing is lost. 256 KiB keeps 100 Mbit/s
-    busy at 20 ms."""
+    queue_per_flow: Annotated[Octets, Between(128 * 1024, 1024**3)] = Octets(1024 * 1024)
+    """Octets kept in each direction of a connection, socket buffers included. When it is full
+    the sender is told to wait, which TCP does for as long as it takes: nothing is lost. It
+    bounds a connection to as much per round trip: 1 MiB carries 50 Mbit/s over 100 ms."""
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.flows_per_session > self.flows:

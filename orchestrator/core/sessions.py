@@ -17,7 +17,7 @@ The rules, each with the method that keeps it:
 """
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, assert_never
@@ -264,8 +264,9 @@ class Sessions:
     def session_of_vip(self, vip: IPAddress) -> Session | None:
         return self._by_vip.get(vip)
 
-    def knows(self, tunnel: Tunnel) -> bool:
-        return tunnel.ike in self._by_ike
+    def vips(self) -> Iterable[IPAddress]:
+        """Every virtual address that a session has."""
+        return self._by_vip.keys()
 
     # Tunnels
 

@@ -7,16 +7,16 @@ here.
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
 from typing import Final
 
 from orchestrator import __version__
 from orchestrator.adapters import clock
 from orchestrator.adapters.charon import Charon, NotNegotiated
 from orchestrator.adapters.rtnetlink import Rtnetlink
-from orchestrator.adapters.statefile import Remembered, StateFile
-from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.adapters.statefile import StateFile
+from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
 from orchestrator.core.errors import CharonError, KernelError
@@ -53,31 +53,33 @@ from orchestrator.core.mobility_events import (
     Woke,
 )
 from orchestrator.core.paths import LinkChoice, Path
-from orchestrator.core.quantities import Seconds, UniqueId
+from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
 from orchestrator.services.journal import Journal
 from orchestrator.services.probes import EndpointProbes
-from orchestrator.services.reconciler import Reconciler
+from orchestrator.services.reconciler import Aspect, Reconciler
+from orchestrator.services.repair import Repair
+from orchestrator.wire.control import NotThisRole, Refused
+from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "endpoint"
-AUDIT_PAUSE: Final = 0.2
-"""Seconds that foreign changes are collected before we look: networkd works in bursts."""
 CLOCK_CHECK: Final = 1.0
 """Seconds between two looks at how long the device has slept."""
 JUMP: Final = 1.0
 """Seconds of sleep below which nothing is doubted: no NAT forgets us that fast."""
 
 
-def mobility_policy(config: EndpointConfig) -> MobilityPolicy:
-    """The deciding part of the configuration."""
+def mobility_policy(config: EndpointConfig, looked_up: tuple[IPAddress, ...]) -> MobilityPolicy:
+    """The deciding part of the configuration; `looked_up` is what the server's names mean."""
+    servers = dict.fromkeys((*config.server.addresses, *looked_up))
     return MobilityPolicy(
-        servers=config.server.addresses,
+        servers=tuple(servers),
         choice=LinkChoice(config.links.include, config.links.exclude, config.links.preference),
         inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
-        static_vips=config.tunnel.vips,
+        static_vips=tuple(config.tunnel.vips),
         attempt_limit=config.timers.attempt,
         backoff_min=config.timers.backoff_min,
         backoff_max=config.timers.backoff_max,
@@ -89,18 +91,25 @@ def mobility_policy(config: EndpointConfig) -> MobilityPolicy:
 class Endpoint:
     """One running endpoint; `Administered` for the control socket."""
 
-    def __init__(self, config: EndpointConfig, rtnetlink: Rtnetlink, xfrm: Xfrm) -> None:
+    def __init__(
+        self,
+        config: EndpointConfig,
+        policy: MobilityPolicy,
+        statefile: StateFile,
+        rtnetlink: Rtnetlink,
+        xfrm: Xfrm,
+    ) -> None:
         self.config = config
         self.journal = Journal()
         self._rtnetlink = rtnetlink
         self._xfrm = xfrm
         self._charon = Charon(config.charon.socket)
-        self._credentials = Credentials(config.identity, config.auth)
-        self._statefile = StateFile(config.state.directory / "endpoint.json")
-        remembered = self._statefile.load()
-        self._remembered = Remembered(remembered.vips, remembered.epoch + 1)
-        self._statefile.save(self._remembered)
-        self._machine = Mobility(mobility_policy(config), self._remembered.first_flip)
+        self._credentials = Credentials(config)
+        self._statefile = statefile
+        before = statefile.load()
+        self._remembered = replace(before, epoch=before.epoch + 1)
+        statefile.save(self._remembered)
+        self._machine = Mobility(policy, self._remembered.first_flip)
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), clock.now
         )
@@ -108,7 +117,7 @@ class Endpoint:
         self._probes = EndpointProbes(self._answered)
         self._holder: Holder | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._touched = asyncio.Event()
+        self._repair = Repair(self._reconciler, self.journal)
         self._started_at = clock.now()
 
     async def run(self) -> None:
@@ -127,19 +136,25 @@ class Endpoint:
         )
         self._holder.own(self._machine.vips)
         self._holder.start()
+        monitor = Monitor((Group.POLICY,))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(monitor.fileno(), self._repair.watch_xfrm, monitor)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(self._driver.run(), name="driver")
                 tasks.create_task(self._watch_network(), name="network")
                 tasks.create_task(self._watch_clock(), name="clock")
-                tasks.create_task(self._repair(), name="repair")
+                tasks.create_task(self._repair.run(), name="repair")
+                tasks.create_task(self._repair.watch_firewall(), name="firewall")
                 tasks.create_task(
                     ike.follow(self._charon, self._prepare_charon, self._driver.post),
                     name="charon",
                 )
         finally:
             self._tasks = None
+            loop.remove_reader(monitor.fileno())
+            monitor.close()
             self._holder.stop()
             self._probes.close()
 
@@ -148,7 +163,7 @@ class Endpoint:
     async def _watch_network(self) -> None:
         async for news in self._rtnetlink.watch():
             if news.ours_touched:
-                self._touched.set()
+                self._repair.touched(Aspect.ROUTING)
             self._driver.post(NetworkChanged(news.snapshot))
 
     async def _watch_clock(self) -> None:
@@ -158,14 +173,6 @@ class Endpoint:
             if (now_slept := clock.slept()) - slept > JUMP:
                 self._driver.post(Woke(Seconds(now_slept - slept)))
             slept = now_slept
-
-    async def _repair(self) -> None:
-        while True:
-            await self._touched.wait()
-            await asyncio.sleep(AUDIT_PAUSE)
-            self._touched.clear()
-            if repaired := await self._reconciler.audit():
-                self.journal.tell("repaired", ("touched-by-others",), operations=repaired)
 
     async def _prepare_charon(self) -> None:
         await self._credentials.load(self._charon)
@@ -224,7 +231,7 @@ class Endpoint:
             case Terminate(tunnel):
                 self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
             case RememberVips(vips):
-                self._remembered = Remembered(vips, self._remembered.epoch)
+                self._remembered = replace(self._remembered, vips=vips)
                 self._statefile.save(self._remembered)
             case Tell():
                 self._tell(effect)
@@ -250,7 +257,7 @@ class Endpoint:
 
     def _release(self) -> None:
         if self._holder is not None and (sent := self._holder.release(self._machine.vips)):
-            self.journal.tell("released", packets=sent)
+            self.journal.tell("released", fields={"packets": sent})
 
     async def _negotiate(self, order: Negotiate) -> None:
         local, remote = self._credentials.sides(self.config.server.identity)
@@ -286,13 +293,9 @@ class Endpoint:
 
     def _tell(self, effect: Tell) -> None:
         warning = effect.what in (State.DETACHED, "failed", "roam-refused", "vip-changed")
-        self.journal.tell(
-            effect.what,
-            effect.reasons,
-            level=logging.WARNING if warning else logging.INFO,
-            path=str(effect.path) if effect.path else None,
-            **(effect.fields or {}),
-        )
+        path = str(effect.path) if effect.path else None
+        fields = {"path": path, **(effect.fields or {})}
+        self.journal.tell(effect.what, effect.reasons, fields, warning=warning)
 
     # What people ask (Administered)
 
@@ -340,6 +343,15 @@ class Endpoint:
                 f"choose one of: {', '.join(names)}" if names else "no link is usable now",
             )
         return {"asked": link, "state": str(self._machine.state)}
+
+    def reload(self) -> object:
+        raise Refused(
+            "an endpoint takes its configuration when it starts",
+            "restart it: connections go on",
+        )
+
+    def events(self) -> AsyncIterator[Mapping[str, object]]:
+        return self.journal.watch()
 
     def _path(self, path: Path) -> dict[str, object]:
         machine = self._machine
@@ -393,12 +405,3 @@ class Endpoint:
                 "until then a roam cannot renew its keys"
             )
         return found
-
-
-async def run(config: EndpointConfig) -> None:
-    """The whole daemon, until cancelled."""
-    async with Rtnetlink() as rtnetlink:
-        xfrm = Xfrm()
-        endpoint = Endpoint(config, rtnetlink, xfrm)
-        async with ControlServer(config.control, endpoint):
-            await endpoint.run()

@@ -58,12 +58,15 @@ class Holder:
         self._injector.close()
 
     def own(self, vips: Iterable[IPAddress]) -> None:
-        """Holds for these addresses from now on, and for no others."""
-        wanted = frozenset(vips)
-        for vip in wanted - self._queues.keys():
-            self._queues[vip] = HoldQueue(self._limits)
-        for vip in self._queues.keys() - wanted:
-            del self._queues[vip]
+        """Holds for these addresses too from now on."""
+        for vip in vips:
+            if vip not in self._queues:
+                self._queues[vip] = HoldQueue(self._limits)
+
+    def disown(self, vips: Iterable[IPAddress]) -> None:
+        """Holds for these no longer; what is held is gone."""
+        for vip in vips:
+            self._queues.pop(vip, None)
 
     def queue(self, vip: IPAddress) -> HoldQueue | None:
         return self._queues.get(vip)

@@ -27,24 +27,31 @@ class Journal:
         self,
         event: str,
         reasons: Iterable[str] = (),
+        fields: Mapping[str, object] | None = None,
         *,
-        level: int = logging.INFO,
-        **fields: object,
+        warning: bool = False,
     ) -> None:
+        """`event` and reasons are words of the machines; a field that is None is left away."""
+        values = {key: value for key, value in (fields or {}).items() if value is not None}
         words = sorted(reasons)
         record: Record = {
             "at": clock.wall(),
             "boottime": round(clock.now(), 6),
             "event": event,
             "reasons": words,
-            **fields,
+            **values,
         }
-        self.counters[event] = self.counters.get(event, 0) + 1
-        shown = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
-        extra = {f"ORCH_{key.upper()}": value for key, value in fields.items()}
+        self.count(event)
+        shown = " ".join(f"{key}={value}" for key, value in values.items())
+        extra = {f"ORCH_{key.upper()}": value for key, value in values.items()}
+        level = logging.WARNING if warning else logging.INFO
         _LOG.log(level, "%s (%s) %s", event, ", ".join(words), shown, extra=extra)
         for queue in tuple(self._watchers):
             self._hand_over(queue, record)
+
+    def count(self, event: str) -> None:
+        """For what happens too often to be told."""
+        self.counters[event] = self.counters.get(event, 0) + 1
 
     def _hand_over(self, queue: "asyncio.Queue[Record | None]", record: Record) -> None:
         if queue.qsize() < WATCHER_LIMIT:

@@ -35,7 +35,7 @@ class _ProbeSockets:
             self._close(address)
         for address in wanted - self._sockets.keys():
             sock = socket.socket(_FAMILY[address.version], socket.SOCK_DGRAM)
-            sock.setblocking(False)
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
             try:
                 sock.bind((str(address), SERVICE_PORT))
             except OSError:

@@ -1,14 +1,15 @@
 """Makes the kernel look as wanted, and keeps it so when others meddle.
 
 What is wanted is given per scope ("endpoint", or one session), as a value; only the difference
-to what is there is written. `audit` reads everything of ours again and repairs: it runs after
-start, and whenever rtnetlink says that somebody touched an object of ours.
+to what is there is written. `audit` reads an aspect of ours again and repairs it: it runs
+whenever the kernel says that somebody else touched an object of ours (`services.repair`).
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from enum import Flag, auto
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final
 
 from orchestrator.adapters.nftables import Nftables
 from orchestrator.adapters.rtnetlink import Rtnetlink
@@ -35,6 +36,29 @@ SYSCTL_RECORD: Final = "sysctls.json"
 TUNS: Final = (TUN_ENDPOINT, TUN_SERVER)
 
 
+class Aspect(Flag):
+    """What can be read, and meddled with, on its own."""
+
+    POLICIES = auto()
+    ROUTING = auto()
+    """devices, addresses, routes and rules"""
+    FIREWALL = auto()
+    SETTINGS = auto()
+    ALL = POLICIES | ROUTING | FIREWALL | SETTINGS
+
+
+def aspect_of(subject: KernelObject) -> Aspect:
+    match subject:
+        case Policy():
+            return Aspect.POLICIES
+        case Tun() | Address() | Route() | Rule():
+            return Aspect.ROUTING
+        case Ruleset():
+            return Aspect.FIREWALL
+        case Sysctl():
+            return Aspect.SETTINGS
+
+
 class Reconciler:
     """The one writer of our kernel objects."""
 
@@ -47,6 +71,7 @@ class Reconciler:
         self._present: dict[Key, KernelObject] = {}
         self._tuns: dict[str, TunDevice] = {}
         self._lock = asyncio.Lock()
+        self._generation = 0
         self.repairs = 0
         """Operations that an audit had to do after others meddled."""
         self.failures: dict[Key, KernelError] = {}
@@ -59,44 +84,73 @@ class Reconciler:
     async def apply(self, scope: str, wanted: Iterable[KernelObject]) -> None:
         """Replaces what this scope wants; writes the difference, restraining things first."""
         async with self._lock:
+            self._generation += 1
             before = self._wanted.get(scope, {})
-            after = {subject.key: subject for subject in wanted}
+            after: dict[Key, KernelObject] = {subject.key: subject for subject in wanted}
             self._wanted[scope] = after
             keys = before.keys() | after.keys()
             present = {key: self._present[key] for key in keys if key in self._present}
             await self._carry_out(plan(after.values(), present))
 
-    async def audit(self) -> int:
-        """Reads what is there, repairs; returns how many operations that took."""
-        async with self._lock:
-            self._present = {subject.key: subject for subject in await self.read()}
-            wanted = [s for scope in self._wanted.values() for s in scope.values()]
-            operations = plan(wanted, self._present)
-            await self._carry_out(operations)
-            self.repairs += len(operations)
-            return len(operations)
+    async def audit(self, aspects: Aspect) -> tuple[Operation, ...]:
+        """Reads these aspects of what is there, repairs; returns what that took.
+
+        Reading takes long and holds nobody up: if something was applied in the meantime, it is
+        done again.
+        """
+        while True:
+            generation = self._generation
+            found = await self.read(aspects)
+            async with self._lock:
+                if generation != self._generation:
+                    continue
+                for key, subject in tuple(self._present.items()):
+                    if aspect_of(subject) in aspects:
+                        del self._present[key]
+                self._present |= {subject.key: subject for subject in found}
+                operations = plan(self._all_wanted(), self._present)
+                await self._carry_out(operations)
+                self.repairs += len(operations)
+                return operations
+
+    def expects(self, policy: Policy) -> bool:
+        """Whether the kernel should have this very policy now, as far as we know."""
+        return self._present.get(policy.key) == policy
+
+    def expects_one_like(self, policy: Policy) -> bool:
+        """Whether the kernel should have a policy for this selector and direction."""
+        return policy.key in self._present
+
+    def _all_wanted(self) -> Iterator[KernelObject]:
+        for scope in self._wanted.values():
+            yield from scope.values()
 
     async def adopt(self) -> tuple[KernelObject, ...]:
         """Takes what a predecessor left as present, so that only differences are written."""
         async with self._lock:
-            found = await self.read()
+            found = await self.read(Aspect.ALL)
             self._present = {subject.key: subject for subject in found}
             return found
 
-    async def read(self) -> tuple[KernelObject, ...]:
-        """Every object of ours that the kernel has now."""
-        found: list[KernelObject] = list(self._xfrm.policies())
-        for name in TUNS:
-            mtu = await self._rtnetlink.tun_mtu(name)
-            if mtu is not None and name in self._tuns:
-                found.append(Tun(name, mtu))
-        found += await self._rtnetlink.present(TUNS)
-        ruleset = await self._nftables.current()
-        if ruleset is not None:
+    async def read(self, aspects: Aspect) -> tuple[KernelObject, ...]:
+        """Every object of ours that the kernel has now, in these aspects."""
+        found: list[KernelObject] = []
+        if Aspect.POLICIES in aspects:
+            found += self._xfrm.policies()
+        if Aspect.ROUTING in aspects:
+            for name in TUNS:
+                mtu = await self._rtnetlink.tun_mtu(name)
+                if mtu is not None and name in self._tuns:
+                    found.append(Tun(name, mtu))
+            found += await self._rtnetlink.present(TUNS)
+        if Aspect.FIREWALL in aspects and (ruleset := await self._nftables.current()):
             found.append(ruleset)
-        for subject in self._present.values():
-            if isinstance(subject, Sysctl):
-                found.append(Sysctl(subject.path, self._sysctls.read(subject.path)))
+        if Aspect.SETTINGS in aspects:
+            found += [
+                Sysctl(subject.path, self._sysctls.read(subject.path))
+                for subject in self._all_wanted()
+                if isinstance(subject, Sysctl)
+            ]
         return tuple(found)
 
     async def remove_everything(self, *, dry_run: bool) -> list[str]:
@@ -104,7 +158,7 @@ class Reconciler:
         async with self._lock:
             operations = [
                 operation
-                for operation in plan((), {s.key: s for s in await self.read()})
+                for operation in plan((), {s.key: s for s in await self.read(Aspect.ALL)})
                 if not isinstance(operation.subject, Tun)
             ]
             sentences = [f"drop {operation.subject}" for operation in operations]
@@ -160,5 +214,3 @@ class Reconciler:
                 self._sysctls.put(sysctl)
             case Drop(Sysctl() as sysctl):
                 self._sysctls.restore(sysctl.path)
-            case _:
-                assert_never(operation)

@@ -6,9 +6,8 @@ virtual address its identity may use does its session get policies (`_admit`).
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Coroutine
-from ipaddress import IPv4Network, IPv6Network
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Final
 
 from orchestrator import __version__
@@ -16,13 +15,14 @@ from orchestrator.adapters import clock
 from orchestrator.adapters.charon import Charon
 from orchestrator.adapters.leases import LeaseStore
 from orchestrator.adapters.rtnetlink import Rtnetlink
-from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.server import ServerConfig
 from orchestrator.core import leases
-from orchestrator.core.endpoint_state import SERVICE
+from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.errors import CharonError
-from orchestrator.core.firewall import server_ruleset
-from orchestrator.core.ike import CharonUp, IkeEvent, Tunnel, TunnelUp
+from orchestrator.core.firewall import ServerFirewall, server_ruleset
+from orchestrator.core.flows import FlowRecord
+from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent, Tunnel, TunnelUp
 from orchestrator.core.kernel import TUN_SERVER
 from orchestrator.core.quantities import IPAddress
 from orchestrator.core.server_state import ServerState, server_objects
@@ -32,7 +32,6 @@ from orchestrator.core.sessions import (
     ApplySession,
     Effect,
     Event,
-    Heard,
     MappingChanged,
     Release,
     Remembered,
@@ -45,8 +44,340 @@ from orchestrator.core.sessions import (
     Tick,
 )
 from orchestrator.services import ike
+from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
 from orchestrator.services.journal import Journal
 from orchestrator.services.probes import ServerProbes
-from orchestrator.services.reconciler import Reconciler
+from orchestrator.services.proxy_client import ProxyLost
+from orchestrator.services.proxy_link import ProxyLink, proxy_ports
+from orchestrator.services.reconciler import Aspect, Reconciler
+from orchestrator.services.repair import Repair
+from orchestrator.wire import netlink_xfrm as xfrm_news
+from orchestrator.wire.control import NotThisRole, Refused
+from orchestrator.wire.xfrm_structs import Group
+
+SCOPE: Final = "server"
+NEWCOMERS: Final = "newcomers"
+"""charon's connection for identities without a lease."""
+
+
+class Server:
+    """One running mobility server; `Administered` for the control socket."""
+
+    def __init__(self, config: ServerConfig, rtnetlink: Rtnetlink, xfrm: Xfrm) -> None:
+        self.config = config
+        self.journal = Journal()
+        self._rtnetlink = rtnetlink
+        self._xfrm = xfrm
+        self._charon = Charon(config.charon.socket)
+        self._charon_version: str | None = None
+        self._credentials = Credentials(config)
+        self._leases = LeaseStore(config.state.directory / "leases.sqlite")
+        self._machine = Sessions(config.timers.detach_after)
+        self._driver: Driver[Event, Effect] = Driver(
+            self._machine, self._execute, Tick(), clock.now
+        )
+        self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory)
+        self._probes = ServerProbes(self._driver.post)
+        self._repair = Repair(self._reconciler, self.journal)
+        self._proxy = ProxyLink(config, self.journal)
+        self._holder: Holder | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._newcomer_pools: tuple[str, ...] = ()
+        self._pool_serial = 0
+        self._started_at = clock.now()
+
+    async def run(self) -> None:
+        """Works until cancelled; leaves the kernel and the proxy as they are."""
+        await self._reconciler.adopt()
+        await self._reconciler.apply(SCOPE, server_objects(self._state()))
+        for identity, vips in self.config.vip.static.items():
+            self._leases.assign(identity, vips, static=True)
+        for lease in self._leases.all():
+            await self._driver.handle(Remembered(lease.identity, lease.vips))
+        self._probes.bind(SERVICE[pool.version] for pool in self.config.vip.pools)
+        self._holder = Holder(
+            self._reconciler.tun(TUN_SERVER),
+            lambda packet: packet.destination,
+            self._attached,
+            self.config.hold.limits,
+            clock.now,
+        )
+        self._holder.own(self._machine.vips())
+        self._holder.start()
+        monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(monitor.fileno(), self._watch_xfrm, monitor)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._driver.run(), name="driver")
+                tasks.create_task(self._watch_network(), name="network")
+                tasks.create_task(self._repair.run(), name="repair")
+                tasks.create_task(self._repair.watch_firewall(), name="firewall")
+                if self.config.proxy.enabled:
+                    tasks.create_task(self._proxy.run(), name="proxy")
+                tasks.create_task(
+                    ike.follow(self._charon, self._prepare_charon, self._ike_event),
+                    name="charon",
+                )
+        finally:
+            self._tasks = None
+            loop.remove_reader(monitor.fileno())
+            monitor.close()
+            self._holder.stop()
+            self._probes.close()
+
+    # News
+
+    def _ike_event(self, event: IkeEvent) -> None:
+        """Tunnels come to the machine as admitted, or not at all."""
+        match event:
+            case CharonUp(version, tunnels):
+                self._charon_version = version
+                self._driver.post(event)
+                for tunnel in tunnels:
+                    self._admit(tunnel, adopted=True)
+            case TunnelUp(tunnel):
+                self._admit(tunnel, adopted=False)
+            case _:
+                if isinstance(event, CharonGone):
+                    self._charon_version = None
+                    self.journal.tell("charon", ("charon-absent",), warning=True)
+                self._driver.post(event)
+
+    def _admit(self, tunnel: Tunnel, *, adopted: bool) -> None:
+        """Looks the lease up: only it gives an identity its virtual addresses."""
+        hosts = tuple(ts.network_address for ts in tunnel.remote_ts if ts.num_addresses == 1)
+        offered = tuple(host for host in hosts if self._in_pool(host))
+        if not offered or len(hosts) != len(tunnel.remote_ts):
+            self._turn_away(tunnel, "not-one-virtual-address")
+            return
+        refusal = self._lease(tunnel.remote_id, offered)
+        if refusal is not None:
+            self._turn_away(tunnel, refusal)
+            return
+        self._driver.post(Admitted(tunnel.remote_id, offered, tunnel, adopted))
+
+    def _lease(self, identity: str, offered: tuple[IPAddress, ...]) -> str | None:
+        """Checks or makes the lease; returns why the tunnel must go, None if it may stay."""
+        match leases.decide(self.config.vip, self._leases.all(), identity, offered):
+            case leases.Accept(vips=vips, fresh=True):
+                self._leases.assign(identity, vips)
+                self._begin(self._load_leased(identity, vips), f"lease {identity}")
+                self._begin(self._load_newcomers(), "newcomers")
+                return None
+            case leases.Accept():
+                self._leases.seen(identity)
+                return None
+            case leases.Reassign(vips=vips):
+                # With this connection charon narrows what the identity offers to its lease.
+                self._begin(self._load_leased(identity, vips), f"lease {identity}")
+                return "leased-another-address"
+            case leases.Refuse(reason=reason):
+                return str(reason)
+
+    def _turn_away(self, tunnel: Tunnel, why: str) -> None:
+        """No session: the SA stays without policies, and goes."""
+        fields = {"identity": tunnel.remote_id, "pop": str(tunnel.remote), "ike_sa": tunnel.ike}
+        self.journal.tell("refused", (why,), fields, warning=True)
+        self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+
+    def _watch_xfrm(self, monitor: Monitor) -> None:
+        for news in monitor.read():
+            match news:
+                case xfrm_news.MappingChanged(spi=spi):
+                    self._driver.post(MappingChanged(spi))
+                case xfrm_news.StatePut(state=state):
+                    self._driver.post(StateMoved(state.spi, state.source, state.destination))
+                case _:
+                    self._repair.xfrm_news(news)
+
+    async def _watch_network(self) -> None:
+        async for news in self._rtnetlink.watch():
+            if news.ours_touched:
+                self._repair.touched(Aspect.ROUTING)
+
+    # charon
+
+    async def _prepare_charon(self) -> None:
+        """What charon forgets when it restarts."""
+        await self._credentials.load(self._charon)
+        for lease in self._leases.all():
+            await self._load_leased(lease.identity, lease.vips)
+        await self._load_newcomers()
+
+    async def _load_leased(self, identity: str, vips: Sequence[IPAddress]) -> None:
+        local, remote = self._credentials.sides(identity)
+        connection = ike.leased_connection(vips, local, remote)
+        with contextlib.suppress(CharonError):
+            await self._charon.load_connection(f"lease {identity}", connection)
+
+    async def _load_newcomers(self) -> None:
+        """charon gives out free addresses itself; each time one was taken it gets new pools.
+
+        A pool with leases in it cannot be replaced, hence a new name each time; the old one
+        goes when charon lets it.
+        """
+        self._pool_serial += 1
+        before, pools = self._newcomer_pools, []
+        with contextlib.suppress(CharonError):
+            for pool in self.config.vip.pools:
+                free = leases.next_free(pool, self.config.vip, self._leases.all())
+                if free is None:
+                    self.journal.tell(
+                        "pool-exhausted", fields={"pool": str(pool)}, warning=True
+                    )
+                    continue
+                name = f"free-{pool.version}-{self._pool_serial}"
+                await self._charon.load_pool(name, f"{free}-{free}")
+                pools.append(name)
+            local, remote = self._credentials.sides(None)
+            connection = ike.newcomer_connection(pools, local, remote)
+            await self._charon.load_connection(NEWCOMERS, connection)
+            self._newcomer_pools = tuple(pools)
+        for name in before:
+            with contextlib.suppress(CharonError):
+                await self._charon.unload_pool(name)
+
+    async def _terminate(self, tunnel: Tunnel) -> None:
+        with contextlib.suppress(CharonError):
+            await self._charon.terminate(tunnel.ike)
+
+    # Acts
+
+    async def _execute(self, effect: Effect) -> Event | None:
+        match effect:
+            case ApplySession(identity, objects):
+                await self._reconciler.apply(f"session {identity}", objects)
+                if self._holder is not None:
+                    self._holder.own(self._machine.by_identity[identity].vips)
+            case Release(vips):
+                if self._holder is not None and (sent := self._holder.release(vips)):
+                    self.journal.tell("released", fields={"packets": sent, "vip": str(vips[0])})
+            case AnswerProbe(probe):
+                self._probes.answer(probe)
+            case Terminate(tunnel, reason):
+                self.journal.tell("terminated", (reason,), {"identity": tunnel.remote_id})
+                self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+            case Tell(what, reasons, identity, fields):
+                self.journal.tell(what, reasons, {"identity": identity, **fields})
+        return None
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        if self._tasks is None:
+            work.close()
+            return
+        self._tasks.create_task(work, name=name)
+
+    def _attached(self, vip: IPAddress) -> bool:
+        session = self._machine.session_of_vip(vip)
+        return session is not None and session.active is not None and session.following is None
+
+    def _in_pool(self, address: IPAddress) -> bool:
+        return any(address in pool for pool in self.config.vip.pools)
+
+    def _state(self) -> ServerState:
+        config = self.config
+        firewall = ServerFirewall(
+            underlay=config.underlay.interfaces,
+            pools=config.vip.pools,
+            services=tuple(SERVICE[pool.version] for pool in config.vip.pools),
+            service_port=SERVICE_PORT,
+            proxy=proxy_ports(config) if config.proxy.enabled else None,
+            management_ports=config.underlay.extra_tcp_ports,
+        )
+        return ServerState(config.vip.pools, server_ruleset(firewall))
+
+    # What people ask (Administered)
+
+    def status(self) -> dict[str, object]:
+        sessions = self._machine.by_identity.values()
+        present = [s for s in sessions if s.state is SessionState.ATTACHED]
+        return {
+            "role": "server",
+            "version": __version__,
+            "state": "serving" if self._charon_version else "waiting",
+            "reasons": [] if self._charon_version else ["charon-absent"],
+            "since_s": round(clock.now() - self._started_at, 3),
+            "uptime_s": round(clock.now() - self._started_at, 3),
+            "identity": self.config.identity,
+            "pools": [str(pool) for pool in self.config.vip.pools],
+            "charon": f"strongSwan {self._charon_version}"
+            if self._charon_version
+            else "absent",
+            "sessions": {"attached": len(present), "all": len(sessions)},
+            "held": self._held(self._machine.vips()),
+            "proxy": self._proxy.problem or "running",
+            "repairs": self._reconciler.repairs,
+            "warnings": self._warnings(),
+            "counters": dict(self.journal.counters),
+        }
+
+    def paths(self) -> object:
+        raise NotThisRole("paths are the endpoint's: ask `orchestrator sessions` here")
+
+    async def sessions(self) -> list[dict[str, object]]:
+        flows = Counter(flow.vip.host for flow in await self._flows())
+        return [self._session(s, flows) for s in self._machine.by_identity.values()]
+
+    async def flows(self) -> object:
+        return await self._proxy.flows() if self.config.proxy.enabled else []
+
+    def roam(self, link: str | None) -> object:
+        raise NotThisRole("an endpoint roams, not a server: ask there")
+
+    def reload(self) -> object:
+        raise Refused(
+            "a server takes its configuration when it starts",
+            "restart it: sessions, and connections through the proxy, go on",
+        )
+
+    def events(self) -> AsyncIterator[Mapping[str, object]]:
+        return self.journal.watch()
+
+    async def _flows(self) -> tuple[FlowRecord, ...]:
+        try:
+            return await self._proxy.flows() if self.config.proxy.enabled else ()
+        except ProxyLost:
+            return ()
+
+    def _session(self, session: Session, flows: Mapping[IPAddress, int]) -> dict[str, object]:
+        tunnel = session.active
+        return {
+            "identity": session.identity,
+            "vip": [str(vip) for vip in session.vips],
+            "state": str(session.state),
+            "reasons": [str(session.reason)],
+            "since_s": round(clock.now() - session.since, 3),
+            "pop": f"{tunnel.remote}:{tunnel.remote_port}" if tunnel else None,
+            "ike_sa": tunnel.ike if tunnel else None,
+            "reqid": tunnel.reqid if tunnel else None,
+            "tunnels": len(session.tunnels),
+            "roams": session.roams,
+            "flows": sum(flows[vip] for vip in session.vips),
+            "held": self._held(session.vips),
+            "lease": self._leases.lookup(session.identity),
+        }
+
+    def _held(self, vips: Iterable[IPAddress]) -> dict[str, int]:
+        found = (self._holder.queue(vip) for vip in vips) if self._holder else ()
+        queues = [queue for queue in found if queue is not None]
+        return {
+            "packets": sum(len(queue) for queue in queues),
+            "bytes": sum(queue.held_bytes for queue in queues),
+            "limit_bytes": self.config.hold.limits.max_bytes,
+            "dropped": sum(queue.dropped for queue in queues),
+        }
+
+    def _warnings(self) -> list[str]:
+        found = [str(error) for error in self._reconciler.failures.values()]
+        if self._charon_version is None:
+            found.append(
+                f"charon does not answer at {self.config.charon.socket}: start strongSwan; "
+                "until then nobody can connect, and all sessions are held"
+            )
+        if self.config.proxy.enabled and self._proxy.problem:
+            found.append(f"{self._proxy.problem}; until it is back TCP of endpoints waits")
+        return found

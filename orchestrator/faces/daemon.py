@@ -1,0 +1,43 @@
+"""Puts a daemon together: its service, its neighbours, and the socket that it is asked at.
+
+The lock of the control socket comes first: a second daemon ends before it has touched anything.
+"""
+
+from orchestrator.adapters.rtnetlink import Rtnetlink
+from orchestrator.adapters.statefile import StateFile
+from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.config.endpoint import EndpointConfig
+from orchestrator.config.server import ServerConfig
+from orchestrator.faces.control import ControlServer
+from orchestrator.services import names
+from orchestrator.services.endpoint import Endpoint, mobility_policy
+from orchestrator.services.server import Server
+
+STATE_FILE = "endpoint.json"
+
+
+async def run(config: EndpointConfig | ServerConfig) -> None:
+    """The whole daemon, until cancelled. Raises AlreadyRunning and other errors of ours."""
+    if isinstance(config, EndpointConfig):
+        await _run_endpoint(config)
+    else:
+        await _run_server(config)
+
+
+async def _run_endpoint(config: EndpointConfig) -> None:
+    statefile = StateFile(config.state.directory / STATE_FILE)
+    looked_up = await names.look_up(config.server.names, statefile)
+    async with Rtnetlink() as rtnetlink:
+        with Xfrm() as xfrm:
+            policy = mobility_policy(config, looked_up)
+            endpoint = Endpoint(config, policy, statefile, rtnetlink, xfrm)
+            async with ControlServer(config.control, endpoint):
+                await endpoint.run()
+
+
+async def _run_server(config: ServerConfig) -> None:
+    async with Rtnetlink() as rtnetlink:
+        with Xfrm() as xfrm:
+            server = Server(config, rtnetlink, xfrm)
+            async with ControlServer(config.control, server):
+                await server.run()

@@ -1,0 +1,76 @@
+"""Notices that others touched what is ours in the kernel, and has it put right.
+
+systemd-networkd removes rules that it does not know, NetworkManager flushes routes, and an
+operator flushes policies or the firewall: the kernel tells us each time. Changes are collected
+for a moment, since such programs work in bursts, and then only what was touched is read anew.
+"""
+
+import asyncio
+from typing import Final
+
+from orchestrator.adapters.nftables import NftablesChanges
+from orchestrator.adapters.xfrm import Monitor, NewsLost
+from orchestrator.core.kernel import Policy
+from orchestrator.services.journal import Journal
+from orchestrator.services.reconciler import Aspect, Reconciler
+from orchestrator.wire.netlink_xfrm import (
+    Notification,
+    PoliciesFlushed,
+    PolicyGone,
+    PolicyPut,
+)
+
+COLLECT: Final = 0.2
+"""Seconds between the first foreign change and the look at it."""
+
+
+class Repair:
+    """Runs beside a daemon's driver."""
+
+    def __init__(self, reconciler: Reconciler, journal: Journal) -> None:
+        self._reconciler = reconciler
+        self._journal = journal
+        self._touched = Aspect(0)
+        self._wake = asyncio.Event()
+
+    def touched(self, aspect: Aspect) -> None:
+        """Somebody else changed something of this aspect."""
+        self._touched |= aspect
+        self._wake.set()
+
+    def xfrm_news(self, news: Notification | NewsLost) -> None:
+        """Looks whether a message about policies tells of somebody else's doing."""
+        match news:
+            case PolicyGone(Policy() as policy):
+                if self._reconciler.expects_one_like(policy):
+                    self.touched(Aspect.POLICIES)
+            case PolicyPut(Policy() as policy):
+                known = self._reconciler.expects_one_like(policy)
+                if known and not self._reconciler.expects(policy):
+                    self.touched(Aspect.POLICIES)
+            case PoliciesFlushed() | NewsLost():
+                self.touched(Aspect.POLICIES)
+            case _:
+                pass
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(COLLECT)
+            self._wake.clear()
+            touched, self._touched = self._touched, Aspect(0)
+            repaired = await self._reconciler.audit(touched)
+            if repaired:
+                fields = {"operations": len(repaired), "first": repaired[0].subject.key}
+                self._journal.tell("repaired", ("touched-by-others",), fields, warning=True)
+
+    async def watch_firewall(self) -> None:
+        with NftablesChanges() as changes:
+            while True:
+                await changes.wait()
+                self.touched(Aspect.FIREWALL)
+
+    def watch_xfrm(self, monitor: Monitor) -> None:
+        """The reader of a monitor that nobody else needs."""
+        for news in monitor.read():
+            self.xfrm_news(news)
