@@ -30,7 +30,7 @@ Each half-stream is a row of the table below:
 """
 
 from collections.abc import Callable, Mapping
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import ClassVar, Final
 
 from orchestrator.core.errors import IllegalEvent
@@ -53,10 +53,15 @@ class Half(IntEnum):
     """its destination is lost, nothing goes this way any more"""
 
 
-STAY: Final = -1
-REFUSE: Final = -2
+class Verdict(Enum):
+    """What a cell of the table says when it does not name the next state."""
+
+    STAY = "stay"
+    REFUSE = "refuse"
+
+
 _R, _Q, _E, _B, _D = Half.READING, Half.WRITING, Half.ENDED, Half.BROKEN, Half.DROPPED
-_S, _X = STAY, REFUSE
+_S, _X = Verdict.STAY, Verdict.REFUSE
 
 COLUMNS: Final = (
     Event.CONNECTED,
@@ -71,7 +76,7 @@ COLUMNS: Final = (
 # WROTE goes on only when the queue is empty. What is not a column concerns the flow, not one
 # half-stream; READABLE, HANGUP and WRITABLE are noted in every state.
 # fmt: off
-TABLE: Final[Mapping[Half, tuple[int, ...]]] = {
+TABLE: Final[Mapping[Half, tuple[Half | Verdict, ...]]] = {
     #              CONN  READ  DRY   END   FAILED WROTE FAULT
     Half.WAITING: (_R,   _X,   _X,   _X,   _X,    _X,   _D),
     Half.READING: (_X,   _Q,   _S,   _E,   _B,    _X,   _D),
@@ -81,7 +86,14 @@ TABLE: Final[Mapping[Half, tuple[int, ...]]] = {
     Half.DROPPED: (_X,   _S,   _S,   _S,   _S,    _S,   _S),
 }
 # fmt: on
-_COLUMN: Final = {event: column for column, event in enumerate(COLUMNS)}
+_NEXT: Final = tuple(
+    tuple(
+        TABLE[half][COLUMNS.index(event)] if event in COLUMNS else Verdict.REFUSE
+        for event in Event
+    )
+    for half in Half
+)
+"""The table by number: hashing an enum is a call into Python, indexing by one is not."""
 _NOTHING: Final[Steps] = ()
 _STEPS: Final = tuple(tuple((Step(act, leg),) for leg in Leg) for act in Act)
 """Every answer of one step, made once: a busy relay gives some 100,000 answers a second."""
@@ -332,13 +344,13 @@ class Relay:
     # ---- the table
 
     def _go(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
-        target = TABLE[stream.state][_COLUMN[event]]
-        if target == REFUSE:
+        target = _NEXT[stream.state][event]
+        if target is _X:
             raise IllegalEvent(
                 f"{event.name} while {stream.source.name} is {stream.state.name}"
             )
-        if target != STAY and goes:
-            stream.state = Half(target)
+        if goes and isinstance(target, Half):
+            stream.state = target
 
     def _answer(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
         if not stream.asked:

@@ -19,7 +19,8 @@ class Event(IntEnum):
     READABLE = 2
     """there may be something to read from the leg"""
     HANGUP = 3
-    """behind what can be read from the leg waits its FIN, or an error: read until it is met"""
+    """behind what can be read from the leg waits its FIN, an error or urgent data: from now on
+    a short read does not say that the leg is dry"""
     WRITABLE = 4
     """the leg may take bytes"""
     READ = 5

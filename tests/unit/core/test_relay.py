@@ -4,11 +4,11 @@ from collections import deque
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import settings, strategies
+from hypothesis import strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.core.errors import IllegalEvent
-from orchestrator.core.relay import COLUMNS, REFUSE, STAY, TABLE, Half, Relay
+from orchestrator.core.relay import COLUMNS, TABLE, Half, Relay, Verdict
 from orchestrator.core.relay_events import Act, Event, Leg, Outcome, Phase, Step, Steps
 
 INNER, OUTER = Leg.INNER, Leg.OUTER
@@ -222,7 +222,7 @@ class TestDialogues:
 class TestTable:
     def test_every_state_goes_stays_or_refuses_for_every_column(self) -> None:
         assert set(TABLE) == set(Half)
-        verdicts = {STAY, REFUSE, *Half}
+        verdicts = {*Verdict, *Half}
         for row in TABLE.values():
             assert len(row) == len(COLUMNS)
             assert set(row) <= verdicts
@@ -511,6 +511,3 @@ class RelayBetweenSockets(RuleBasedStateMachine):
 
 
 TestRelayBetweenSockets = RelayBetweenSockets.TestCase
-TestRelayBetweenSockets.settings = settings(
-    max_examples=120, stateful_step_count=50, deadline=None
-)

@@ -1,5 +1,6 @@
 """The control protocol: golden lines, everything there and back, and rubbish."""
 
+import contextlib
 import json
 from ipaddress import ip_address, ip_network
 
@@ -200,10 +201,8 @@ def test_a_request_with_a_changed_value_raises_only_the_named_error(
         else message
     )
     where[data.draw(strategies.sampled_from(sorted(where)))] = data.draw(json_values)
-    try:
+    with contextlib.suppress(PeerError):
         decode_request(json.dumps(message).encode())
-    except PeerError:
-        pass
 
 
 @given(strategies.sampled_from(REPLIES), strategies.data())
@@ -215,7 +214,5 @@ def test_a_reply_with_a_changed_value_raises_only_the_named_error(
         message["flow"] if "flow" in message and data.draw(strategies.booleans()) else message
     )
     where[data.draw(strategies.sampled_from(sorted(where)))] = data.draw(json_values)
-    try:
+    with contextlib.suppress(PeerError):
         decode_reply(json.dumps(message).encode())
-    except PeerError:
-        pass

@@ -1,0 +1,201 @@
+"""Opens sockets with other hosts' addresses: the connection proxy's ends of its flows.
+
+IP_TRANSPARENT lets a listener receive what nftables' `tproxy` gives it, whatever address that
+was sent to (getsockname() then is the original destination), and lets an outbound socket speak
+with an address that is not this host's.
+"""
+
+import array
+import contextlib
+import errno
+import fcntl
+import resource
+import socket
+import struct
+import termios
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Final
+
+from orchestrator.core.errors import KernelError
+from orchestrator.core.flows import DialFailure, LegTuning, SocketAddress
+from orchestrator.core.quantities import IPAddress
+
+BACKLOG: Final = 4096
+"""The kernel's own ceiling by default (net.core.somaxconn)."""
+MOST_SYNS: Final = 127
+"""As many as the kernel allows: the caller's deadline ends a dial, not a count."""
+# include/uapi/linux/{in,in6}.h, include/uapi/asm-generic/socket.h; Python 3.11 has no names.
+_IP_TRANSPARENT: Final = 19
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+_IPV6_TRANSPARENT: Final = 75
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+_LOOPBACK: Final[dict[int, IPAddress]] = {4: IPv4Address("127.0.0.1"), 6: IPv6Address("::1")}
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+_FAILURES: Final = {
+    errno.ECONNREFUSED: DialFailure.REFUSED,
+    errno.ECONNRESET: DialFailure.REFUSED,
+    errno.ENETUNREACH: DialFailure.UNREACHABLE,
+    errno.EHOSTUNREACH: DialFailure.UNREACHABLE,
+    errno.ENETDOWN: DialFailure.UNREACHABLE,
+    errno.EHOSTDOWN: DialFailure.UNREACHABLE,
+    errno.ETIMEDOUT: DialFailure.TIMED_OUT,
+    errno.EPERM: DialFailure.FORBIDDEN,
+    errno.EACCES: DialFailure.FORBIDDEN,
+}
+
+
+def dial_failure(code: int) -> DialFailure:
+    """What an errno of connect() means to people."""
+    return _FAILURES.get(code, DialFailure.OTHER)
+
+
+def listen(version: int, port: int, tuning: LegTuning) -> socket.socket:
+    """A transparent listener on loopback. Raises KernelError.
+
+    On loopback, because a wildcard would clash with outbound sockets on the same port number.
+    The buffers are set before listening: accepted sockets inherit them with their window scale.
+    """
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    where = SocketAddress(_LOOPBACK[version], port)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _make_transparent(sock)
+        tune(sock, tuning)
+        sock.bind(_plain(where))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise KernelError(
+            error.errno or 0, "listen on", f"{where.host} port {port}", error.strerror or ""
+        ) from error
+    return sock
+
+
+def accept(
+    listener: socket.socket,
+) -> tuple[socket.socket, SocketAddress, SocketAddress] | None:
+    """A connection, who opened it, and where it was meant to go; None: none is waiting.
+
+    Raises OSError (EMFILE, ENFILE, ENOMEM) when there is one and it cannot be taken.
+    """
+    while True:
+        try:
+            sock, client = listener.accept()
+            sock.settimeout(0.0)
+            return sock, _address(client), _address(sock.getsockname())
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            # The client went away between its SYN and our accept.
+            if error.errno not in (errno.ECONNABORTED, errno.EPROTO, errno.ENOTCONN):
+                raise
+
+
+def dial(
+    to: SocketAddress, source: SocketAddress | None, tuning: LegTuning
+) -> socket.socket | DialFailure:
+    """A socket on its way to `to`: it becomes writable, or has an error. None as source: our
+    own address; else that address, with that port if it is free, else any."""
+    if source is not None:
+        outcome = _dial_from(to, source, tuning)
+        if outcome not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+            return outcome if isinstance(outcome, socket.socket) else dial_failure(outcome)
+        source = SocketAddress(source.host, 0)
+    outcome = _dial_from(to, source, tuning)
+    return outcome if isinstance(outcome, socket.socket) else dial_failure(outcome)
+
+
+def _dial_from(
+    to: SocketAddress, source: SocketAddress | None, tuning: LegTuning
+) -> socket.socket | int:
+    """The socket, or the errno."""
+    family = socket.AF_INET if to.host.version == 4 else socket.AF_INET6
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        return error.errno or errno.EMFILE
+    try:
+        tune(sock, tuning)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, MOST_SYNS)
+        if source is not None:
+            _make_transparent(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not source.port:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind(_plain(source))
+        sock.connect(_plain(to))
+    except BlockingIOError:
+        return sock
+    except OSError as error:
+        sock.close()
+        return error.errno or errno.EIO
+    return sock
+
+
+def tune(sock: socket.socket, tuning: LegTuning) -> None:
+    """Bounded buffers, no delay of small segments, and how long silence is borne."""
+    # The kernel doubles what it is told, for its overhead; FORCE goes beyond net.core.*mem_max.
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, tuning.receive // 2)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, tuning.send // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, tuning.user_timeout_ms)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tuning.keepalive)
+    # An urgent byte is a byte of the stream: without this it would be taken out of it.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
+def reset(sock: socket.socket) -> None:
+    """Closes with an RST; what was not acknowledged is forgotten."""
+    with contextlib.suppress(OSError):  # it may be gone already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.close()
+
+
+def unread(sock: socket.socket) -> int:
+    """Octets that arrived and were not read."""
+    return _ask(sock, termios.FIONREAD)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Octets written and not acknowledged, a FIN counting as one (tcp(7), SIOCOUTQ)."""
+    return _ask(sock, termios.TIOCOUTQ)
+
+
+def allow_descriptors(wanted: int) -> int:
+    """Raises this process's limit of open files to `wanted` if it may; how many it has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        except (ValueError, OSError):  # without CAP_SYS_RESOURCE, or above fs.nr_open
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _ask(sock: socket.socket, request: int) -> int:
+    answer = array.array("i", [0])
+    try:
+        fcntl.ioctl(sock, request, answer)
+    except (OSError, ValueError):  # closed
+        return 0
+    return answer[0]
+
+
+def _make_transparent(sock: socket.socket) -> None:
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+
+
+def _plain(address: SocketAddress) -> tuple[str, int]:
+    return str(address.host), address.port
+
+
+def _address(name: Any) -> SocketAddress:
+    return SocketAddress(ip_address(str(name[0]).partition("%")[0]), int(name[1]))

@@ -1,0 +1,184 @@
+"""The worker's control socket: answers the daemon, and whoever else root lets in.
+
+A client costs a bounded amount, whatever it sends: one line of bounded length at a time, one
+answer, no more clients than `CLIENTS`; after the first line that makes no sense it is told so
+and gone. A watcher that does not read loses events, which are counted, and stops nothing.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from itertools import islice
+from pathlib import Path
+from typing import Final, assert_never
+
+from orchestrator.core.errors import KernelError, PeerError
+from orchestrator.core.flows import FlowEvent
+from orchestrator.core.quantities import Seconds
+from orchestrator.services.proxy_engine import Engine
+from orchestrator.wire.proxy_control import (
+    FLOWS_PER_PAGE,
+    LINE_OCTETS,
+    CloseVip,
+    Configure,
+    Counters,
+    Done,
+    Failed,
+    FlowsPage,
+    GetCounters,
+    Greeting,
+    Hello,
+    ListFlows,
+    Reply,
+    Request,
+    Stop,
+    Watch,
+    decode_request,
+    encode_reply,
+)
+
+CLIENTS: Final = 16
+"""The daemon has two, each `status` one: more is a mistake somewhere."""
+WRITE_SECONDS: Final = 10.0
+"""A client that has not taken its answer by then is gone."""
+WATCHER_OCTETS: Final = 1 << 20
+"""Of events that a watcher has not read: some 3,000."""
+_log = logging.getLogger("orchestrator.proxy")
+
+
+class ControlSocket:
+    """Serves `engine`; `on_stop` is called when a client asks the worker to end."""
+
+    def __init__(self, engine: Engine, on_stop: Callable[[Seconds], None]) -> None:
+        self._engine = engine
+        self._on_stop = on_stop
+        self._clients = 0
+        self._watchers: set[asyncio.StreamWriter] = set()
+        self._events_lost = 0
+
+    @contextlib.asynccontextmanager
+    async def serving(self, path: Path) -> AsyncIterator[None]:
+        """Answers on `path`, mode 0600, until the end of the block; a dead socket there is
+        replaced: whoever calls this has made sure that nobody lives behind it."""
+        sock = _bind(path)
+        tasks: set[asyncio.Task[None]] = set()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(self._serve(reader, writer), name="control client")
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_unix_server(connected, sock=sock, limit=LINE_OCTETS)
+        try:
+            yield
+        finally:
+            server.close()
+            _remove(path)
+            for task in tuple(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def tell(self, event: FlowEvent) -> None:
+        """Passes `event` on to every watcher that keeps up."""
+        if not self._watchers:
+            return
+        line = encode_reply(event)
+        for writer in self._watchers:
+            if writer.transport.get_write_buffer_size() > WATCHER_OCTETS:
+                self._events_lost += 1
+            else:
+                writer.write(line)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients += 1
+        try:
+            if self._clients > CLIENTS:
+                await _send(writer, Failed(f"{CLIENTS} clients are served already"))
+            else:
+                await self._converse(reader, writer)
+        except (OSError, TimeoutError):
+            pass  # it went away
+        except Exception:  # noqa: BLE001 - a defect in an answer must not cost a connection
+            _log.exception("a control client could not be answered")
+        finally:
+            self._clients -= 1
+            self._watchers.discard(writer)
+            writer.transport.abort()
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            try:
+                line = await reader.readline()
+            except ValueError:
+                await _send(writer, Failed(f"a line of more than {LINE_OCTETS} octets"))
+                return
+            if not line.endswith(b"\n"):
+                return
+            try:
+                request = decode_request(line)
+            except PeerError as error:
+                await _send(writer, Failed(str(error)))
+                return
+            await self._answer(request, writer)
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        match request:
+            case Hello():
+                await _send(writer, Greeting(os.getpid()))
+            case Configure(settings):
+                try:
+                    self._engine.configure(settings)
+                except KernelError as error:
+                    await _send(writer, Failed(str(error)))
+                else:
+                    await _send(writer, Done(0))
+            case ListFlows():
+                await self._list(writer)
+            case GetCounters():
+                await _send(writer, Counters(self._engine.counters(self._events_lost)))
+            case CloseVip(vip):
+                await _send(writer, Done(self._engine.close_vip(vip)))
+            case Watch():
+                self._watchers.add(writer)
+                await _send(writer, Done(0))
+            case Stop(grace):
+                await _send(writer, Done(self._engine.open_flows))
+                self._on_stop(grace)
+            case _:
+                assert_never(request)
+
+    async def _list(self, writer: asyncio.StreamWriter) -> None:
+        flows = self._engine.flows()
+        following = tuple(islice(flows, FLOWS_PER_PAGE))
+        more = True
+        while more:
+            page, following = following, tuple(islice(flows, FLOWS_PER_PAGE))
+            more = bool(following)
+            await _send(writer, FlowsPage(page, more))
+            await asyncio.sleep(0)  # the flows have their turn between two pages
+
+
+def _bind(path: Path) -> socket.socket:
+    _remove(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(before)
+    return sock
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    writer.write(encode_reply(reply))
+    async with asyncio.timeout(WRITE_SECONDS):
+        await writer.drain()

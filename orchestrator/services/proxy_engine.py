@@ -1,0 +1,320 @@
+"""Takes TCP connections of endpoints and peers, dials the other side, and lets the pump run.
+
+What it does when it cannot do as asked:
+
+- no room, or an address that makes no sense: RST at once, counted as refused;
+- the other side refuses, is unreachable or does not answer in time: RST at once, counted as a
+  dial failure of that kind. (The SYN was answered before the other side could be asked, so the
+  opener sees an established connection that is reset; TCP has no other way to say it then.)
+- no descriptor or no memory for one more: the listener rests for a moment, and connections wait
+  in its backlog.
+"""
+
+import asyncio
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.adapters import clock
+from orchestrator.adapters.transparent import (
+    accept,
+    dial,
+    dial_failure,
+    listen,
+    reset,
+    tune,
+    unacknowledged,
+    unread,
+)
+from orchestrator.core.errors import KernelError
+from orchestrator.core.flows import (
+    LARGEST_QUEUE,
+    DialFailure,
+    FlowDirection,
+    FlowEnded,
+    FlowEvent,
+    FlowOpened,
+    FlowRecord,
+    FlowRefused,
+    LegTuning,
+    ProxyCounters,
+    ProxySettings,
+    Refusal,
+    SocketAddress,
+    SourcePolicy,
+    admit,
+    tunings,
+)
+from orchestrator.core.quantities import Instant, IPAddress
+from orchestrator.core.relay import Relay
+from orchestrator.core.relay_events import Leg, Outcome, Phase
+from orchestrator.services.proxy_pump import Flow, Pump
+
+ACCEPTS_PER_TURN: Final = 64
+"""Then the flows that stand have their turn: a flood of SYNs does not starve them."""
+REST_SECONDS: Final = 0.25
+"""Of a listener, when the kernel has no descriptor or memory left."""
+TICK_SECONDS: Final = 1.0
+"""How late a dial may be given up, or a reset delivered behind acknowledged bytes."""
+
+
+_ListenerKey = tuple[FlowDirection, int, int]
+"""direction, IP version and port"""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """What is known of a flow beside its bytes."""
+
+    flow: Flow
+    vip: SocketAddress
+    peer: SocketAddress
+    direction: FlowDirection
+    since: Instant
+    deadline: Instant
+    """of the dial"""
+
+
+class Engine:
+    """Belongs to one running event loop. `on_event` must return quickly."""
+
+    def __init__(self, capacity: int, on_event: Callable[[FlowEvent], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._capacity = capacity
+        self._on_event = on_event
+        self._settings = ProxySettings(pools=())
+        self._shares = tunings(self._settings)
+        self._pump = Pump(LARGEST_QUEUE, self._connected, self._over)
+        self._loop.add_reader(self._pump.fileno(), self._turn)
+        self._listeners: dict[_ListenerKey, socket.socket] = {}
+        self._entries: dict[Flow, _Entry] = {}
+        self._of_vip: dict[IPAddress, set[Flow]] = {}
+        self._dialing: dict[Flow, _Entry] = {}
+        self._accepted = 0
+        self._octets = [0, 0]
+        """of flows that are over, by source leg"""
+        self._refused: Counter[Refusal] = Counter()
+        self._dial_failures: Counter[DialFailure] = Counter()
+        self._ended: Counter[Outcome] = Counter()
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    @property
+    def settings(self) -> ProxySettings:
+        """Those of the last `configure`; before it there are no pools, so no listeners."""
+        return self._settings
+
+    def configure(self, settings: ProxySettings) -> None:
+        """New flows follow `settings`; old ones go on. Raises KernelError, nothing changed."""
+        shares = tunings(settings)
+        wanted: dict[_ListenerKey, LegTuning] = {}
+        for version in {pool.version for pool in settings.pools}:
+            ports = settings.ports
+            wanted[FlowDirection.FROM_ENDPOINT, version, ports.from_endpoints] = shares.mobile
+            wanted[FlowDirection.TO_ENDPOINT, version, ports.to_endpoints] = shares.fixed
+        opened: dict[_ListenerKey, socket.socket] = {}
+        try:
+            for key in wanted.keys() - self._listeners.keys():
+                opened[key] = listen(key[1], key[2], wanted[key])
+        except KernelError:
+            for sock in opened.values():
+                sock.close()
+            raise
+        self._settings, self._shares = settings, shares
+        for key in self._listeners.keys() - wanted.keys():
+            self._stop_listener(key)
+        for key, sock in self._listeners.items():
+            tune(sock, wanted[key])
+        for key, sock in opened.items():
+            self._listeners[key] = sock
+            self._loop.add_reader(sock, self._accept, sock, key[0])
+
+    def stop_listening(self) -> None:
+        """No new flows; those that stand go on."""
+        for key in list(self._listeners):
+            self._stop_listener(key)
+
+    def close_vip(self, vip: IPAddress) -> int:
+        """Resets every flow of the VIP; how many there were."""
+        flows = list(self._of_vip.get(vip, ()))
+        for flow in flows:
+            self._pump.abort(flow)
+        return len(flows)
+
+    def close(self) -> int:
+        """Stops everything, resets every flow; how many there were."""
+        self.stop_listening()
+        self._ticking.cancel()
+        flows = list(self._entries)
+        for flow in flows:
+            self._pump.abort(flow)
+        self._loop.remove_reader(self._pump.fileno())
+        self._pump.close()
+        return len(flows)
+
+    @property
+    def open_flows(self) -> int:
+        return len(self._entries)
+
+    def flows(self) -> Iterator[FlowRecord]:
+        """A record of every flow that stands when it is reached."""
+        for entry in list(self._entries.values()):
+            if not entry.flow.over:
+                yield _record(entry)
+
+    def counters(self, events_lost: int) -> ProxyCounters:
+        moved = [flow.relay.moved for flow in self._entries]
+        return ProxyCounters(
+            open=len(self._entries),
+            capacity=min(self._capacity, self._settings.flows),
+            accepted=self._accepted,
+            to_peer=self._octets[Leg.INNER] + sum(of(Leg.INNER) for of in moved),
+            to_endpoint=self._octets[Leg.OUTER] + sum(of(Leg.OUTER) for of in moved),
+            refused=tuple((reason, self._refused[reason]) for reason in Refusal),
+            dial_failures=tuple((kind, self._dial_failures[kind]) for kind in DialFailure),
+            ended=tuple((outcome, self._ended[outcome]) for outcome in Outcome),
+            events_lost=events_lost,
+        )
+
+    # ---- newcomers
+
+    def _accept(self, listener: socket.socket, direction: FlowDirection) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                taken = accept(listener)
+            except OSError:
+                self._refused[Refusal.NO_DESCRIPTOR] += 1
+                self._rest(listener, direction)
+                return
+            if taken is None:
+                return
+            sock, client, destination = taken
+            if direction is FlowDirection.FROM_ENDPOINT:
+                self._begin(sock, client, destination, direction)
+            else:
+                self._begin(sock, destination, client, direction)
+
+    def _rest(self, listener: socket.socket, direction: FlowDirection) -> None:
+        self._loop.remove_reader(listener)
+
+        def resume() -> None:
+            if listener in self._listeners.values():
+                self._loop.add_reader(listener, self._accept, listener, direction)
+
+        self._loop.call_later(REST_SECONDS, resume)
+
+    def _begin(
+        self,
+        sock: socket.socket,
+        vip: SocketAddress,
+        peer: SocketAddress,
+        direction: FlowDirection,
+    ) -> None:
+        settings = self._settings
+        reason = admit(
+            settings,
+            vip.host,
+            peer.host,
+            of_vip=len(self._of_vip.get(vip.host, ())),
+            in_all=len(self._entries),
+            capacity=self._capacity,
+        )
+        if reason is not None:
+            self._refused[reason] += 1
+            reset(sock)
+            self._on_event(FlowRefused(vip, peer, direction, reason))
+            return
+        self._accepted += 1
+        now = clock.now()
+        flow = self._dial(sock, vip, peer, direction)
+        if isinstance(flow, DialFailure):
+            self._dial_failures[flow] += 1
+            self._ended[Outcome.DIAL_FAILED] += 1
+            reset(sock)
+            record = FlowRecord(vip, peer, direction, now, Phase.OVER, 0, 0, 0, 0)
+            self._on_event(FlowEnded(record, Outcome.DIAL_FAILED, flow))
+            return
+        mobile = flow.relay.dialled in flow.relay.patient
+        patience = settings.dial_vip_seconds if mobile else settings.dial_seconds
+        entry = _Entry(flow, vip, peer, direction, now, Instant(now + patience))
+        self._entries[flow] = self._dialing[flow] = entry
+        self._of_vip.setdefault(vip.host, set()).add(flow)
+        self._on_event(FlowOpened(_record(entry)))
+        self._pump.add(flow)
+
+    def _dial(
+        self,
+        accepted: socket.socket,
+        vip: SocketAddress,
+        peer: SocketAddress,
+        direction: FlowDirection,
+    ) -> Flow | DialFailure:
+        shares, between_endpoints = self._shares, self._settings.covers(peer.host)
+        patient = frozenset(Leg) if between_endpoints else frozenset({Leg.INNER})
+        if between_endpoints:
+            tune(accepted, shares.mobile_pair)
+        if direction is FlowDirection.TO_ENDPOINT:
+            inner = dial(vip, peer, shares.mobile_pair if between_endpoints else shares.mobile)
+            if isinstance(inner, DialFailure):
+                return inner
+            return Flow(Relay(Leg.INNER, shares.queue, patient), inner, accepted)
+        source = vip if self._settings.source is SourcePolicy.VIP else None
+        outer = dial(peer, source, shares.mobile_pair if between_endpoints else shares.fixed)
+        if isinstance(outer, DialFailure):
+            return outer
+        return Flow(Relay(Leg.OUTER, shares.queue, patient), accepted, outer)
+
+    # ---- the pump
+
+    def _turn(self) -> None:
+        if self._pump.turn():
+            self._loop.call_soon(self._turn)
+
+    def _connected(self, flow: Flow) -> None:
+        self._dialing.pop(flow, None)
+
+    def _over(self, flow: Flow) -> None:
+        entry = self._entries.pop(flow)
+        self._dialing.pop(flow, None)
+        flows = self._of_vip[entry.vip.host]
+        flows.discard(flow)
+        if not flows:
+            del self._of_vip[entry.vip.host]
+        outcome = flow.relay.outcome or Outcome.ABORTED
+        failure = dial_failure(flow.dial_errno) if flow.dial_errno else None
+        self._ended[outcome] += 1
+        if failure is not None:
+            self._dial_failures[failure] += 1
+        for leg in Leg:
+            self._octets[leg] += flow.relay.moved(leg)
+        self._on_event(FlowEnded(_record(entry), outcome, failure))
+
+    def _tick(self) -> None:
+        now = clock.now()
+        for flow, entry in list(self._dialing.items()):
+            if entry.deadline <= now:
+                self._pump.fail_dial(flow, errno.ETIMEDOUT)
+        self._pump.look_after_watched()
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _stop_listener(self, key: tuple[FlowDirection, int, int]) -> None:
+        sock = self._listeners.pop(key)
+        self._loop.remove_reader(sock)
+        sock.close()
+
+
+def _record(entry: _Entry) -> FlowRecord:
+    relay, (inner, outer) = entry.flow.relay, entry.flow.sockets
+    return FlowRecord(
+        vip=entry.vip,
+        peer=entry.peer,
+        direction=entry.direction,
+        since=entry.since,
+        state=relay.phase,
+        to_peer=relay.moved(Leg.INNER),
+        to_endpoint=relay.moved(Leg.OUTER),
+        queued_to_peer=unread(inner) + relay.queued(Leg.INNER) + unacknowledged(outer),
+        queued_to_endpoint=unread(outer) + relay.queued(Leg.OUTER) + unacknowledged(inner),
+    )

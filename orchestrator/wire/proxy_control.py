@@ -1,0 +1,349 @@
+"""What the server daemon and the proxy worker say to each other: lines of JSON.
+
+    daemon                                  worker
+    {"v":1,"do":"hello"}                    {"v":1,"reply":"greeting","pid":…}
+    {"v":1,"do":"configure","settings":…}   {"v":1,"reply":"done","count":0}
+    {"v":1,"do":"flows"}                    {"v":1,"reply":"flows","flows":[…],"more":true} …
+    {"v":1,"do":"counters"}                 {"v":1,"reply":"counters","counters":…}
+    {"v":1,"do":"close_vip","vip":…}        {"v":1,"reply":"done","count":7}
+    {"v":1,"do":"watch"}                    {"v":1,"reply":"done","count":0}, then events
+    {"v":1,"do":"stop","grace_seconds":0}   {"v":1,"reply":"done","count":7}
+    anything else                           {"v":1,"reply":"failed","problem":…}
+
+A line is at most `LINE_OCTETS` long, "\\n" included. Keys are all there and no others. Whatever
+does not decode raises PeerError, and nothing else.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Final, assert_never
+
+from orchestrator.core.errors import PeerError
+from orchestrator.core.firewall import ProxyPorts
+from orchestrator.core.flows import (
+    DialFailure,
+    FlowDirection,
+    FlowEnded,
+    FlowEvent,
+    FlowOpened,
+    FlowRecord,
+    FlowRefused,
+    ProxyCounters,
+    ProxySettings,
+    Refusal,
+    SocketAddress,
+    SourcePolicy,
+)
+from orchestrator.core.quantities import Instant, IPAddress, Seconds
+from orchestrator.core.relay_events import Outcome, Phase
+from orchestrator.wire.json_fields import Fields
+
+VERSION: Final = 1
+READY: Final = b"ready\n"
+"""What a new worker writes to the descriptor it was given, once its socket answers."""
+LINE_OCTETS: Final = 256 * 1024
+"""A page of flows, or a thousand pools, with room to spare."""
+FLOWS_PER_PAGE: Final = 256
+"""Some 100 KiB: one page does not keep the worker from its flows for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    settings: ProxySettings
+
+
+@dataclass(frozen=True, slots=True)
+class ListFlows:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GetCounters:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CloseVip:
+    vip: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """From now on this connection carries events, and answers nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Take no more flows, give those that stand so long to end, reset the rest, exit."""
+
+    grace_seconds: Seconds
+
+
+Request = Hello | Configure | ListFlows | GetCounters | CloseVip | Watch | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    count: int
+    """flows concerned"""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsPage:
+    flows: Sequence[FlowRecord]
+    more: bool
+    """another page follows"""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    counters: ProxyCounters
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    problem: str
+
+
+Reply = Greeting | Done | FlowsPage | Counters | Failed | FlowOpened | FlowEnded | FlowRefused
+
+
+def encode_request(request: Request) -> bytes:
+    match request:
+        case Hello():
+            return _line(do="hello")
+        case Configure(settings):
+            return _line(do="configure", settings=_settings(settings))
+        case ListFlows():
+            return _line(do="flows")
+        case GetCounters():
+            return _line(do="counters")
+        case CloseVip(vip):
+            return _line(do="close_vip", vip=str(vip))
+        case Watch():
+            return _line(do="watch")
+        case Stop(grace):
+            return _line(do="stop", grace_seconds=grace)
+        case _:
+            assert_never(request)
+
+
+def decode_request(line: bytes) -> Request:
+    fields = _open(line)
+    request: Request
+    match fields.text("do"):
+        case "hello":
+            request = Hello()
+        case "configure":
+            request = Configure(_read_settings(fields.fields("settings")))
+        case "flows":
+            request = ListFlows()
+        case "counters":
+            request = GetCounters()
+        case "close_vip":
+            request = CloseVip(fields.address("vip"))
+        case "watch":
+            request = Watch()
+        case "stop":
+            request = Stop(fields.seconds("grace_seconds"))
+        case unknown:
+            raise PeerError(f"nobody knows how to do {unknown[:40]!r}")
+    fields.close()
+    return request
+
+
+def encode_reply(reply: Reply) -> bytes:
+    match reply:
+        case Greeting(pid):
+            return _line(reply="greeting", pid=pid)
+        case Done(count):
+            return _line(reply="done", count=count)
+        case FlowsPage(flows, more):
+            return _line(reply="flows", flows=[_record(flow) for flow in flows], more=more)
+        case Counters(counters):
+            return _line(reply="counters", counters=_counters(counters))
+        case Failed(problem):
+            return _line(reply="failed", problem=problem)
+        case FlowOpened(record):
+            return _line(reply="opened", flow=_record(record))
+        case FlowEnded(record, outcome, failure):
+            return _line(
+                reply="ended", flow=_record(record), outcome=outcome, dial_failure=failure
+            )
+        case FlowRefused(vip, peer, direction, reason):
+            return _line(
+                reply="refused",
+                vip=_socket(vip),
+                peer=_socket(peer),
+                direction=direction,
+                reason=reason,
+            )
+        case _:
+            assert_never(reply)
+
+
+def decode_reply(line: bytes) -> Reply:
+    fields = _open(line)
+    reply: Reply
+    match fields.text("reply"):
+        case "greeting":
+            reply = Greeting(fields.number("pid"))
+        case "done":
+            reply = Done(fields.number("count"))
+        case "flows":
+            records = tuple(_read_record(one) for one in fields.every("flows"))
+            reply = FlowsPage(records, fields.flag("more"))
+        case "counters":
+            reply = Counters(_read_counters(fields.fields("counters")))
+        case "failed":
+            reply = Failed(fields.text("problem"))
+        case "opened" | "ended" | "refused" as kind:
+            reply = _read_event(kind, fields)
+        case unknown:
+            raise PeerError(f"an unknown reply {unknown[:40]!r}")
+    fields.close()
+    return reply
+
+
+def _read_event(kind: str, fields: Fields) -> FlowEvent:
+    if kind == "refused":
+        return FlowRefused(
+            fields.socket("vip"),
+            fields.socket("peer"),
+            fields.word("direction", FlowDirection),
+            fields.word("reason", Refusal),
+        )
+    record = _read_record(fields.fields("flow"))
+    if kind == "opened":
+        return FlowOpened(record)
+    outcome = fields.word("outcome", Outcome)
+    return FlowEnded(record, outcome, fields.word_or_none("dial_failure", DialFailure))
+
+
+def _open(line: bytes) -> Fields:
+    if len(line) > LINE_OCTETS:
+        raise PeerError(f"a line of more than {LINE_OCTETS} octets")
+    fields = Fields.parse(line, "the line")
+    version = fields.number("v")
+    if version != VERSION:
+        raise PeerError(f"version {version} is spoken there, {VERSION} here")
+    return fields
+
+
+# ---- values
+
+
+def _line(**fields: object) -> bytes:
+    line = json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
+    return line.encode() + b"\n"
+
+
+def _socket(address: SocketAddress) -> list[object]:
+    return [str(address.host), address.port]
+
+
+def _settings(settings: ProxySettings) -> dict[str, object]:
+    return {
+        "pools": [str(pool) for pool in settings.pools],
+        "source": settings.source,
+        "port_from_endpoints": settings.ports.from_endpoints,
+        "port_to_endpoints": settings.ports.to_endpoints,
+        "flows_per_vip": settings.flows_per_vip,
+        "flows": settings.flows,
+        "octets_per_flow": settings.octets_per_flow,
+        "dial_seconds": settings.dial_seconds,
+        "dial_vip_seconds": settings.dial_vip_seconds,
+    }
+
+
+def _read_settings(fields: Fields) -> ProxySettings:
+    pools = fields.texts("pools")
+    try:
+        settings = ProxySettings(
+            pools=tuple(ip_network(pool) for pool in pools),
+            source=fields.word("source", SourcePolicy),
+            ports=ProxyPorts(
+                fields.number("port_from_endpoints"), fields.number("port_to_endpoints")
+            ),
+            flows_per_vip=fields.number("flows_per_vip"),
+            flows=fields.number("flows"),
+            octets_per_flow=fields.number("octets_per_flow"),
+            dial_seconds=fields.seconds("dial_seconds"),
+            dial_vip_seconds=fields.seconds("dial_vip_seconds"),
+        )
+    except ValueError as error:
+        raise PeerError(f"settings: {error}") from error
+    fields.close()
+    return settings
+
+
+def _record(record: FlowRecord) -> dict[str, object]:
+    return {
+        "vip": _socket(record.vip),
+        "peer": _socket(record.peer),
+        "direction": record.direction,
+        "since": record.since,
+        "state": record.state,
+        "to_peer": record.to_peer,
+        "to_endpoint": record.to_endpoint,
+        "queued_to_peer": record.queued_to_peer,
+        "queued_to_endpoint": record.queued_to_endpoint,
+    }
+
+
+def _read_record(fields: Fields) -> FlowRecord:
+    record = FlowRecord(
+        vip=fields.socket("vip"),
+        peer=fields.socket("peer"),
+        direction=fields.word("direction", FlowDirection),
+        since=Instant(fields.seconds("since")),
+        state=fields.word("state", Phase),
+        to_peer=fields.number("to_peer"),
+        to_endpoint=fields.number("to_endpoint"),
+        queued_to_peer=fields.number("queued_to_peer"),
+        queued_to_endpoint=fields.number("queued_to_endpoint"),
+    )
+    fields.close()
+    return record
+
+
+def _counters(counters: ProxyCounters) -> dict[str, object]:
+    return {
+        "open": counters.open,
+        "capacity": counters.capacity,
+        "accepted": counters.accepted,
+        "to_peer": counters.to_peer,
+        "to_endpoint": counters.to_endpoint,
+        "refused": dict(counters.refused),
+        "dial_failures": dict(counters.dial_failures),
+        "ended": dict(counters.ended),
+        "events_lost": counters.events_lost,
+    }
+
+
+def _read_counters(fields: Fields) -> ProxyCounters:
+    counters = ProxyCounters(
+        open=fields.number("open"),
+        capacity=fields.number("capacity"),
+        accepted=fields.number("accepted"),
+        to_peer=fields.number("to_peer"),
+        to_endpoint=fields.number("to_endpoint"),
+        refused=fields.tally("refused", Refusal),
+        dial_failures=fields.tally("dial_failures", DialFailure),
+        ended=fields.tally("ended", Outcome),
+        events_lost=fields.number("events_lost"),
+    )
+    fields.close()
+    return counters

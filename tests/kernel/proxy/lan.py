@@ -1,0 +1,252 @@
+"""Endpoint, server and peer, with the tunnel an interface: for kernels without ESP.
+
+    endpoint vip0 ═════ ep0 server lan0 ───── eth0 peer
+    10.99.0.7, .8              10.50.0.1       10.50.0.2
+    fd00:99::7                 fd00:50::1      fd00:50::2
+
+`ep0` counts as underlay, and everything on it as having come out of an SA.
+"""
+
+import contextlib
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Final
+
+from orchestrator.core.firewall import (
+    ServerFirewall,
+    server_ruleset,
+    tunnel_interface,
+)
+from orchestrator.core.flows import ProxySettings
+from orchestrator.core.kernel import MARK_MASK, MARK_TPROXY, TABLE_INNER
+from tests.kernel.netns import Namespace
+
+VIP: Final = {4: "10.99.0.7", 6: "fd00:99::7"}
+OTHER_VIP: Final = "10.99.0.8"
+PEER: Final = {4: "10.50.0.2", 6: "fd00:50::2"}
+SERVER: Final = {4: "10.50.0.1", 6: "fd00:50::1"}
+POOLS: Final = (ip_network("10.99.0.0/24"), ip_network("fd00:99::/64"))
+FIREWALL: Final = ServerFirewall(
+    underlay=["ep0"],
+    pools=POOLS,
+    services=[ip_address("192.0.0.8")],
+    tunnel=tunnel_interface("ep0"),
+)
+SETTINGS: Final = ProxySettings(pools=POOLS)
+PATIENCE: Final = 10.0
+"""Seconds for what takes milliseconds, on a busy machine."""
+FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Lan:
+    def __init__(self, make: Callable[[], Namespace]) -> None:
+        self.endpoint, self.server, self.peer = make(), make(), make()
+        for namespace in (self.endpoint, self.server, self.peer):
+            namespace.run("sysctl -qw net.ipv6.conf.default.accept_dad=0")
+        mark = f"fwmark {MARK_TPROXY:#x}/{MARK_MASK:#x} lookup {TABLE_INNER}"
+        _ip(
+            self.server,
+            f"link add ep0 type veth peer name vip0 netns {self.endpoint.path}",
+            f"link add lan0 type veth peer name eth0 netns {self.peer.path}",
+            "link set ep0 up",
+            "link set lan0 up",
+            "addr add 192.0.2.1/32 dev ep0",
+            "addr add 192.0.0.8/32 dev lo",
+            "-6 addr add fe80::1/64 dev ep0 nodad",
+            "addr add 10.50.0.1/24 dev lan0",
+            "-6 addr add fd00:50::1/64 dev lan0 nodad",
+            "route add 10.99.0.0/24 dev ep0",
+            "-6 route add fd00:99::/64 dev ep0",
+            f"rule add priority 11100 {mark}",
+            f"-6 rule add priority 11100 {mark}",
+            f"route add local default dev lo table {TABLE_INNER}",
+            f"-6 route add local default dev lo table {TABLE_INNER}",
+        )
+        _ip(
+            self.endpoint,
+            "link set vip0 up",
+            "addr add 10.99.0.7/32 dev vip0",
+            "addr add 10.99.0.8/32 dev vip0",
+            "-6 addr add fd00:99::7/128 dev vip0 nodad",
+            "route add 192.0.2.1 dev vip0",
+            "route add default via 192.0.2.1 src 10.99.0.7",
+            "-6 route add default via fe80::1 dev vip0 src fd00:99::7",
+        )
+        _ip(
+            self.peer,
+            "link set eth0 up",
+            "addr add 10.50.0.2/24 dev eth0",
+            "-6 addr add fd00:50::2/64 dev eth0 nodad",
+            "route add default via 10.50.0.1",
+            "-6 route add default via fd00:50::1",
+        )
+        with self.server.entered():
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+
+    def load(self, firewall: ServerFirewall = FIREWALL) -> None:
+        """The server's ruleset, as it would be with a tunnel of IPsec."""
+        load_rules(self.server, server_ruleset(firewall))
+
+    def detach(self) -> None:
+        """The endpoint is out of range: nothing crosses, nobody is told."""
+        load_rules(
+            self.endpoint,
+            "table inet away {\n"
+            " chain in { type filter hook prerouting priority raw; iifname vip0 drop; }\n"
+            " chain out { type filter hook postrouting priority 400; oifname vip0 drop; }\n}",
+        )
+
+    def attach(self) -> None:
+        self.endpoint.run("nft delete table inet away")
+
+
+def load_rules(namespace: Namespace, text: str) -> None:
+    with namespace.entered():
+        subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+
+
+def _ip(namespace: Namespace, *lines: str) -> None:
+    namespace.run(*(f"ip {line}" for line in lines))
+
+
+# ---- programs on either side
+
+
+def serve(namespace: Namespace, address: str, port: int = 0) -> socket.socket:
+    """A listener in the namespace."""
+    with namespace.entered():
+        family = FAMILY[ip_address(address).version]
+        listener = socket.create_server((address, port), family=family)
+    listener.settimeout(PATIENCE)
+    return listener
+
+
+def connect(
+    namespace: Namespace, to: tuple[str, int], source: str = "", port: int = 0
+) -> socket.socket:
+    """A connection from the namespace, with Nagle off."""
+    with namespace.entered():
+        sock = socket.socket(FAMILY[ip_address(to[0]).version], socket.SOCK_STREAM)
+    sock.settimeout(PATIENCE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        if source or port:
+            sock.bind((source, port))
+        sock.connect(to)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def is_reset(client: Namespace, to: tuple[str, int], source: str = "") -> bool:
+    """Whether a connection there is reset, sooner or later."""
+    try:
+        with connect(client, to, source) as sock:
+            return sock.recv(1) == b"no"
+    except ConnectionResetError:
+        return True
+
+
+def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Waits for what no event announces."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two ends that applications have of one proxied connection."""
+
+    near: socket.socket
+    """who connected"""
+    far: socket.socket
+    """who accepted"""
+    seen: tuple[str, int]
+    """whom the acceptor believes to talk to"""
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+def pair(client: Namespace, listener: socket.socket, source: str = "", port: int = 0) -> Pair:
+    near = connect(client, listener.getsockname()[:2], source, port)
+    far, seen = listener.accept()
+    far.settimeout(PATIENCE)
+    return Pair(near, far, seen[:2])
+
+
+def receive(sock: socket.socket, octets: int) -> bytes:
+    """Exactly so many octets, unless the end comes first."""
+    received = bytearray()
+    while len(received) < octets and (part := sock.recv(octets - len(received))):
+        received += part
+    return bytes(received)
+
+
+def transfer(sender: socket.socket, receiver: socket.socket, octets: int) -> None:
+    """Sends random octets one way and fails unless they all arrive in order."""
+    chunk = os.urandom(1 << 16)
+    sent = hashlib.sha256()
+
+    def send() -> None:
+        left = octets
+        while left:
+            part = chunk[: min(left, len(chunk))]
+            sender.sendall(part)
+            sent.update(part)
+            left -= len(part)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    received, got = hashlib.sha256(), 0
+    while got < octets:
+        part = receiver.recv(1 << 16)
+        assert part, f"the end after {got} of {octets} octets"
+        received.update(part)
+        got += len(part)
+    thread.join()
+    assert received.digest() == sent.digest()
+
+
+# ---- the worker
+
+
+def worker_command(path: Path) -> list[str]:
+    return [sys.executable, "-m", "orchestrator.services.proxy", "--socket", str(path)]
+
+
+@contextlib.contextmanager
+def worker(namespace: Namespace, path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A proxy worker in the namespace, a child of this process, until the end of the block."""
+    ready, its = os.pipe()
+    with namespace.entered():
+        process = subprocess.Popen(
+            [*worker_command(path), "--ready-fd", str(its)], pass_fds=(its,)
+        )
+    os.close(its)
+    try:
+        assert os.read(ready, 16) == b"ready\n"
+        yield process
+    finally:
+        os.close(ready)
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def limited(settings: ProxySettings = SETTINGS, **changes: object) -> ProxySettings:
+    return replace(settings, **changes)  # type: ignore[arg-type]
