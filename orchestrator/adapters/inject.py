@@ -16,9 +16,6 @@ from typing import Final, Self
 
 from orchestrator.core.errors import KernelError
 
-_SO_SNDBUFFORCE: Final = 32
-_SEND_BUFFER: Final = 4 << 20
-"""Octets on their way out before `send` says EAGAIN: what was held leaves in one burst."""
 _IP_PKTINFO: Final = 8
 _IP_NODEFRAG: Final = 22
 """Keeps conntrack from collecting fragments: they leave as they were held."""
@@ -55,7 +52,6 @@ class Injector:
             raise
         self._sockets[version] = sock
         sock.setsockopt(level, option, 1)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
 
     def close(self) -> None:
         for sock in self._sockets.values():
@@ -72,12 +68,20 @@ class Injector:
     ) -> None:
         self.close()
 
-    def send(self, packet: bytes) -> None:
-        """Sends one IPv4 or IPv6 packet; the IPv4 header checksum is computed anew.
+    def fileno(self, version: int) -> int:
+        """The socket for packets of IP version 4 or 6: writable when `send` has room again."""
+        return self._sockets[version].fileno()
 
-        Raises KernelError: EMSGSIZE when it is longer than the way allows, ENETUNREACH and
-        the like when there is none, EAGAIN when too much is on its way already, EINVAL for
-        octets that are no IP packet. A device whose queue is full drops without a word.
+    def send(self, packet: bytes) -> bool:
+        """Sends one IPv4 or IPv6 packet; its IPv4 header checksum is computed anew.
+
+        False when too much is on its way already: nothing was sent; wait until the socket is
+        writable. The limit is net.core.wmem_default, some 90 packets. It is there on purpose:
+        a device whose queue is full drops without a word, and a larger limit than its queue
+        loses what was held for minutes.
+
+        Raises KernelError: EMSGSIZE when the packet is longer than the way allows,
+        ENETUNREACH and the like when there is none, EINVAL for octets that are no IP packet.
         """
         version = packet[0] >> 4 if packet else 0
         sock = self._sockets.get(version)
@@ -86,8 +90,11 @@ class Injector:
         source, destination = _ENDS[version](packet)
         try:
             sock.sendmsg((packet,), (source,), 0, (destination, 0))
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise _translated(error, "inject", _name(packet)) from error
+        return True
 
 
 _Ends = tuple[tuple[int, int, bytes], str]

@@ -16,7 +16,16 @@ from orchestrator.adapters.inject import Injector
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.errors import KernelError
 from orchestrator.core.quantities import IPAddress
-from tests.kernel.adapters.road import INNER, INNER6, PORT, VIP, VIP6, Road
+from tests.kernel.adapters.road import (
+    INNER,
+    INNER6,
+    PORT,
+    RIGHT,
+    SPI_OUT,
+    VIP,
+    VIP6,
+    Road,
+)
 from tests.kernel.netns import Namespace, run
 
 pytestmark = pytest.mark.usefixtures("needs_tun")
@@ -115,7 +124,7 @@ def test_a_packet_leaves_octet_for_octet(
     tun: TunDevice, injector: Injector, source: IPAddress, destination: IPAddress
 ) -> None:
     sent = packet(source, destination, b"held")
-    injector.send(sent)
+    assert injector.send(sent)
     assert read(tun) == sent
 
 
@@ -230,6 +239,29 @@ def test_what_a_peer_sent_arrives_through_the_tunnel(
         injector.send(held)
         assert receiver.recvfrom(100)[:2][1][0] == str(source)
         assert tun.read() is None
+
+
+def test_a_burst_waits_for_a_slow_way_and_loses_nothing(road: Road) -> None:
+    road.left.run("tc qdisc add dev l0 root tbf rate 10mbit burst 10k limit 4mb")
+    count, waited = 300, 0
+    with road.left.entered(), Injector() as injector:
+        for number in range(count):
+            held = packet(VIP, INNER, b"%d" % number + bytes(1200))
+            while not injector.send(held):
+                waited += 1
+                assert select.select([], [injector.fileno(4)], [], 5.0)[1]
+    assert waited > 0
+    assert [int(road.receive()[:-1200]) for _ in range(count)] == list(range(count))
+
+
+def test_without_an_sa_a_packet_is_lost_without_a_word(road: Road) -> None:
+    # Why a policy gets its template only when the SA is there.
+    road.xfrm.drop_state(RIGHT[0], SPI_OUT)
+    with road.left.entered(), adopted("vip0") as tun, Injector() as injector:
+        assert injector.send(packet(VIP, INNER, b"gone"))
+        assert tun.read() is None
+    assert road.nothing_arrives()
+    assert road.on_the_wire() == []
 
 
 def _decrypted(road: Road) -> socket.socket:

@@ -16,7 +16,7 @@ from orchestrator.wire.packets import (
     parse_ip,
 )
 
-# Captured from a TUN device: the SYN of a connection to 10.50.0.1:80, with 20 octets of options.
+# Captured from a TUN device: the SYN of a connection to 10.50.0.1:80, with options.
 SYN4 = bytes.fromhex(
     "4500003c8c00400040069a240a6300020a320001"
     "c350005092b97c4800000000a002fb409e6500000204053c0402080a28fc9e98000000000103030a"
