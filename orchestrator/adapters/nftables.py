@@ -25,6 +25,7 @@ seconds. What takes longer hangs."""
 _TABLE: Final = f"inet {NFT_TABLE}"
 _CLEAR: Final = f"add table {_TABLE}\ndelete table {_TABLE}\n"
 """Deletes the table whether it is there or not ("destroy" is newer than Debian 12)."""
+_VOLATILE: Final = frozenset({"handle", "packets", "bytes"})
 _NETLINK_NETFILTER: Final = 12
 _NFNLGRP_NFTABLES: Final = 7
 _NETLINK_ADD_MEMBERSHIP: Final = 1
@@ -163,14 +164,17 @@ async def _nft(text: str, *arguments: str) -> _Result:
 
 def _canonical(listing: str) -> str:
     """nft's JSON without what changes by itself."""
-    entries: list[dict[str, dict[str, Any]]] = json.loads(listing)["nftables"]
-    kept = []
-    for entry in entries:
-        for kind, fields in entry.items():
-            if kind != "metainfo":
-                volatile = {"handle", "packets", "bytes"}
-                kept.append({kind: {k: v for k, v in fields.items() if k not in volatile}})
-    return json.dumps(kept, sort_keys=True)
+    entries = json.loads(listing)["nftables"]
+    steady = [_steady(entry) for entry in entries if "metainfo" not in entry]
+    return json.dumps(steady, sort_keys=True)
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _steady(one) for key, one in value.items() if key not in _VOLATILE}
+    if isinstance(value, list):
+        return [_steady(one) for one in value]
+    return value
 
 
 def _absent(result: _Result) -> bool:
