@@ -1,0 +1,155 @@
+"""The adapter against the kernel's nftables: our table, all of it, and no other."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.adapters.nftables import Count, Nftables, NftablesChanges
+from orchestrator.core.errors import KernelError
+from orchestrator.core.firewall import endpoint_ruleset, server_ruleset
+from orchestrator.core.kernel import Ruleset
+from tests.kernel.netns import Namespace
+from tests.kernel.proxy.lan import FIREWALL, load_rules
+
+FOREIGN = "table inet foreign {\n chain input { counter; }\n}\n"
+ENDPOINT = Ruleset(endpoint_ruleset([], "vip0"))
+SERVER = Ruleset(server_ruleset(FIREWALL))
+
+
+@pytest.fixture
+def tables(network_namespace: Namespace) -> Iterator[Namespace]:
+    """A namespace that somebody else's firewall lives in, too; it must stay as it is."""
+    load_rules(network_namespace, FOREIGN)
+    before = network_namespace.run("nft list table inet foreign")
+    yield network_namespace
+    assert network_namespace.run("nft list table inet foreign") == before
+
+
+def test_there_is_nothing_before_anything_was_applied(tables: Namespace) -> None:
+    assert asyncio.run(Nftables().current()) is None
+    assert asyncio.run(Nftables().counters()) == {}
+
+
+def test_what_was_applied_is_current_also_the_second_time(tables: Namespace) -> None:
+    async def story() -> None:
+        nftables = Nftables()
+        for ruleset in (SERVER, SERVER, ENDPOINT):
+            await nftables.apply(ruleset)
+            assert await nftables.current() == ruleset
+
+    asyncio.run(story())
+    assert "tproxy" not in tables.run("nft list ruleset")
+
+
+@pytest.mark.parametrize(
+    "meddling",
+    [
+        "nft flush chain inet orchestrator leaving",
+        "nft add rule inet orchestrator leaving accept",
+        "nft insert rule inet orchestrator leaving accept",
+        "nft delete element inet orchestrator pool4 { 10.99.0.0/24 }",
+        "nft add element inet orchestrator management { 22 }",
+    ],
+)
+def test_what_somebody_else_changed_is_noticed_and_repaired(
+    tables: Namespace, meddling: str
+) -> None:
+    async def story() -> None:
+        nftables = Nftables()
+        await nftables.apply(SERVER)
+        tables.run(meddling)
+        found = await nftables.current()
+        assert found is not None
+        assert found != SERVER
+        await nftables.apply(SERVER)
+        assert await nftables.current() == SERVER
+
+    asyncio.run(story())
+
+
+def test_a_table_that_somebody_else_deleted_is_missed(tables: Namespace) -> None:
+    async def story() -> None:
+        nftables = Nftables()
+        await nftables.apply(SERVER)
+        tables.run("nft delete table inet orchestrator")
+        assert await nftables.current() is None
+
+    asyncio.run(story())
+
+
+def test_a_new_daemon_finds_a_table_it_does_not_know(tables: Namespace) -> None:
+    asyncio.run(Nftables().apply(SERVER))
+    found = asyncio.run(Nftables().current())
+    assert found is not None
+    assert found != SERVER
+
+
+def test_counting_packets_is_no_change(tables: Namespace) -> None:
+    async def story() -> None:
+        nftables = Nftables()
+        ruleset = Ruleset(
+            "table inet orchestrator {\n counter seen { }\n"
+            " chain out { type filter hook output priority 0; counter name seen; counter; }\n"
+            "}\n"
+        )
+        await nftables.apply(ruleset)
+        assert await nftables.counters() == {"seen": Count(0, 0)}
+        tables.run("ping -c 1 127.0.0.1")
+        seen = (await nftables.counters())["seen"]
+        assert seen.packets == 2
+        assert seen.octets > 0
+        assert await nftables.current() == ruleset
+
+    asyncio.run(story())
+
+
+def test_a_ruleset_with_a_fault_names_the_line_and_changes_nothing(tables: Namespace) -> None:
+    async def story() -> None:
+        nftables = Nftables()
+        await nftables.apply(SERVER)
+        faulty = SERVER.text.replace("policy accept;", "policy maybe;", 1)
+        (number,) = [
+            at for at, line in enumerate(faulty.splitlines(), 1) if "policy maybe" in line
+        ]
+        with pytest.raises(KernelError, match=rf"line {number}, “.*policy maybe;”: Error"):
+            await nftables.apply(Ruleset(faulty))
+        assert await nftables.current() == SERVER
+
+    asyncio.run(story())
+
+
+def test_removing_is_complete_and_can_be_done_twice(tables: Namespace) -> None:
+    async def story() -> None:
+        nftables = Nftables()
+        await nftables.apply(SERVER)
+        for _ in range(2):
+            await nftables.remove()
+            assert await nftables.current() is None
+
+    asyncio.run(story())
+    assert "orchestrator" not in tables.run("nft list ruleset")
+
+
+def test_without_nft_it_says_what_to_install(
+    tables: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(KernelError, match="install the package nftables"):
+        asyncio.run(Nftables().current())
+
+
+def test_a_change_of_our_table_wakes_who_waits_and_others_do_not(tables: Namespace) -> None:
+    async def story() -> None:
+        await Nftables().apply(ENDPOINT)
+        with NftablesChanges() as changes:
+            waiting = asyncio.create_task(changes.wait(), name="waiting")
+            tables.run("nft add chain inet foreign other")
+            tables.run("nft delete chain inet foreign other")
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+            tables.run("nft flush chain inet orchestrator leaving")
+            async with asyncio.timeout(5.0):
+                await waiting
+
+    asyncio.run(story())
