@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, TypeVar
@@ -137,7 +137,7 @@ class ProxyClient:
         """The worker ends when its flows have, or after `grace`; how many stood."""
         return (await self._ask(Stop(grace), Done)).count
 
-    async def events(self) -> AsyncIterator[FlowEvent]:
+    async def events(self) -> AsyncGenerator[FlowEvent, None]:
         """What happens to flows from now on; the connection can do nothing else afterwards.
 
         Ends with ProxyLost. Use a second client for this.
