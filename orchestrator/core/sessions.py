@@ -9,11 +9,14 @@ The rules, each with the method that keeps it:
    tunnel by its SPI (`_heard`).
 4. An endpoint that moved its SAs is followed when the kernel says so: hold from the MAPPING
    message, which only an authenticated packet causes, until charon has rewritten the SA
-   (`_mapping`, `_state_moved`); otherwise packets would meet a policy without an SA.
+   (`_mapping`, `_state_moved`); otherwise packets would meet a policy without an SA. Where
+   charon does not follow, the next packets from there hold nothing (`_look`).
 5. Two tunnels to the same address and port: the older one was superseded by a move and is
    deleted when the younger is activated (`_heard`).
 6. An endpoint unheard for `detach_after`, or without a tunnel, is detached: its packets are
-   held, its flows stay (`_tick`, `_tunnel_down`).
+   held, its flows stay (`_look`, `_tunnel_down`, `_charon_gone`).
+7. An inbound SA is known by its SPI, which our charon chose; an outbound one by its SPI and
+   our reqid, because endpoints choose those SPIs, and may choose the same (`_index`).
 """
 
 import heapq
@@ -34,7 +37,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import KernelObject, Template
-from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId
+from orchestrator.core.quantities import Instant, IPAddress, Reqid, Seconds, Spi, UniqueId
 from orchestrator.core.server_state import session_objects
 
 FLIP_HALF: Final = 2**31
@@ -103,6 +106,7 @@ class StateMoved:
     spi: Spi
     source: IPAddress
     destination: IPAddress
+    reqid: Reqid
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,10 @@ class Session:
     roams: int = 0
     following: Instant | None = None
     """Until when packets are held because charon is rewriting the SAs."""
+    unfollowed: Spi | None = None
+    """The inbound SA whose sender has moved without charon following."""
+    wake: Instant | None = None
+    """When it is looked at next."""
 
     def objects(self) -> tuple[KernelObject, ...]:
         reqid = self.tunnels[-1].reqid if self.tunnels else None
@@ -211,10 +219,11 @@ class Sessions:
         self.by_identity: dict[str, Session] = {}
         self._by_vip: dict[IPAddress, Session] = {}
         self._by_ike: dict[UniqueId, Session] = {}
-        self._by_spi: dict[Spi, Session] = {}
+        self._inbound: dict[Spi, Session] = {}
+        self._outbound: dict[tuple[Reqid, Spi], Session] = {}
         self._deadlines: list[tuple[Instant, str]] = []
-        self._doomed: list[tuple[Instant, UniqueId, UniqueId]] = []
-        """When to delete which CHILD_SA, by its IKE_SA and its own number."""
+        self._doomed: list[tuple[Instant, str, UniqueId]] = []
+        """When to delete which CHILD_SA of which identity."""
         self._effects: list[Effect] = []
 
     def handle(  # noqa: C901 - one row per event: the table is the point
@@ -243,8 +252,7 @@ class Sessions:
             case IkeRekeyed(old_ike, new_ike):
                 self._ike_rekeyed(old_ike, new_ike)
             case CharonGone():
-                for ike in list(self._by_ike):
-                    self._tunnel_down(ike, None, SessionReason.CHARON_ABSENT, now)
+                self._charon_gone(now)
             case Tick():
                 self._tick(now)
             case IkeMoved():
@@ -273,22 +281,29 @@ class Sessions:
     def _session(self, identity: str, vips: tuple[IPAddress, ...], now: Instant) -> Session:
         session = self.by_identity.get(identity)
         if session is None:
-            session = Session(identity, vips, now, now)
+            session = Session(identity, (), now, now)
             self.by_identity[identity] = session
         for vip in session.vips:
             self._by_vip.pop(vip, None)
         session.vips = vips
         for vip in vips:
+            former = self._by_vip.get(vip)
             self._by_vip[vip] = session
+            if former is not None:
+                former.vips = tuple(other for other in former.vips if other != vip)
+                self._apply(former)
         return session
 
     def _admitted(self, event: Admitted, now: Instant) -> None:
         """Rules 1 and 2."""
         session = self._session(event.identity, event.vips, now)
         tunnel = event.tunnel
-        session.tunnels = [t for t in session.tunnels if t.child != tunnel.child]
-        session.tunnels.append(tunnel)
-        self._index(session, tunnel)
+        known = next((t for t in session.tunnels if t.child == tunnel.child), None)
+        if known is None:
+            session.tunnels.append(tunnel)
+            self._index(session, tunnel)
+        else:
+            self._replace(session, known, tunnel)
         if len(session.tunnels) > MAX_TUNNELS:
             oldest = next(t for t in session.tunnels if t != session.active)
             self._effects.append(Terminate(oldest, SessionReason.TOO_MANY))
@@ -318,16 +333,17 @@ class Sessions:
         if tunnel != session.active or session.state is SessionState.DETACHED:
             self._attach(session, tunnel, SessionReason.ACTIVATED, now)
         elder = session.tunnels[: session.tunnels.index(tunnel)]
+        end = Instant(now + DRAIN)
         for other in elder:
             if (other.remote, other.remote_port) == (tunnel.remote, tunnel.remote_port):
-                heapq.heappush(self._doomed, (Instant(now + DRAIN), other.ike, other.child))
+                heapq.heappush(self._doomed, (end, session.identity, other.child))
 
     def _attach(
         self, session: Session, tunnel: Tunnel, reason: SessionReason, now: Instant
     ) -> None:
         session.roams += session.active != tunnel
         session.active = tunnel
-        session.following = None
+        session.following = session.unfollowed = None
         session.heard = now
         if session.state is not SessionState.ATTACHED:
             session.since = now
@@ -351,13 +367,10 @@ class Sessions:
         session = self._by_ike.get(tunnel.ike)
         if session is None:
             return
-        for index, known in enumerate(session.tunnels):
+        for known in tuple(session.tunnels):
             if known.child == old and known.ike == tunnel.ike:
-                session.tunnels[index] = tunnel
-                self._unindex(known)
-                self._index(session, tunnel)
-                if session.active == known:
-                    session.active = tunnel
+                self._replace(session, known, tunnel)
+                if session.active == tunnel:
                     self._apply(session)
 
     def _tunnel_down(
@@ -373,6 +386,8 @@ class Sessions:
             self._unindex(tunnel)
         if any(t.ike == ike for t in session.tunnels):
             self._by_ike[ike] = session
+        if not session.tunnels:
+            session.flip = None  # no probe of before can come: it may count anew
         if session.active not in gone:
             if gone:
                 self._apply(session)
@@ -381,96 +396,124 @@ class Sessions:
         else:
             self._detach(session, reason, now)
 
+    def _charon_gone(self, now: Instant) -> None:
+        """Rule 6, for all: whatever SAs are left, nobody would renew or delete them."""
+        self._by_ike.clear()
+        self._inbound.clear()
+        self._outbound.clear()
+        self._doomed.clear()  # the next charon counts from 1 again
+        for session in self.by_identity.values():
+            if not session.tunnels:
+                continue
+            session.tunnels.clear()
+            session.flip = None
+            if session.state is SessionState.ATTACHED:
+                self._detach(session, SessionReason.CHARON_ABSENT, now)
+            else:
+                self._apply(session)
+
     def _ike_rekeyed(self, old: UniqueId, new: UniqueId) -> None:
-        session = self._by_ike.pop(old, None)
+        session = self._by_ike.get(old)
         if session is None:
             return
-        for index, tunnel in enumerate(session.tunnels):
+        for tunnel in tuple(session.tunnels):
             if tunnel.ike == old:
-                renamed = replace(tunnel, ike=new)
-                session.tunnels[index] = renamed
-                self._index(session, renamed)
-                if session.active == tunnel:
-                    session.active = renamed
+                self._replace(session, tunnel, replace(tunnel, ike=new))
 
     def _ike_moved(self, event: IkeMoved) -> None:
         """The port only: the address changes when the SA does (`_state_moved`)."""
         session = self._by_ike.get(event.ike)
         if session is None:
             return
-        for index, tunnel in enumerate(session.tunnels):
+        for tunnel in tuple(session.tunnels):
             if tunnel.ike == event.ike:
-                session.tunnels[index] = replace(tunnel, remote_port=event.remote_port)
-                if session.active == tunnel:
-                    session.active = session.tunnels[index]
+                self._replace(session, tunnel, replace(tunnel, remote_port=event.remote_port))
+
+    def _replace(self, session: Session, known: Tunnel, tunnel: Tunnel) -> None:
+        """The same tunnel, of which something else is true now."""
+        session.tunnels[session.tunnels.index(known)] = tunnel
+        self._unindex(known)
+        for other in session.tunnels:
+            self._index(session, other)
+        if session.active == known:
+            session.active = tunnel
 
     def _index(self, session: Session, tunnel: Tunnel) -> None:
+        """Rule 7."""
         self._by_ike[tunnel.ike] = session
-        self._by_spi[tunnel.spi_in] = session
-        self._by_spi[tunnel.spi_out] = session
+        self._inbound[tunnel.spi_in] = session
+        self._outbound[tunnel.reqid, tunnel.spi_out] = session
 
     def _unindex(self, tunnel: Tunnel) -> None:
         self._by_ike.pop(tunnel.ike, None)
-        self._by_spi.pop(tunnel.spi_in, None)
-        self._by_spi.pop(tunnel.spi_out, None)
+        self._inbound.pop(tunnel.spi_in, None)
+        self._outbound.pop((tunnel.reqid, tunnel.spi_out), None)
 
     # Following a moved endpoint
 
     def _mapping(self, spi: Spi, now: Instant) -> None:
-        """Rule 4, first half."""
-        session = self._by_spi.get(spi)
+        """Rule 4, first half. The kernel says so for each packet until the SA is rewritten."""
+        session = self._inbound.get(spi)
         if session is None or session.active is None or session.active.spi_in != spi:
+            return
+        if session.following is not None or session.unfollowed == spi:
             return
         session.following = Instant(now + FOLLOW_LIMIT)
         self._wake(session, session.following)
         self._apply(session)
 
     def _state_moved(self, event: StateMoved, now: Instant) -> None:
-        """Rule 4, second half."""
-        session = self._by_spi.get(event.spi)
+        """Rule 4, second half. To the same address again: another port of its NAT."""
+        session = self._outbound.get((event.reqid, event.spi))
         if session is None:
             return
-        for index, tunnel in enumerate(session.tunnels):
-            if tunnel.spi_out != event.spi:
+        for tunnel in tuple(session.tunnels):
+            if (tunnel.reqid, tunnel.spi_out) != (event.reqid, event.spi):
                 continue
             moved = replace(tunnel, local=event.source, remote=event.destination)
-            session.tunnels[index] = moved
-            if session.active == tunnel and moved != tunnel:
+            followed = moved != tunnel or session.following is not None
+            active = session.active == tunnel
+            self._replace(session, tunnel, moved)
+            if active and followed:
+                session.roams += moved != tunnel
                 self._attach(session, moved, SessionReason.FOLLOWED, now)
 
     # Time
 
     def _tick(self, now: Instant) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, identity = heapq.heappop(self._deadlines)
-            known = self.by_identity.get(identity)
-            if known is not None:
-                self._look(known, now)
+            at, identity = heapq.heappop(self._deadlines)
+            session = self.by_identity[identity]
+            if session.wake == at:  # otherwise an earlier look made this one needless
+                session.wake = None
+                self._look(session, now)
         while self._doomed and self._doomed[0][0] <= now:
-            _, ike, child = heapq.heappop(self._doomed)
-            owner = self._by_ike.get(ike)
-            if owner is None:
-                continue
-            for tunnel in owner.tunnels:
-                if (tunnel.ike, tunnel.child) == (ike, child) and tunnel != owner.active:
+            _, identity, child = heapq.heappop(self._doomed)
+            session = self.by_identity[identity]
+            for tunnel in session.tunnels:
+                if tunnel.child == child and tunnel != session.active:
                     self._effects.append(Terminate(tunnel, SessionReason.SUPERSEDED))
 
     def _look(self, session: Session, now: Instant) -> None:
+        if session.active is None or session.heard is None:
+            return
         if session.following is not None and session.following <= now:
             session.following = None
+            session.unfollowed = session.active.spi_in
             self._apply(session)
             self._effects.append(Release(session.vips))
             self._tell("unmoved", session, SessionReason.NEVER_MOVED)
-        if session.state is SessionState.DETACHED or session.heard is None:
-            return
         silent_at = Instant(session.heard + self._detach_after)
         if silent_at <= now:
             self._detach(session, SessionReason.UNHEARD, now)
         else:
-            self._wake(session, silent_at)
+            self._wake(session, min(silent_at, session.following or silent_at))
 
     def _wake(self, session: Session, at: Instant) -> None:
-        heapq.heappush(self._deadlines, (at, session.identity))
+        """Looks at the session then at the latest; each look orders the next."""
+        if session.wake is None or at < session.wake:
+            session.wake = at
+            heapq.heappush(self._deadlines, (at, session.identity))
 
     # Small things
 

@@ -190,7 +190,8 @@ class Server:
                 case xfrm_news.MappingChanged(spi=spi):
                     self._driver.post(MappingChanged(spi))
                 case xfrm_news.StatePut(state=state):
-                    self._driver.post(StateMoved(state.spi, state.source, state.destination))
+                    moved = StateMoved(state.spi, state.source, state.destination, state.reqid)
+                    self._driver.post(moved)
                 case _:
                     self._repair.xfrm_news(news)
 

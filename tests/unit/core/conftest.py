@@ -8,7 +8,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.unit.core.stories")
+pytest.register_assert_rewrite("tests.unit.core.stories", "tests.unit.core.server_stories")
 settings.register_profile(
     "steady",
     derandomize=True,

@@ -1,0 +1,286 @@
+"""Tells a story to the server's machine: news in, acts out, in words, under standing rules.
+
+As `stories` for the endpoint. A session's policies are told as where its packets are sent
+("to wifi", "hold") and which SAs it may send from ("from 7", "block").
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Final
+
+from orchestrator.core.ike import CharonGone, IkeDown, IkeRekeyed, Tunnel, TunnelDown
+from orchestrator.core.kernel import Direction, KernelObject, Policy, Template, Verdict
+from orchestrator.core.quantities import IPAddress, Reqid, Seconds, UniqueId
+from orchestrator.core.sessions import (
+    Admitted,
+    AnswerProbe,
+    ApplySession,
+    Effect,
+    Event,
+    Heard,
+    MappingChanged,
+    Release,
+    Remembered,
+    Session,
+    SessionReason,
+    Sessions,
+    SessionState,
+    StateMoved,
+    Tell,
+    Terminate,
+    Tick,
+)
+from tests.unit.core.builders import (
+    LTE,
+    LTE6,
+    VIP4,
+    WIFI,
+    WIFI2,
+    Place,
+    at,
+    mirrored,
+    path,
+    tunnel,
+)
+
+LAPTOP: Final = "laptop@example.org"
+REQID: Final = Reqid(7)
+DETACH_AFTER: Final = Seconds(10.0)
+NAT: Final = "198.51.100.2"
+"""Where the internet sees the endpoint while it is behind ap1, the Wi-Fi's router."""
+NAMES: Final[dict[IPAddress, str]] = {
+    ip_address(NAT): "wifi",
+    ip_address(WIFI2.pop): "wifi2",
+    ip_address(LTE.pop): "lte",
+    ip_address(LTE6.pop): "lte6",
+}
+TICKS_PER_SECOND: Final = 20
+
+
+def from_endpoint(
+    place: Place, number: int, vips: tuple[IPAddress, ...] = (VIP4,), reqid: Reqid = REQID
+) -> Tunnel:
+    """The server's view of the tunnel `number` of an endpoint at this place."""
+    nat = NAT if place is WIFI else None
+    return mirrored(tunnel(path(place), number, vips=vips), reqid=reqid, nat=nat)
+
+
+class ServerStory:
+    """One server, its clock, and what was ordered so far."""
+
+    def __init__(self, detach_after: Seconds = DETACH_AFTER) -> None:
+        self.machine = Sessions(detach_after)
+        self.now = 0.0
+        self.kernel: dict[str, tuple[KernelObject, ...]] = {}
+        """What the last ApplySession of each identity ordered."""
+        self.in_charon: dict[UniqueId, Tunnel] = {}
+        """Admitted tunnels whose end nobody ordered."""
+        self.tells: list[Tell] = []
+
+    # News
+
+    def hears(self, event: Event, after: float = 0.0) -> list[str]:
+        """Tells the machine; returns what it ordered, in words."""
+        self.now += after
+        self._charon_says(event)
+        effects = self.machine.handle(event, at(self.now))
+        for effect in effects:
+            self._carry_out(effect)
+        for rule in RULES:
+            rule(self)
+        return [words for words in map(describe, effects) if words]
+
+    def remembers(
+        self, vips: tuple[IPAddress, ...] = (VIP4,), identity: str = LAPTOP
+    ) -> list[str]:
+        return self.hears(Remembered(identity, vips))
+
+    def admits(
+        self,
+        admitted: Tunnel,
+        vips: tuple[IPAddress, ...] = (VIP4,),
+        identity: str = LAPTOP,
+        *,
+        adopted: bool = False,
+    ) -> list[str]:
+        return self.hears(Admitted(identity, vips, admitted, adopted))
+
+    def probed(self, flip: int, over: Tunnel, after: float = 0.0) -> list[str]:
+        """A probe asks for this tunnel; the answer is left out of what is returned."""
+        return [
+            words
+            for words in self.hears(Heard(VIP4, flip, over.spi_out), after)
+            if words != "answer"
+        ]
+
+    def mapping(self, of: Tunnel, after: float = 0.0) -> list[str]:
+        return self.hears(MappingChanged(of.spi_in), after)
+
+    def sa_moved(self, of: Tunnel, to: str, after: float = 0.005) -> list[str]:
+        moved = StateMoved(of.spi_out, of.local, ip_address(to), of.reqid)
+        return self.hears(moved, after)
+
+    def waits(self, seconds: float) -> list[str]:
+        end, ticks, said = self.now + seconds, 0, []
+        while (deadline := self.machine.deadline()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            said += self.hears(Tick())
+            ticks += 1
+            assert ticks <= TICKS_PER_SECOND * (seconds + 1), "the machine spins"
+            later = self.machine.deadline()
+            assert later is None or later > self.now, "a tick made no progress"
+        self.now = end
+        return said
+
+    def session(self, identity: str = LAPTOP) -> Session:
+        return self.machine.by_identity[identity]
+
+    def state(self, identity: str = LAPTOP) -> SessionState:
+        return self.session(identity).state
+
+    def reason(self, identity: str = LAPTOP) -> SessionReason:
+        return self.session(identity).reason
+
+    # Acts
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case ApplySession(identity, objects):
+                self.kernel[identity] = objects
+            case Release(vips):
+                for vip in vips:
+                    session = self.machine.session_of_vip(vip)
+                    assert session is not None
+                    assert session.active is not None, "released into the hold"
+                    assert session.following is None, "released while an SA is rewritten"
+            case Terminate(ended):
+                active = [s.active.ike for s in self.machine.by_identity.values() if s.active]
+                assert ended.ike not in active, "the active tunnel is ended"
+                self.in_charon.pop(ended.ike, None)
+            case Tell():
+                self.tells.append(effect)
+            case AnswerProbe():
+                pass
+
+    def _charon_says(self, event: Event) -> None:
+        match event:
+            case Admitted(_, _, admitted):
+                self.in_charon[admitted.ike] = admitted
+            case CharonGone():
+                self.in_charon.clear()
+            case TunnelDown(ike) | IkeDown(ike):
+                self.in_charon.pop(ike, None)
+            case IkeRekeyed(old, new) if old in self.in_charon:
+                self.in_charon[new] = replace(self.in_charon.pop(old), ike=new)
+
+
+def describe(effect: Effect) -> str:
+    """An act in a word or two; what is only told to people is left out."""
+    match effect:
+        case ApplySession(identity, objects):
+            whose = "" if identity == LAPTOP else f"{identity}: "
+            return f"{whose}{sent(objects)}, {taken(objects)}"
+        case Release():
+            return "release"
+        case Terminate(ended, reason):
+            return f"terminate {ended.ike}: {reason}"
+        case AnswerProbe():
+            return "answer"
+        case Tell():
+            return ""
+
+
+def sent(objects: tuple[KernelObject, ...]) -> str:
+    told = set()
+    for policy in policies(objects, Direction.OUT):
+        if policy.template is None:
+            told.add(str(policy.verdict))
+        else:
+            to = policy.template.destination
+            assert to is not None
+            told.add(f"to {NAMES.get(to, to)}")
+    return " or ".join(sorted(told)) or "nothing"
+
+
+def taken(objects: tuple[KernelObject, ...]) -> str:
+    told = {
+        "block" if policy.template is None else f"from {policy.template.reqid}"
+        for policy in policies(objects, Direction.IN, Direction.FWD)
+    }
+    return " or ".join(sorted(told)) or "nothing"
+
+
+def policies(objects: tuple[KernelObject, ...], *directions: Direction) -> list[Policy]:
+    return [o for o in objects if isinstance(o, Policy) and o.direction in directions]
+
+
+# The rules
+
+
+def the_kernel_is_as_the_machine_believes(story: ServerStory) -> None:
+    for identity, session in story.machine.by_identity.items():
+        assert story.kernel[identity] == session.objects()
+
+
+def what_a_session_sends_must_come_out_of_its_own_sas(story: ServerStory) -> None:
+    for identity, objects in story.kernel.items():
+        own = {tunnel.reqid for tunnel in story.session(identity).tunnels}
+        for policy in policies(objects, Direction.IN, Direction.FWD):
+            if policy.verdict is Verdict.PROTECT:
+                assert policy.template is not None
+                assert policy.template.reqid in own
+            else:
+                assert policy.verdict is Verdict.BLOCK
+
+
+def what_is_sent_to_a_session_goes_into_its_own_tunnel(story: ServerStory) -> None:
+    for identity, objects in story.kernel.items():
+        own = {Template(t.local, t.remote, t.reqid) for t in story.session(identity).tunnels}
+        for policy in policies(objects, Direction.OUT):
+            assert policy.verdict is Verdict.HOLD or policy.template in own
+
+
+def attached_means_that_one_of_its_tunnels_is_active(story: ServerStory) -> None:
+    for session in story.machine.by_identity.values():
+        attached = session.state is SessionState.ATTACHED
+        assert attached == (session.active is not None)
+        assert session.active is None or session.active in session.tunnels
+        assert attached or session.following is None
+
+
+def a_virtual_address_has_one_session(story: ServerStory) -> None:
+    keys = [subject.key for objects in story.kernel.values() for subject in objects]
+    assert len(keys) == len(set(keys))
+    for session in story.machine.by_identity.values():
+        for vip in session.vips:
+            assert story.machine.session_of_vip(vip) is session
+
+
+def every_admitted_tunnel_is_looked_after_or_ended(story: ServerStory) -> None:
+    known = {t.ike for s in story.machine.by_identity.values() for t in s.tunnels}
+    assert set(story.in_charon) <= known
+
+
+def an_attached_session_is_looked_at_again(story: ServerStory) -> None:
+    if any(s.active is not None for s in story.machine.by_identity.values()):
+        assert story.machine.deadline() is not None
+
+
+def what_is_remembered_for_later_is_bounded(story: ServerStory) -> None:
+    sessions = story.machine.by_identity.values()
+    tunnels = sum(len(session.tunnels) for session in sessions)
+    assert len(story.machine._deadlines) <= 50 * len(sessions)
+    assert len(story.machine._doomed) <= 50 * max(1, tunnels)
+
+
+RULES: Final[tuple[Callable[[ServerStory], None], ...]] = (
+    the_kernel_is_as_the_machine_believes,
+    what_a_session_sends_must_come_out_of_its_own_sas,
+    what_is_sent_to_a_session_goes_into_its_own_tunnel,
+    attached_means_that_one_of_its_tunnels_is_active,
+    a_virtual_address_has_one_session,
+    every_admitted_tunnel_is_looked_after_or_ended,
+    an_attached_session_is_looked_at_again,
+    what_is_remembered_for_later_is_bounded,
+)
