@@ -47,7 +47,11 @@ REPLIES: list[tuple[Reply, bytes]] = [
     ),
 ]
 JSON: st.SearchStrategy[Json] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
@@ -141,7 +145,9 @@ def test_what_is_sent_arrives(value: Json) -> None:
 
 
 def test_a_text_that_is_not_unicode_still_arrives() -> None:
-    assert decode_reply(encode_reply(Refusal("\udcff"))) == Refusal("\\udcff"[0:6])
+    line = encode_reply(Refusal("\udcff"))
+    assert line.isascii()
+    assert decode_reply(line) == Refusal("\udcff")
 
 
 @dataclass

@@ -1,0 +1,86 @@
+"""One daemon at a time: a lock on a file next to the control socket.
+
+The kernel drops the lock with the process, however that ends. The file stays where it is, and
+holds the number of the process that locked it last.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from orchestrator.core.errors import OrchestratorError
+
+TRIES: Final = 10
+"""Each try that meets a file which was just deleted (by `cleanup`) costs one."""
+PID_LIMIT: Final = 20
+"""Octets of the process number in the file."""
+
+
+class AlreadyRunning(OrchestratorError):
+    """Another process has the lock."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(f"the daemon is running already: {who} has {path}")
+        self.pid = pid
+
+
+class DaemonLock:
+    """Held from `__enter__` to `__exit__`. Raises AlreadyRunning, OrchestratorError."""
+
+    def __init__(self, socket: Path) -> None:
+        self.path = socket.with_name(f"{socket.name}.lock")
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for _ in range(TRIES):
+                if self._take():
+                    return self
+        except OSError as error:
+            raise OrchestratorError(f"cannot lock {self.path}: {error.strerror}") from error
+        raise OrchestratorError(f"cannot lock {self.path}: somebody keeps deleting it")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
+    def delete(self) -> None:
+        """Removes the file while the lock is held; the next daemon makes a new one."""
+        self.path.unlink(missing_ok=True)
+
+    def _take(self) -> bool:
+        """False: the file was deleted before we had the lock, so that it means nothing."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AlreadyRunning(self.path, _pid(fd)) from error
+            ours = os.fstat(fd)
+            try:
+                there = self.path.stat()
+            except FileNotFoundError:
+                return False
+            if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+                return False
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            self._fd, fd = fd, -1
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return True
+
+
+def _pid(fd: int) -> int | None:
+    text = os.pread(fd, PID_LIMIT, 0).strip()
+    return int(text) if text.isdigit() else None
