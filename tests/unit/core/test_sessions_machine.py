@@ -1,0 +1,225 @@
+"""One server and three endpoints that do what they like: the rules of `server_stories` hold.
+
+News comes at any time, true, late, doubled and stray; a lease may change hands; two endpoints
+may choose the same SPI. At the end every endpoint negotiates, probes, and has to be attached.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from hypothesis import strategies
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from orchestrator.core.ike import (
+    CharonGone,
+    CharonUp,
+    IkeDown,
+    IkeMoved,
+    IkeRekeyed,
+    Tunnel,
+    TunnelDown,
+    TunnelRekeyed,
+    TunnelUp,
+)
+from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueId
+from orchestrator.core.sessions import (
+    Heard,
+    MappingChanged,
+    SessionState,
+    StateMoved,
+    Tick,
+)
+from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, Place
+from tests.unit.core.server_stories import ServerStory, from_endpoint
+
+NAMES: Final = ("anna", "bert", "carla")
+VIPS: Final[dict[str, tuple[IPAddress, ...]]] = {
+    "anna": (VIP4, VIP6),
+    "bert": (VIP4 + 1,),
+    "carla": (VIP4 + 2,),
+}
+REQIDS: Final = {"anna": Reqid(1), "bert": Reqid(2), "carla": Reqid(3)}
+names = strategies.sampled_from(NAMES)
+places = strategies.sampled_from((WIFI, WIFI2, LTE))
+choice = strategies.integers(0, 20)
+flips = strategies.sampled_from((0, 1, 2, 3, 2**31, 2**31 + 1, 2**32 - 1))
+
+
+class ServerInAnyWorld(RuleBasedStateMachine):
+    @initialize(remembered=strategies.sets(names))
+    def begin(self, remembered: set[str]) -> None:
+        self.story = ServerStory()
+        self.number = 0
+        self.owners = dict(VIPS)
+        """Which virtual addresses each identity's lease has now."""
+        self.gone: list[Tunnel] = []
+        for name in sorted(remembered):
+            self.story.remembers(VIPS[name], name)
+
+    # Tunnels
+
+    @rule(name=names, place=places, adopted=strategies.booleans())
+    def a_tunnel_is_admitted(self, name: str, place: Place, *, adopted: bool) -> None:
+        fresh = self._negotiated(name, place)
+        self.story.admits(fresh, self.owners[name], name, adopted=adopted)
+
+    @rule(name=names, place=places, which=choice)
+    def a_tunnel_is_admitted_whose_spi_another_has(
+        self, name: str, place: Place, which: int
+    ) -> None:
+        other = self._one(which)
+        if other is None or other.reqid == REQIDS[name]:
+            return
+        spi = other.spi_in if which % 2 else other.spi_out
+        fresh = replace(self._negotiated(name, place), spi_out=spi)
+        self.story.admits(fresh, self.owners[name], name)
+
+    @rule(which=choice)
+    def a_tunnel_is_admitted_twice(self, which: int) -> None:
+        known = self._one(which)
+        name = self._owner(known)
+        if known is not None and name is not None:
+            self.story.admits(known, self.owners[name], name)
+
+    @rule(which=choice)
+    def a_tunnel_ends(self, which: int) -> None:
+        ended = self._one(which)
+        if ended is not None:
+            self.gone.append(ended)
+            event = TunnelDown(ended.ike, ended.child) if which % 2 else IkeDown(ended.ike)
+            self.story.hears(event)
+
+    @precondition(lambda self: self.gone)
+    @rule(which=choice)
+    def a_tunnel_ends_again(self, which: int) -> None:
+        ended = self.gone[which % len(self.gone)]
+        if ended.ike not in self.story.in_charon:
+            self.story.hears(TunnelDown(ended.ike, ended.child))
+            self.story.hears(IkeDown(ended.ike))
+            self.story.hears(TunnelRekeyed(ended.child, ended))
+            self.story.hears(IkeMoved(ended.ike, ended.local, 4500, ended.remote, 4500))
+
+    @rule(which=choice)
+    def a_child_sa_is_rekeyed(self, which: int) -> None:
+        old = self._one(which)
+        if old is None:
+            return
+        self.number += 1
+        fresh = replace(
+            old,
+            child=UniqueId(2000 + self.number),
+            spi_in=Spi(0x7000_0000 + self.number),
+            spi_out=Spi(0x7100_0000 + self.number),
+        )
+        self.story.hears(TunnelRekeyed(old.child, fresh))
+
+    @rule(which=choice)
+    def an_ike_sa_is_rekeyed(self, which: int) -> None:
+        old = self._one(which)
+        if old is not None:
+            self.number += 1
+            self.story.hears(IkeRekeyed(old.ike, UniqueId(3000 + self.number)))
+
+    @rule(vici_only=strategies.booleans())
+    def charon_goes_and_returns(self, *, vici_only: bool) -> None:
+        listed = [] if vici_only is False else list(self._owned())
+        self.story.hears(CharonGone("for a reason"))
+        self.story.hears(CharonUp("5.9.8", tuple(tunnel for _, tunnel in listed)))
+        for name, tunnel in listed:
+            self.story.admits(tunnel, self.owners[name], name, adopted=True)
+        if not vici_only:
+            self.number = 0  # it counts from 1 again
+
+    @rule(place=places)
+    def a_tunnel_without_a_lease_is_told_of(self, place: Place) -> None:
+        self.story.hears(TunnelUp(from_endpoint(place, 9000)))
+
+    # Endpoints
+
+    @rule(name=names, which=choice, flip=flips)
+    def a_probe_comes(self, name: str, which: int, flip: int) -> None:
+        named = self._one(which)
+        for vip in self.owners[name][:1]:
+            spi = Spi(1) if named is None else named.spi_out
+            said = self.story.hears(Heard(vip, flip, spi))
+            known = self.story.machine.session_of_vip(vip) is not None
+            assert said[-1:] == (["answer"] if known else [])
+
+    @rule(which=choice, place=places, charon_follows=strategies.booleans())
+    def an_endpoint_moves(self, which: int, place: Place, *, charon_follows: bool) -> None:
+        moving = self._one(which)
+        if moving is None:
+            return
+        self.story.hears(MappingChanged(moving.spi_in))
+        if charon_follows:
+            to = from_endpoint(place, 1).remote
+            self.story.hears(IkeMoved(moving.ike, moving.local, 4500, to, 4500))
+            self.story.sa_moved(moving, str(to))
+
+    @rule(which=choice, place=places)
+    def an_sa_is_rewritten_late(self, which: int, place: Place) -> None:
+        moved = self._one(which)
+        if moved is not None:
+            self.story.sa_moved(moved, str(from_endpoint(place, 1).remote))
+
+    @rule(spi=strategies.integers(1, 3).map(Spi))
+    def the_kernel_speaks_of_unknown_sas(self, spi: Spi) -> None:
+        here = from_endpoint(WIFI, 1).local
+        self.story.hears(MappingChanged(spi))
+        self.story.hears(StateMoved(spi, here, here, Reqid(spi)))
+
+    # Leases and time
+
+    @rule(heir=names, former=names)
+    def a_lease_changes_hands(self, heir: str, former: str) -> None:
+        self.owners[heir], self.owners[former] = self.owners[former], self.owners[heir]
+
+    @rule(seconds=strategies.sampled_from((0.01, 0.3, 1.5, 4.0, 30.0)))
+    def time_goes_by(self, seconds: float) -> None:
+        self.story.waits(seconds)
+
+    @rule()
+    def a_tick_comes_early(self) -> None:
+        self.story.hears(Tick())
+
+    def teardown(self) -> None:
+        """Whoever negotiates and probes is attached where it says, and hears an answer."""
+        if not hasattr(self, "story"):
+            return
+        for name in NAMES:
+            fresh = self._negotiated(name, LTE)
+            self.story.admits(fresh, self.owners[name], name)
+        for name in NAMES:
+            session = self.story.session(name)
+            assert session.vips == self.owners[name]
+            flip = 0 if session.flip is None else (session.flip + 1) % 2**32
+            fresh = session.tunnels[-1]
+            said = self.story.hears(Heard(session.vips[0], flip, fresh.spi_out))
+            assert said[-1] == "answer"
+            assert session.active == fresh
+            assert session.state is SessionState.ATTACHED
+        self.story.waits(Seconds(100))
+        for name in NAMES:
+            assert self.story.state(name) is SessionState.DETACHED
+        assert self.story.machine.deadline() is None
+
+    # Small things
+
+    def _negotiated(self, name: str, place: Place) -> Tunnel:
+        self.number += 1
+        fresh = from_endpoint(place, self.number, self.owners[name], REQIDS[name])
+        return replace(fresh, remote_id=name)
+
+    def _owned(self) -> list[tuple[str, Tunnel]]:
+        sessions = self.story.machine.by_identity.items()
+        return [(name, tunnel) for name, session in sessions for tunnel in session.tunnels]
+
+    def _one(self, which: int) -> Tunnel | None:
+        owned = self._owned()
+        return owned[which % len(owned)][1] if owned else None
+
+    def _owner(self, wanted: Tunnel | None) -> str | None:
+        return next((name for name, tunnel in self._owned() if tunnel == wanted), None)
+
+
+TestServerInAnyWorld = ServerInAnyWorld.TestCase
