@@ -73,6 +73,8 @@ class Lan:
         )
         _ip(
             self.endpoint,
+            # A tunnel carries what the VIP sends, and no neighbour's chatter.
+            "link set vip0 addrgenmode none",
             "link set vip0 up",
             "addr add 10.99.0.7/32 dev vip0",
             "addr add 10.99.0.8/32 dev vip0",

@@ -50,7 +50,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def daemon(lan: Lan, path: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """Starts or finds the worker, as the server daemon does; the process, and the worker's pid."""
+    """Starts or finds the worker as the server daemon does; the process, the worker's pid."""
     with lan.server.entered():
         process = subprocess.Popen(
             [sys.executable, "-c", DAEMON, str(path)], stdout=subprocess.PIPE, text=True
