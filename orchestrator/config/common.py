@@ -3,6 +3,7 @@
 The text under each field is its reference: docs/configuration.md is made of it.
 """
 
+import grp
 import os
 import stat
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from orchestrator.core.quantities import Seconds
 
 SECRET_LIMIT: Final = 4096
 """Octets in a secret file; a longer one is some other file."""
+SOCKET_PATH_LIMIT: Final = 107
+"""sun_path without its final zero (include/uapi/linux/un.h)."""
 READABLE_BY_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 
 
@@ -133,6 +136,23 @@ class Control:
     group: str | None = None
     """A group whose members may administer the daemon besides root. None by default: who
     may use the socket may interrupt everybody's traffic."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.group is not None:
+            try:
+                grp.getgrnam(self.group)
+            except KeyError:
+                yield Contradiction(
+                    ("group",),
+                    f"there is no group {self.group}",
+                    f"run `groupadd --system {self.group}`, or correct the name",
+                )
+        if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
+            yield Contradiction(
+                ("socket",),
+                f"the path is longer than the {SOCKET_PATH_LIMIT} octets the kernel takes",
+                "choose a shorter one",
+            )
 
 
 @dataclass(frozen=True, slots=True)

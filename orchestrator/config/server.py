@@ -175,7 +175,7 @@ class Proxy:
     flows: Annotated[int, Between(1, 1_000_000)] = 20_000
     """Connections in all; beyond it, a further one is refused. Each takes two sockets;
     20,000 are far within the hard limit of descriptors that systemd grants (524,288). Should
-    all their queues be full, they keep 10 GB of memory."""
+    all their queues be full, they keep 40 GB of memory: fewer on a small machine."""
     queue_per_flow: Annotated[Octets, Between(128 * 1024, 1024**3)] = Octets(1024 * 1024)
     """Octets kept in each direction of a connection, socket buffers included. When it is full
     the sender is told to wait, which TCP does for as long as it takes: nothing is lost. It
