@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from orchestrator.core.quantities import IPNetwork
+from orchestrator.lab import internet
 from orchestrator.lab.capture import Capture
 from orchestrator.lab.charon import Charon
 from orchestrator.lab.host import Host
@@ -23,6 +24,8 @@ from orchestrator.lab.internet import Internet
 from orchestrator.lab.link import Address, Link
 from orchestrator.lab.peers import Peers, start_peers
 
+_LAST_RESORT: Final = 1 << 20
+"""A route metric above all others."""
 _FIRST_INDEX: Final = 101
 """Device numbers are unique in the whole lab (see rtnl.veth); hosts' own devices come below."""
 
@@ -30,8 +33,8 @@ _FIRST_INDEX: Final = 101
 class Lab:
     """The internet, built on entry and gone without a trace on exit."""
 
-    def __init__(self, internet: Internet, folder: Path) -> None:
-        self.internet: Final = internet
+    def __init__(self, description: Internet, folder: Path) -> None:
+        self.internet: Final = description
         self.folder: Final = folder
         self.hosts_file: Final = folder / "hosts"
         self._hosts: dict[str, Host] = {}
@@ -124,6 +127,8 @@ class Lab:
             )
         for built in self._links.values():
             built.apply_first_quality()
+        for link in self.internet.access_links:
+            self._hosts[link.near.host].run(["ip", "-batch", "-"], input=_dead_ends(link))
         for host in self.internet.hosts:
             if host.masquerades is not None:
                 self._hosts[host.name].run(
@@ -131,9 +136,20 @@ class Lab:
                 )
 
 
-def _number_devices(internet: Internet) -> dict[tuple[str, str], int]:
-    ends = (end for link in internet.links for end in link.ends)
+def _number_devices(description: Internet) -> dict[tuple[str, str], int]:
+    ends = (end for link in description.links for end in link.ends)
     return {(end.host, end.device): number for number, end in enumerate(ends, _FIRST_INDEX)}
+
+
+def _dead_ends(link: internet.Link) -> str:
+    """What an access router does with packets for those who left: nothing.
+
+    Without it they would take its default route back, and circle until their TTL ends.
+    """
+    return "".join(
+        f"route add blackhole {interface.network} metric {_LAST_RESORT}\n"
+        for interface in link.near.addresses
+    )
 
 
 def _masquerade(device: str) -> str:
@@ -147,9 +163,9 @@ def _masquerade(device: str) -> str:
     """
 
 
-def _hosts_file(internet: Internet) -> str:
+def _hosts_file(description: Internet) -> str:
     lines = ["127.0.0.1 localhost", "::1 localhost"]
-    for host in internet.hosts:
-        for end in internet.ends_of(host.name):
+    for host in description.hosts:
+        for end in description.ends_of(host.name):
             lines += [f"{interface.ip} {host.name}" for interface in end.addresses]
     return "\n".join(lines) + "\n"

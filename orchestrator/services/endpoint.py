@@ -113,9 +113,11 @@ class Endpoint:
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), clock.now
         )
-        self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory)
+        self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = EndpointProbes(self._answered)
         self._holder: Holder | None = None
+        self._flowing = False
+        """Whether the kernel's policies, not only our decisions, let the traffic out."""
         self._tasks: asyncio.TaskGroup | None = None
         self._repair = Repair(self._reconciler, self.journal)
         self._started_at = clock.now()
@@ -130,7 +132,7 @@ class Endpoint:
         self._holder = Holder(
             self._reconciler.tun(TUN_ENDPOINT),
             lambda packet: packet.source,
-            lambda _: self._machine.active is not None,
+            lambda _: self._flowing,
             self.config.hold.limits,
             clock.now,
         )
@@ -238,7 +240,9 @@ class Endpoint:
         return None
 
     async def _apply(self, state: EndpointState) -> None:
+        self._flowing = False
         await self._reconciler.apply(SCOPE, endpoint_objects(state))
+        self._flowing = state.active is not None
         self._probes.bind(state.vips)
         if self._holder is not None:
             self._holder.own(state.vips)

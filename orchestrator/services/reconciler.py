@@ -31,6 +31,7 @@ from orchestrator.core.kernel import (
     Tun,
 )
 from orchestrator.core.plan import Drop, Operation, Put, plan
+from orchestrator.services.journal import Journal
 
 SYSCTL_RECORD: Final = "sysctls.json"
 TUNS: Final = (TUN_ENDPOINT, TUN_SERVER)
@@ -62,9 +63,12 @@ def aspect_of(subject: KernelObject) -> Aspect:
 class Reconciler:
     """The one writer of our kernel objects."""
 
-    def __init__(self, rtnetlink: Rtnetlink, xfrm: Xfrm, state_dir: Path) -> None:
+    def __init__(
+        self, rtnetlink: Rtnetlink, xfrm: Xfrm, state_dir: Path, journal: Journal
+    ) -> None:
         self._rtnetlink = rtnetlink
         self._xfrm = xfrm
+        self._journal = journal
         self._nftables = Nftables()
         self._sysctls = Sysctls(state_dir / SYSCTL_RECORD)
         self._wanted: dict[str, dict[Key, KernelObject]] = {}
@@ -181,6 +185,9 @@ class Reconciler:
             try:
                 await self._do(operation)
             except KernelError as error:
+                if key not in self.failures:
+                    told = {"detail": str(error)}
+                    self._journal.tell("kernel-refused", (), told, warning=True)
                 self.failures[key] = error
                 continue
             self.failures.pop(key, None)

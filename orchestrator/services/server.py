@@ -78,7 +78,7 @@ class Server:
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), clock.now
         )
-        self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory)
+        self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = ServerProbes(self._driver.post)
         self._repair = Repair(self._reconciler, self.journal)
         self._proxy = ProxyLink(config, self.journal)
