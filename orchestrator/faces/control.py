@@ -4,8 +4,7 @@
    keeps others out, and SO_PEERCRED is looked at as well (invariant 4).
 2. One request a connection; clients, watchers, octets and waiting times are bounded.
 3. A watcher that cannot follow is told so and dropped: it never slows the daemon.
-4. One daemon a socket: a second one is refused by the lock; a socket that a dead daemon left
-   is replaced.
+4. A socket that a dead daemon left is replaced: who serves has the daemon's lock (`faces.lock`).
 """
 
 import asyncio
@@ -25,7 +24,6 @@ from typing import Final, Protocol, Self
 from orchestrator.config.common import Control
 from orchestrator.core.errors import OrchestratorError, PeerError
 from orchestrator.core.quantities import Seconds
-from orchestrator.faces.lock import DaemonLock
 from orchestrator.wire.control import (
     REQUEST_LIMIT,
     Done,
@@ -132,10 +130,7 @@ def _stop_this_process() -> None:
 
 
 class ControlServer:
-    """Serves from `__aenter__` to `__aexit__`; holds the daemon's lock meanwhile.
-
-    Raises AlreadyRunning when another daemon serves this socket.
-    """
+    """Serves from `__aenter__` to `__aexit__`. Take the DaemonLock first."""
 
     def __init__(
         self,
@@ -151,21 +146,18 @@ class ControlServer:
         self._administered = administered
         self._stop = stop
         self._limits = limits
-        self._lock = DaemonLock(config.socket)
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._watchers = 0
 
     async def __aenter__(self) -> Self:
         self._gid = self._group_id()
-        self._lock.__enter__()
         try:
             listener = self._listen()
             self._server = await asyncio.start_unix_server(
                 self._connected, sock=listener, limit=REQUEST_LIMIT, backlog=BACKLOG
             )
         except OSError as error:
-            self._lock.__exit__(None, None, None)
             raise OrchestratorError(f"cannot serve {self._path}: {error}") from error
         return self
 
@@ -182,7 +174,6 @@ class ControlServer:
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
-        self._lock.__exit__(None, None, None)
 
     def _listen(self) -> socket.socket:
         """The socket, closed to others from its first instant on."""

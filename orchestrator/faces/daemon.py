@@ -1,6 +1,6 @@
 """Puts a daemon together: its service, its neighbours, and the socket that it is asked at.
 
-The lock of the control socket comes first: a second daemon ends before it has touched anything.
+The lock next to the control socket comes first: a second daemon ends before it has touched anything.
 """
 
 from orchestrator.adapters.rtnetlink import Rtnetlink
@@ -9,6 +9,7 @@ from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.config.server import ServerConfig
 from orchestrator.faces.control import ControlServer
+from orchestrator.faces.lock import DaemonLock
 from orchestrator.services import names
 from orchestrator.services.endpoint import Endpoint, mobility_policy
 from orchestrator.services.server import Server
@@ -18,10 +19,11 @@ STATE_FILE = "endpoint.json"
 
 async def run(config: EndpointConfig | ServerConfig) -> None:
     """The whole daemon, until cancelled. Raises AlreadyRunning and other errors of ours."""
-    if isinstance(config, EndpointConfig):
-        await _run_endpoint(config)
-    else:
-        await _run_server(config)
+    with DaemonLock(config.control.socket):
+        if isinstance(config, EndpointConfig):
+            await _run_endpoint(config)
+        else:
+            await _run_server(config)
 
 
 async def _run_endpoint(config: EndpointConfig) -> None:

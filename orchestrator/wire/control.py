@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, is_dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
 from orchestrator.core.errors import OrchestratorError, PeerError
@@ -124,9 +124,13 @@ def decode_reply(line: bytes) -> Reply:
 
 
 def plain(value: object) -> Json:
-    """The value in JSON's own terms: dataclasses become objects, sets sorted arrays, and what
-    JSON has no word for (an address, a path) its text."""
+    """The value in JSON's own terms: dataclasses become objects, sets sorted arrays, members
+    of an Enum their name, and what JSON has no word for (an address, a path) its text."""
     match value:
+        case StrEnum():
+            return str(value)
+        case Enum():
+            return value.name.lower().replace("_", "-")
         case None | bool() | int():
             return value
         case str():

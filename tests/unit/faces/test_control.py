@@ -22,7 +22,7 @@ from orchestrator.config.common import Control
 from orchestrator.core.errors import CharonError, OrchestratorError
 from orchestrator.core.quantities import Seconds
 from orchestrator.faces.control import ControlLimits, ControlServer, Peer
-from orchestrator.faces.lock import AlreadyRunning
+from orchestrator.faces.lock import AlreadyRunning, DaemonLock
 from orchestrator.wire.control import NotThisRole, Refused, Request, Verb, encode_request
 
 NOBODY = 65534
@@ -133,8 +133,10 @@ async def serving(
     stop: Callable[[], None] = _unexpected_stop,
 ) -> AsyncIterator[ControlServer]:
     config = Control(folder / "control.sock", group)
-    async with ControlServer(config, daemon or FakeDaemon(), stop, QUICK) as server:
-        yield server
+    control = ControlServer(config, daemon or FakeDaemon(), stop, QUICK)
+    with DaemonLock(config.socket):
+        async with control as server:
+            yield server
 
 
 async def send(folder: Path, octets: bytes) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -150,6 +151,10 @@ def test_a_text_that_is_not_unicode_still_arrives() -> None:
     assert decode_reply(line) == Refusal("\udcff")
 
 
+class Colour(IntEnum):
+    DARK_RED = 1
+
+
 @dataclass
 class Held:
     packets: int
@@ -162,12 +167,12 @@ def test_values_of_ours_become_plain_ones() -> None:
         "held": Held(3, Path("/run/x")),
         "reasons": frozenset({"b", "a"}),
         Verb.ROAM: (Verb.STOP, b"\x01\x02", float("inf"), True, None),
-        7: 1.5,
+        7: Colour.DARK_RED,
     }
     assert plain(given_) == {
         "vip": "10.99.0.2",
         "held": {"packets": 3, "path": "/run/x"},
         "reasons": ["a", "b"],
         "roam": ["stop", "0102", None, True, None],
-        "7": 1.5,
+        "7": "dark-red",
     }
