@@ -4,7 +4,7 @@
    keeps others out, and SO_PEERCRED is looked at as well (invariant 4).
 2. One request a connection; clients, watchers, octets and waiting times are bounded.
 3. A watcher that cannot follow is told so and dropped: it never slows the daemon.
-4. A socket that a dead daemon left is replaced: who serves has the daemon's lock (`faces.lock`).
+4. A socket that a dead daemon left is replaced: who serves has the lock of `faces.lock`.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """Puts a daemon together: its service, its neighbours, and the socket that it is asked at.
 
-The lock next to the control socket comes first: a second daemon ends before it has touched anything.
+The lock next to the control socket comes first: a second daemon ends before it has touched
+anything.
 """
 
 from orchestrator.adapters.rtnetlink import Rtnetlink
