@@ -61,13 +61,20 @@ class Namespace:
         with self.entered():
             return "".join(run(command) for command in commands)
 
+    def ip(self, *commands: str) -> str:
+        """Runs `ip` once for all commands: a process costs 30 ms and more in a lab kernel."""
+        with self.entered():
+            return run("ip -batch -", "\n".join(commands))
+
     def close(self) -> None:
         os.close(self._descriptor)
 
 
-def run(command: str) -> str:
+def run(command: str, fed: str = "") -> str:
     """Raises CalledProcessError, with what the command said as a note."""
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        shlex.split(command), input=fed, capture_output=True, text=True, check=False
+    )
     try:
         done.check_returncode()
     except subprocess.CalledProcessError as error:

@@ -61,7 +61,7 @@ class Road:
         self._open = contextlib.ExitStack()
         self._build()
         for here in (self.left, self.right):
-            here.run(*_states(replay))
+            here.ip(*_states(replay))
             self._encap(here)
         with self.left.entered():
             self.xfrm = self._open.enter_context(Xfrm())
@@ -84,28 +84,28 @@ class Road:
         self._open.close()
 
     def _build(self) -> None:
-        self.left.run(
-            f"ip link add l0 type veth peer name r0 netns {self.right.path}",
-            *(f"ip addr add {address}/24 dev l0" for address in LEFT),
-            "ip link set l0 up",
-            "ip tuntap add vip0 mode tun",
-            "ip link set vip0 mtu 1380 addrgenmode none",
-            f"ip addr add {VIP}/32 dev vip0",
-            f"ip addr add {VIP6}/128 dev vip0 nodad",
-            "ip link set vip0 up",
-            f"ip route add {INNER}/32 dev vip0 src {VIP}",
-            f"ip route add {INNER6}/128 dev vip0 src {VIP6}",
+        self.left.ip(
+            f"link add l0 type veth peer name r0 netns {self.right.path}",
+            *(f"addr add {address}/24 dev l0" for address in LEFT),
+            "link set l0 up",
+            "tuntap add vip0 mode tun",
+            "link set vip0 mtu 1380 addrgenmode none",
+            f"addr add {VIP}/32 dev vip0",
+            f"addr add {VIP6}/128 dev vip0 nodad",
+            "link set vip0 up",
+            f"route add {INNER}/32 dev vip0 src {VIP}",
+            f"route add {INNER6}/128 dev vip0 src {VIP6}",
         )
-        self.right.run(
-            *(f"ip addr add {address}/24 dev r0" for address in RIGHT),
-            f"ip addr add {INNER}/32 dev lo",
-            f"ip addr add {INNER6}/128 dev lo nodad",
-            "ip link set r0 up",
-            "ip tuntap add vips0 mode tun",
-            "ip link set vips0 mtu 1380 addrgenmode none",
-            "ip link set vips0 up",
-            f"ip route add {VIP}/32 dev vips0",
-            f"ip route add {VIP6}/128 dev vips0",
+        self.right.ip(
+            *(f"addr add {address}/24 dev r0" for address in RIGHT),
+            f"addr add {INNER}/32 dev lo",
+            f"addr add {INNER6}/128 dev lo nodad",
+            "link set r0 up",
+            "tuntap add vips0 mode tun",
+            "link set vips0 mtu 1380 addrgenmode none",
+            "link set vips0 up",
+            f"route add {VIP}/32 dev vips0",
+            f"route add {VIP6}/128 dev vips0",
         )
 
     def _encap(self, here: Namespace) -> None:
@@ -227,7 +227,7 @@ def _states(replay: str) -> Iterator[str]:
         (RIGHT[0], LEFT[0], SPI_IN, "22" * 20),
     ):
         yield (
-            f"ip xfrm state add src {source} dst {destination} proto esp spi {spi:#x}"
+            f"xfrm state add src {source} dst {destination} proto esp spi {spi:#x}"
             f" reqid {REQID} mode tunnel {replay} flag af-unspec"
             f" aead rfc4106(gcm(aes)) 0x{key} 128"
             f" encap espinudp {_ENCAP_PORT} {_ENCAP_PORT} 0.0.0.0"

@@ -16,6 +16,7 @@ from orchestrator.adapters.inject import Injector
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.errors import KernelError
 from orchestrator.core.quantities import IPAddress
+from tests.kernel.adapters.devices import wait_until_awake
 from tests.kernel.adapters.road import (
     INNER,
     INNER6,
@@ -26,7 +27,7 @@ from tests.kernel.adapters.road import (
     VIP6,
     Road,
 )
-from tests.kernel.netns import Namespace, run
+from tests.kernel.netns import Namespace
 
 pytestmark = pytest.mark.usefixtures("needs_tun")
 
@@ -77,12 +78,8 @@ def packet(source: IPAddress, destination: IPAddress, payload: bytes) -> bytes:
 
 @contextlib.contextmanager
 def adopted(name: str) -> Iterator[TunDevice]:
-    """An existing device, open and awake: the kernel's linkwatch lets packets into a device
-    some time after its carrier is back, and drops them without a word until then."""
     with TunDevice.open(name) as tun:
-        for _ in range(100):
-            if "state DOWN" not in run(f"ip link show {name}"):
-                break
+        wait_until_awake(name)
         yield tun
 
 

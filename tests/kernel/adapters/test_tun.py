@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.adapters.tun import TunDevice, destroy
 from orchestrator.core.errors import KernelError
+from tests.kernel.adapters.devices import wait_until_awake
 from tests.kernel.netns import Namespace
 
 NAME = "vip0"
@@ -79,6 +80,7 @@ def test_outlives_its_opener_and_is_adopted(
         assert "10.99.0.2" in network_namespace.run("ip addr show dev vip0")
         tun._descriptor = TunDevice.open(NAME).fileno()
         assert socket.if_nametoindex(NAME) == tun_index
+        wait_until_awake(NAME)
         bound.sendto(b"still here", ("10.50.0.1", 9))
         assert wait(tun).endswith(b"still here")
 
