@@ -148,6 +148,7 @@ class Endpoint:
                 tasks.create_task(self._watch_network(), name="network")
                 tasks.create_task(self._watch_clock(), name="clock")
                 tasks.create_task(self._repair.run(), name="repair")
+                tasks.create_task(self._reconciler.sweep(), name="sweep")
                 tasks.create_task(self._repair.watch_firewall(), name="firewall")
                 tasks.create_task(
                     ike.follow(self._charon, self._prepare_charon, self._driver.post),

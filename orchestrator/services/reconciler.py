@@ -34,7 +34,14 @@ from orchestrator.core.plan import Drop, Operation, Put, plan
 from orchestrator.services.journal import Journal
 
 SYSCTL_RECORD: Final = "sysctls.json"
+SWEEP_AFTER: Final = 0.5
+"""Seconds; longer than a move takes, shorter than anybody looks."""
 TUNS: Final = (TUN_ENDPOINT, TUN_SERVER)
+
+
+def _can_wait(operation: Operation) -> bool:
+    """A route or rule of a path that is gone matches nothing that is sent now."""
+    return isinstance(operation, Drop) and isinstance(operation.subject, Route | Rule)
 
 
 class Aspect(Flag):
@@ -75,6 +82,7 @@ class Reconciler:
         self._present: dict[Key, KernelObject] = {}
         self._tuns: dict[str, TunDevice] = {}
         self._lock = asyncio.Lock()
+        self._leftovers = asyncio.Event()
         self._generation = 0
         self.repairs = 0
         """Operations that an audit had to do after others meddled."""
@@ -94,7 +102,21 @@ class Reconciler:
             self._wanted[scope] = after
             keys = before.keys() | after.keys()
             present = {key: self._present[key] for key in keys if key in self._present}
-            await self._carry_out(plan(after.values(), present))
+            operations = plan(after.values(), present)
+            await self._carry_out(o for o in operations if not _can_wait(o))
+        if any(map(_can_wait, operations)):
+            self._leftovers.set()
+
+    async def sweep(self) -> None:
+        """Drops what is wanted no longer and does no harm, a moment after it was replaced: the
+        old path's routes must not delay the packets of the new one. Runs for ever."""
+        while True:
+            await self._leftovers.wait()
+            await asyncio.sleep(SWEEP_AFTER)
+            self._leftovers.clear()
+            async with self._lock:
+                operations = plan(self._all_wanted(), self._present)
+                await self._carry_out(o for o in operations if _can_wait(o))
 
     async def audit(self, aspects: Aspect) -> tuple[Operation, ...]:
         """Reads these aspects of what is there, repairs; returns what that took.

@@ -115,6 +115,7 @@ class Server:
                 tasks.create_task(self._driver.run(), name="driver")
                 tasks.create_task(self._watch_network(), name="network")
                 tasks.create_task(self._repair.run(), name="repair")
+                tasks.create_task(self._reconciler.sweep(), name="sweep")
                 tasks.create_task(self._repair.watch_firewall(), name="firewall")
                 if self.config.proxy.enabled:
                     tasks.create_task(self._proxy.run(), name="proxy")
