@@ -7,6 +7,7 @@
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.quantities import Instant, Seconds
@@ -44,11 +45,7 @@ class HoldQueue:
         self._packets.append((now, packet))
         self.held_bytes += len(packet)
         self._expire(now)
-        while (
-            self.held_bytes > self.limits.max_bytes
-            or len(self._packets) > self.limits.max_packets
-        ):
-            self._drop_oldest()
+        self._shrink()
 
     def release(self, now: Instant) -> tuple[bytes, ...]:
         """Everything still young enough, oldest first; the queue is empty afterwards."""
@@ -57,6 +54,19 @@ class HoldQueue:
         self._packets.clear()
         self.held_bytes = 0
         return packets
+
+    def put_back(self, packets: Sequence[bytes], now: Instant) -> None:
+        """What was released and could not be sent goes first again; its age starts anew."""
+        self._packets.extendleft((now, packet) for packet in reversed(packets))
+        self.held_bytes += sum(map(len, packets))
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while (
+            self.held_bytes > self.limits.max_bytes
+            or len(self._packets) > self.limits.max_packets
+        ):
+            self._drop_oldest()
 
     def _expire(self, now: Instant) -> None:
         while self._packets and now - self._packets[0][0] > self.limits.max_age:

@@ -43,6 +43,8 @@ class Holder:
         self._injector = Injector()
         self._queues: dict[IPAddress, HoldQueue] = {}
         self._stragglers: dict[IPAddress, asyncio.TimerHandle] = {}
+        self._crowded: dict[int, set[IPAddress]] = {}
+        """Whose packets wait for room in the socket of an address family."""
         self.foreign = 0
         """Packets in the TUN that belong to no virtual address we hold for; dropped."""
         self.released = 0
@@ -55,6 +57,8 @@ class Holder:
         loop.remove_reader(self._tun.fileno())
         for handle in self._stragglers.values():
             handle.cancel()
+        for version in self._crowded:
+            loop.remove_writer(self._injector.fileno(version))
         self._injector.close()
 
     def own(self, vips: Iterable[IPAddress]) -> None:
@@ -72,18 +76,36 @@ class Holder:
         return self._queues.get(vip)
 
     def release(self, vips: Iterable[IPAddress]) -> int:
-        """Re-sends what is held for these addresses, in order; returns how many packets."""
-        sent = 0
-        for vip in vips:
-            queue = self._queues.get(vip)
-            for packet in queue.release(self._clock()) if queue else ():
-                # A packet the kernel will not take now (no buffer, no route) is lost, like
-                # any packet on a network; its sender repeats it.
-                with contextlib.suppress(KernelError):
-                    self._injector.send(packet)
-                    sent += 1
+        """Re-sends what is held for these addresses, in order; returns how many packets went.
+
+        What the socket has no room for stays in the queue until it has.
+        """
+        sent = sum(self._release(vip) for vip in vips)
         self.released += sent
         return sent
+
+    def _release(self, vip: IPAddress) -> int:
+        queue = self._queues.get(vip)
+        packets = queue.release(self._clock()) if queue else ()
+        for number, packet in enumerate(packets):
+            # A packet the kernel will not take (no route, too long) is lost, like any packet
+            # on a network; its sender repeats it.
+            with contextlib.suppress(KernelError):
+                if not self._injector.send(packet) and queue is not None:
+                    queue.put_back(packets[number:], self._clock())
+                    self._wait_for_room(vip)
+                    return number
+        return len(packets)
+
+    def _wait_for_room(self, vip: IPAddress) -> None:
+        self._crowded.setdefault(vip.version, set()).add(vip)
+        loop = asyncio.get_running_loop()
+        loop.add_writer(self._injector.fileno(vip.version), self._has_room, vip.version)
+
+    def _has_room(self, version: int) -> None:
+        asyncio.get_running_loop().remove_writer(self._injector.fileno(version))
+        waiting = self._crowded.pop(version, set())
+        self.release(vip for vip in waiting if self._attached(vip))
 
     def _read(self) -> None:
         for _ in range(READS_PER_WAKEUP):
