@@ -6,6 +6,7 @@ what is gone already are both fine.
 """
 
 import errno
+import socket
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -123,9 +124,9 @@ class Rtnetlink:
         """Makes the object exist as described. Raises KernelError; nothing changed then."""
         match wanted:
             case Address():
-                await self._request("addr", "replace", wanted, await self._address(wanted))
+                await self._request("addr", "replace", wanted, _address(wanted))
             case Route():
-                await self._request("route", "replace", wanted, await self._route(wanted))
+                await self._request("route", "replace", wanted, _route(wanted))
             case Rule():
                 await self._request("rule", "add", wanted, _rule(wanted), errno.EEXIST)
 
@@ -135,13 +136,9 @@ class Rtnetlink:
         try:
             match unwanted:
                 case Address():
-                    await self._request(
-                        "addr", "del", unwanted, await self._address(unwanted), *gone
-                    )
+                    await self._request("addr", "del", unwanted, _address(unwanted), *gone)
                 case Route():
-                    await self._request(
-                        "route", "del", unwanted, await self._route(unwanted), *gone
-                    )
+                    await self._request("route", "del", unwanted, _route(unwanted), *gone)
                 case Rule():
                     await self._request("rule", "del", unwanted, _rule(unwanted), *gone)
         except KernelError as error:
@@ -150,7 +147,7 @@ class Rtnetlink:
 
     async def configure_tun(self, tun: Tun) -> None:
         """Sets the MTU and brings the device up, without a link-local address of its own."""
-        index = await self._index(tun.name)
+        index = _index(tun.name)
         _no_link_local(tun.name)
         try:
             await self._ip.link("set", index=index, mtu=tun.mtu, state="up")
@@ -159,7 +156,7 @@ class Rtnetlink:
 
     async def delete_link(self, name: str) -> None:
         try:
-            await self._ip.link("del", index=await self._index(name))
+            await self._ip.link("del", index=_index(name))
         except KernelError:
             return
         except NetlinkError as error:
@@ -211,45 +208,13 @@ class Rtnetlink:
             if error.code not in fine:
                 raise KernelError(error.code, command, str(subject), str(error)) from error
 
-    async def _index(self, name: str) -> int:
-        found = await self._ip.link_lookup(ifname=name)
-        if not found:
-            raise KernelError(errno.ENODEV, "find", name)
-        return int(found[0])
 
-    async def _address(self, address: Address) -> dict[str, object]:
-        arguments: dict[str, object] = {
-            "index": await self._index(address.link),
-            "address": str(address.address),
-            "prefixlen": address.address.max_prefixlen,
-            "family": _AF[address.address.version],
-        }
-        if address.address.version == 6:
-            arguments["flags"] = 0x02  # IFA_F_NODAD: nobody else is on a TUN
-        return arguments
-
-    async def _route(self, route: Route) -> dict[str, object]:
-        arguments: dict[str, object] = {
-            "family": _AF[route.destination.version],
-            "dst": str(route.destination),
-            "table": int(route.table),
-            "type": _KINDS[route.kind],
-            "proto": ROUTE_PROTOCOL,
-        }
-        if route.kind is RouteKind.LOCAL:
-            arguments["scope"] = 254  # RT_SCOPE_HOST
-        elif route.link is not None and route.gateway is None:
-            arguments["scope"] = 253 if route.destination.version == 4 else 0
-        if route.link is not None:
-            arguments["oif"] = await self._index(route.link)
-        if route.gateway is not None:
-            arguments["gateway"] = str(route.gateway)
-            arguments["flags"] = 4  # RTNH_F_ONLINK: the table has no route to the gateway
-        if route.source is not None:
-            arguments["prefsrc"] = str(route.source)
-        if route.metric:
-            arguments["priority"] = route.metric
-        return arguments
+def _index(name: str) -> int:
+    """One system call; a look-up over rtnetlink reads every link."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise KernelError(errno.ENODEV, "find", name) from error
 
 
 def _no_link_local(name: str) -> None:
@@ -257,6 +222,42 @@ def _no_link_local(name: str) -> None:
     mode = Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode")
     if mode.exists():
         mode.write_text("1\n")
+
+
+def _address(address: Address) -> dict[str, object]:
+    arguments: dict[str, object] = {
+        "index": _index(address.link),
+        "address": str(address.address),
+        "prefixlen": address.address.max_prefixlen,
+        "family": _AF[address.address.version],
+    }
+    if address.address.version == 6:
+        arguments["flags"] = 0x02  # IFA_F_NODAD: nobody else is on a TUN
+    return arguments
+
+
+def _route(route: Route) -> dict[str, object]:
+    arguments: dict[str, object] = {
+        "family": _AF[route.destination.version],
+        "dst": str(route.destination),
+        "table": int(route.table),
+        "type": _KINDS[route.kind],
+        "proto": ROUTE_PROTOCOL,
+    }
+    if route.kind is RouteKind.LOCAL:
+        arguments["scope"] = 254  # RT_SCOPE_HOST
+    elif route.link is not None and route.gateway is None:
+        arguments["scope"] = 253 if route.destination.version == 4 else 0
+    if route.link is not None:
+        arguments["oif"] = _index(route.link)
+    if route.gateway is not None:
+        arguments["gateway"] = str(route.gateway)
+        arguments["flags"] = 4  # RTNH_F_ONLINK: the table has no route to the gateway
+    if route.source is not None:
+        arguments["prefsrc"] = str(route.source)
+    if route.metric:
+        arguments["priority"] = route.metric
+    return arguments
 
 
 def _rule(rule: Rule) -> dict[str, object]:
