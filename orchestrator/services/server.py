@@ -60,6 +60,8 @@ from orchestrator.wire.xfrm_structs import Group
 SCOPE: Final = "server"
 NEWCOMERS: Final = "newcomers"
 """charon's connection for identities without a lease."""
+LEASED: Final = "lease "
+"""Begins the name of charon's connection for an identity with one."""
 
 
 class Server:
@@ -214,7 +216,7 @@ class Server:
         local, remote = self._credentials.sides(identity)
         connection = ike.leased_connection(vips, local, remote)
         with contextlib.suppress(CharonError):
-            await self._charon.load_connection(f"lease {identity}", connection)
+            await self._charon.load_connection(f"{LEASED}{identity}", connection)
 
     async def _load_newcomers(self) -> None:
         """charon gives out free addresses itself; each time one was taken it gets new pools.
