@@ -4,15 +4,18 @@ The choice is made by trying, in namespaces that are thrown away, everything the
 """
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab import kernel, uml
+from orchestrator.lab.kernel import Progress
 
 NAMES: Final = ("netns", "uml")
 
@@ -53,25 +56,71 @@ class NoBackend(OrchestratorError):
     """The lab cannot run on this machine the way it was asked to."""
 
 
+class Running(Protocol):
+    """A command at work in a backend's kernel."""
+
+    def relay(self) -> int:
+        """Passes its output on until it ends; returns its exit code."""
+
+    def kill(self) -> None:
+        """Ends it, and all it started, at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     name: str
     reason: str
 
-    def run(
-        self, command: Sequence[str], results: Path | None, say: Callable[[str], None]
-    ) -> int:
+    def run(self, command: Sequence[str], results: Path | None, say: Progress) -> int:
         """Runs a command as root in the backend's kernel; returns its exit code."""
         if self.name == "uml":
             return uml.run(kernel.provide(say), command, results=results)
+        return _Native(command).relay()
+
+    @contextmanager
+    def start(
+        self,
+        module: str,
+        results: Path,
+        line: socket.socket,
+        say: Progress,
+    ) -> Iterator[Running]:
+        """Runs a Python module, with a line to the outside and a folder as its arguments."""
+        command = [sys.executable, "-m", module]
+        if self.name == "uml":
+            command += [uml.SERIAL_LINE, str(results)]
+            with uml.Guest(
+                kernel.provide(say), command, results=results, serial=line.fileno()
+            ) as guest:
+                yield guest
+        else:
+            native = _Native([*command, str(line.fileno()), str(results)], line.fileno())
+            try:
+                yield native
+            finally:
+                native.kill()
+
+
+class _Native:
+    """A command in namespaces of this machine's kernel; it dies with us, and all with it."""
+
+    def __init__(self, command: Sequence[str], *descriptors: int) -> None:
         private = ["--mount", "--pid", "--net", "--uts", "--ipc", "--mount-proc"]
         die_along = ["setpriv", "--pdeathsig=KILL", "unshare", "--fork", "--kill-child"]
-        process = subprocess.run(
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+        self._process = subprocess.Popen(
             [*die_along, *private, "sh", "-c", _PRIVATE, "sh", *command],
-            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            check=False,
+            env=os.environ | {"PATH": path},
+            pass_fds=descriptors,
         )
-        return process.returncode
+
+    def relay(self) -> int:
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def choose(name: str | None = None) -> Backend:

@@ -46,7 +46,8 @@ class Link:
             for end in (description if uplink is None else uplink).ends
         ]
         self._addresses: tuple[IPInterface, ...] = ()
-        self._is_cut = False
+        self.is_cut = False
+        self.carrier = False
         self._create()
 
     @property
@@ -90,20 +91,22 @@ class Link:
 
     def up(self) -> None:
         """Carrier, and nothing else."""
+        self.carrier = True
         near, far = self.description.ends
         self._bring_up(self._near, near, self._near_index, far, self._far_index)
 
     def down(self) -> None:
         """The cable is pulled: no carrier; addresses stay until somebody removes them."""
+        self.carrier = False
         self._near.rtnetlink.say(rtnl.link_down(self._near_index))
 
     def cut(self) -> None:
         """Dies silently: the link looks well and drops everything, both ways."""
-        self._is_cut = True
+        self.is_cut = True
         self._apply()
 
     def mend(self) -> None:
-        self._is_cut = False
+        self.is_cut = False
         self._apply()
 
     def set(
@@ -168,7 +171,7 @@ class Link:
             self._apply()
 
     def _apply(self) -> None:
-        quality = replace(self.quality, loss_percent=100.0) if self._is_cut else self.quality
+        quality = replace(self.quality, loss_percent=100.0) if self.is_cut else self.quality
         for router, device in self._shaped:
             router.rtnetlink.say(rtnl.netem(device, quality))
 

@@ -20,8 +20,8 @@ import termios
 import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Final
+from types import FrameType, TracebackType
+from typing import Final, Self
 
 from orchestrator.core.errors import OrchestratorError
 
@@ -29,6 +29,7 @@ _INIT: Final = Path(__file__).with_name("guest-init")
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  where user-mode Linux is quickest
 _MEMORY_MIB: Final = range(512, 2049)
 """What a guest gets: a third of what is free, within these bounds."""
+SERIAL_LINE: Final = "/dev/ttyS0"
 _INTERRUPT: Final = b"\x03"
 _POWERING_OFF: Final = re.compile(rb"^(sysrq: Power Off|reboot: Power down)?\r?\n?$")
 _LEFT_BEHIND: Final = ("TMPDIR", "XDG_RUNTIME_DIR", "LD_PRELOAD")
@@ -49,48 +50,61 @@ class GuestDied(OrchestratorError):
     """The lab's kernel ended without saying how the command ended."""
 
 
-def run(
-    kernel: Path,
-    command: Sequence[str],
-    *,
-    results: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> int:
+def run(kernel: Path, command: Sequence[str], *, results: Path | None = None) -> int:
     """Runs a command to its end, its output passed on as it comes; returns its exit code.
 
     With a terminal on stdin it has that terminal. Otherwise its stdin is empty, and SIGINT
     here is SIGINT there; a second one ends the guest.
     """
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    with _scratch_folder() as scratch, contextlib.ExitStack() as undo:
-        script = scratch / "command"
-        script.write_text(_script(command, environment or os.environ, terminal=terminal))
-        guest = _Guest(kernel, scratch, script, results, terminal=terminal)
-        undo.callback(guest.kill)
-        undo.enter_context(_signals(guest))
+    with Guest(kernel, command, results=results, terminal=terminal) as guest, _signals(guest):
         if terminal:
-            undo.enter_context(_raw_terminal(sys.stdin.fileno()))
+            with _raw_terminal(sys.stdin.fileno()):
+                return guest.relay()
         return guest.relay()
 
 
-class _Guest:
+class Guest:
+    """A kernel that runs one command from the moment it is made; killed at the end."""
+
     def __init__(
-        self, kernel: Path, scratch: Path, script: Path, results: Path | None, *, terminal: bool
+        self,
+        kernel: Path,
+        command: Sequence[str],
+        *,
+        results: Path | None = None,
+        terminal: bool = False,
+        serial: int | None = None,
     ) -> None:
+        """`results` is the folder it may write to; `serial` becomes SERIAL_LINE in there."""
         self._forwards_input = terminal
         self._interrupted = False
-        inputs, self.input = os.pipe()
+        self._scratch = tempfile.TemporaryDirectory(prefix="orchestrator-lab-")
+        scratch = Path(self._scratch.name)
+        script = scratch / "command"
+        script.write_text(_script(command, os.environ, terminal=terminal))
+        inputs, self._input = os.pipe()
         pipes = [os.pipe() for _ in range(3)]
         self._outputs = [reading for reading, _ in pipes]
-        theirs = [writing for _, writing in pipes]
+        theirs = [inputs, *(writing for _, writing in pipes)]
+        serial_line = "ssl=null"
+        if serial is not None:
+            # Two descriptors: with one for both ways its output stops when the line is full.
+            theirs += [os.dup(serial), os.dup(serial)]
+            serial_line = f"ssl0=fd:{theirs[-2]},fd:{theirs[-1]}"
         memory = _memory_mib()
         words = [
             f"mem={memory}M",
-            "rootfstype=hostfs", "ro", "root=/dev/root", "rootflags=/", f"init={_INIT}",
+            "rootfstype=hostfs",
+            "ro",
+            "root=/dev/root",
+            "rootflags=/",
+            f"init={_INIT}",
             "con=null",
-            f"con0=null,fd:{theirs[0]}",
-            f"con1=fd:{inputs},fd:{theirs[1]}",
-            f"con2=null,fd:{theirs[2]}",
+            f"con0=null,fd:{theirs[1]}",
+            f"con1=fd:{inputs},fd:{theirs[2]}",
+            f"con2=null,fd:{theirs[3]}",
+            serial_line,
             "quiet",
             # The host's random generator is as good as a processor's: no wait for entropy.
             "random.trust_cpu=on",
@@ -98,18 +112,34 @@ class _Guest:
             f"lab_script={script}",
             f"lab_results={results.resolve() if results else ''}",
             f"lab_terminal={'yes' if terminal else 'no'}",
-        ]  # fmt: skip
+        ]
         self._process = subprocess.Popen(
             ["sh", "-c", _WITH_LIFELINE, "sh", str(kernel), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={"PATH": os.defpath, "TMPDIR": str(_memory_folder(memory))},
-            pass_fds=(inputs, *theirs),
+            pass_fds=theirs,
             start_new_session=True,
         )
-        for descriptor in (inputs, *theirs):
+        for descriptor in theirs:
             os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        for descriptor in (self._input, *self._outputs):
+            os.close(descriptor)
+        self._scratch.cleanup()
 
     def relay(self) -> int:
         """Passes output on until the guest is gone. Raises GuestDied."""
@@ -121,7 +151,7 @@ class _Guest:
             self._outputs[2]: _writer(sys.stderr.fileno()),
         }
         if self._forwards_input:
-            sinks[sys.stdin.fileno()] = _writer(self.input)
+            sinks[sys.stdin.fileno()] = _writer(self._input)
         with selectors.DefaultSelector() as selector:
             for source in (*sinks, command_ended):
                 selector.register(source, selectors.EVENT_READ)
@@ -150,16 +180,13 @@ class _Guest:
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
-        os.write(self.input, _INTERRUPT)
+        os.write(self._input, _INTERRUPT)
 
     def kill(self) -> None:
+        """At once; what it wrote to its results stays."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        for descriptor in (self.input, *self._outputs):
-            os.close(descriptor)
 
 
 class _KernelConsole:
@@ -220,13 +247,7 @@ def _memory_folder(mib: int) -> Path:
 
 
 @contextlib.contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="orchestrator-lab-") as folder:
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _signals(guest: _Guest) -> Iterator[None]:
+def _signals(guest: Guest) -> Iterator[None]:
     def interrupted(number: int, frame: FrameType | None) -> None:
         del number, frame
         guest.interrupt()
