@@ -3,8 +3,9 @@
 The rules, each with the method that keeps it:
 
 1. A session belongs to an identity and its VIPs, and outlives every tunnel (`_admitted`).
-2. The first tunnel of a detached session carries its traffic at once; a further one waits until
-   the endpoint activates it (`_admitted`).
+2. A tunnel waits until the endpoint activates it: we hear of it before the endpoint has its
+   SAs, and what is sent or released too early is lost. Only one from before this daemon
+   carries a detached session's traffic at once (`_admitted`).
 3. The endpoint activates by a probe inside the tunnel: the newest flip wins, and names the
    tunnel by its SPI (`_heard`).
 4. An endpoint that moved its SAs is followed when the kernel says so: hold from the MAPPING
@@ -13,8 +14,9 @@ The rules, each with the method that keeps it:
    charon does not follow, the next packets from there hold nothing (`_look`).
 5. Two tunnels to the same address and port: the older one was superseded by a move and is
    deleted when the younger is activated (`_heard`).
-6. An endpoint unheard for `detach_after`, or without a tunnel, is detached: its packets are
-   held, its flows stay (`_look`, `_tunnel_down`, `_charon_gone`).
+6. An endpoint unheard for `detach_after`, or whose active tunnel ended, is detached: its
+   packets are held until it activates another, its flows stay (`_look`, `_tunnel_down`,
+   `_charon_gone`).
 7. An inbound SA is known by its SPI, which our charon chose; an outbound one by its SPI and
    our reqid, because endpoints choose those SPIs, and may choose the same (`_index`).
 """
@@ -56,12 +58,13 @@ class SessionState(StrEnum):
 
 
 class SessionReason(StrEnum):
-    NEGOTIATED = "negotiated"
     ADOPTED = "adopted"
     ACTIVATED = "activated"
     FOLLOWED = "followed"
     UNHEARD = "unheard"
     NO_TUNNEL = "no-tunnel"
+    TUNNEL_ENDED = "tunnel-ended"
+    """The active one; others are left, and wait to be activated."""
     CHARON_ABSENT = "charon-absent"
     SUPERSEDED = "superseded"
     TOO_MANY = "too-many-tunnels"
@@ -246,9 +249,9 @@ class Sessions:
             case TunnelRekeyed(old, tunnel):
                 self._tunnel_rekeyed(old, tunnel)
             case TunnelDown(ike, child):
-                self._tunnel_down(ike, child, SessionReason.NO_TUNNEL, now)
+                self._tunnel_down(ike, child, now)
             case IkeDown(ike):
-                self._tunnel_down(ike, None, SessionReason.NO_TUNNEL, now)
+                self._tunnel_down(ike, None, now)
             case IkeRekeyed(old_ike, new_ike):
                 self._ike_rekeyed(old_ike, new_ike)
             case CharonGone():
@@ -307,9 +310,8 @@ class Sessions:
         if len(session.tunnels) > MAX_TUNNELS:
             oldest = next(t for t in session.tunnels if t != session.active)
             self._effects.append(Terminate(oldest, SessionReason.TOO_MANY))
-        if session.state is SessionState.DETACHED:
-            reason = SessionReason.ADOPTED if event.adopted else SessionReason.NEGOTIATED
-            self._attach(session, tunnel, reason, now)
+        if event.adopted and session.state is SessionState.DETACHED:
+            self._attach(session, tunnel, SessionReason.ADOPTED, now)
         else:
             self._apply(session)
 
@@ -373,9 +375,7 @@ class Sessions:
                 if session.active == tunnel:
                     self._apply(session)
 
-    def _tunnel_down(
-        self, ike: UniqueId, child: UniqueId | None, reason: SessionReason, now: Instant
-    ) -> None:
+    def _tunnel_down(self, ike: UniqueId, child: UniqueId | None, now: Instant) -> None:
         """Rule 6."""
         session = self._by_ike.get(ike)
         if session is None:
@@ -388,13 +388,11 @@ class Sessions:
             self._by_ike[ike] = session
         if not session.tunnels:
             session.flip = None  # no probe of before can come: it may count anew
-        if session.active not in gone:
-            if gone:
-                self._apply(session)
-        elif session.tunnels:
-            self._attach(session, session.tunnels[-1], SessionReason.NEGOTIATED, now)
-        else:
-            self._detach(session, reason, now)
+        if session.active in gone:
+            left = SessionReason.TUNNEL_ENDED if session.tunnels else SessionReason.NO_TUNNEL
+            self._detach(session, left, now)
+        elif gone:
+            self._apply(session)
 
     def _charon_gone(self, now: Instant) -> None:
         """Rule 6, for all: whatever SAs are left, nobody would renew or delete them."""

@@ -8,7 +8,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.unit.core.stories", "tests.unit.core.server_stories")
+pytest.register_assert_rewrite(
+    "tests.unit.core.stories", "tests.unit.core.server_stories", "tests.unit.core.fake_internet"
+)
 settings.register_profile(
     "steady",
     derandomize=True,

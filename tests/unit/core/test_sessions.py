@@ -56,26 +56,30 @@ class TestAdmission:
         assert story.remembers() == ["hold, block"]
         assert story.state() is SessionState.DETACHED
 
-    def test_the_first_tunnel_carries_the_traffic_at_once(self) -> None:
+    def test_the_first_tunnel_may_send_at_once_and_is_sent_to_when_it_is_ready(self) -> None:
+        """Its endpoint has no SA yet when charon here tells of it."""
         story = ServerStory()
         story.remembers()
-        assert story.admits(OVER_WIFI) == ["to wifi, from 7", "release"]
+        assert story.admits(OVER_WIFI) == ["hold, from 7"]
+        assert story.state() is SessionState.DETACHED
+        assert story.probed(1, OVER_WIFI) == ["to wifi, from 7", "release"]
         assert story.state() is SessionState.ATTACHED
-        assert story.reason() is SessionReason.NEGOTIATED
+        assert story.reason() is SessionReason.ACTIVATED
 
     def test_a_further_tunnel_waits_to_be_activated(self) -> None:
         story = attached()
         assert story.admits(OVER_LTE) == ["to wifi, from 7"]
 
-    def test_a_tunnel_from_before_is_adopted(self) -> None:
+    def test_a_tunnel_from_before_is_ready(self) -> None:
         story = ServerStory()
-        story.admits(OVER_WIFI, adopted=True)
+        assert story.admits(OVER_WIFI, adopted=True) == ["to wifi, from 7", "release"]
         assert story.reason() is SessionReason.ADOPTED
 
     def test_both_addresses_of_a_session_are_served(self) -> None:
         story = ServerStory()
         both = from_endpoint(WIFI, 1, (VIP4, VIP6))
-        assert story.admits(both, (VIP4, VIP6)) == ["to wifi, from 7", "release"]
+        story.admits(both, (VIP4, VIP6))
+        assert story.probed(1, both) == ["to wifi, from 7", "release"]
         assert len(story.session().objects()) == 6
 
     def test_hearing_twice_of_one_tunnel_makes_no_second_one(self) -> None:
@@ -91,10 +95,8 @@ class TestAdmission:
 
     def test_sessions_do_not_touch_each_other(self) -> None:
         story = attached()
-        assert story.admits(OF_TABLET, (TABLET_VIP,), TABLET) == [
-            f"{TABLET}: to wifi2, from 8",
-            "release",
-        ]
+        said = story.admits(OF_TABLET, (TABLET_VIP,), TABLET)
+        assert said == [f"{TABLET}: hold, from 8"]
         assert story.hears(IkeDown(UniqueId(3))) == [f"{TABLET}: hold, block"]
         assert story.state() is SessionState.ATTACHED
 
@@ -117,11 +119,8 @@ class TestAdmission:
     def test_an_address_that_changes_hands_is_taken_from_the_first_before(self) -> None:
         story = attached()
         heir = from_endpoint(WIFI2, 3, (VIP4,), Reqid(8))
-        assert story.admits(heir, (VIP4,), TABLET) == [
-            "nothing, nothing",
-            f"{TABLET}: to wifi2, from 8",
-            "release",
-        ]
+        said = story.admits(heir, (VIP4,), TABLET)
+        assert said == ["nothing, nothing", f"{TABLET}: hold, from 8"]
 
     def test_the_former_owner_does_not_get_it_back_by_being_alive(self) -> None:
         story = attached()
@@ -242,9 +241,11 @@ class TestActivation:
         story = attached()
         story.probed(500, OVER_WIFI)
         story.hears(IkeDown(UniqueId(1)))
-        story.admits(from_endpoint(WIFI, 4))
+        again = from_endpoint(WIFI, 4)
+        story.admits(again)
+        assert story.probed(1, again) == ["to wifi, from 7", "release"]
         story.admits(OVER_LTE)
-        assert story.probed(1, OVER_LTE) == ["to lte, from 7", "release"]
+        assert story.probed(2, OVER_LTE) == ["to lte, from 7", "release"]
 
 
 class TestFollowing:
@@ -332,7 +333,7 @@ class TestFollowing:
         """SPIs are chosen by whoever receives: two endpoints may choose the same."""
         story = attached()
         twin = replace(OF_TABLET, spi_out=OVER_WIFI.spi_out)
-        story.admits(twin, (TABLET_VIP,), TABLET)
+        story.admits(twin, (TABLET_VIP,), TABLET, adopted=True)
         story.mapping(OVER_WIFI)
         assert story.sa_moved(OVER_WIFI, LTE.pop) == ["to lte, from 7", "release"]
         assert story.session(TABLET).active == twin
@@ -390,13 +391,17 @@ class TestAbsence:
         before = story.session()
         story.hears(TunnelDown(UniqueId(1), OVER_WIFI.child))
         story.waits(3600)
-        assert story.admits(OVER_LTE) == ["to lte, from 7", "release"]
+        story.admits(OVER_LTE)
+        assert story.probed(2, OVER_LTE) == ["to lte, from 7", "release"]
         assert story.session() is before
 
-    def test_losing_the_active_tunnel_falls_back_to_another(self) -> None:
+    def test_losing_the_active_tunnel_holds_until_another_is_activated(self) -> None:
+        """Another may lead to where the endpoint has long gone: only a probe tells."""
         story = attached()
         story.admits(OVER_LTE)
-        assert story.hears(IkeDown(UniqueId(1))) == ["to lte, from 7", "release"]
+        assert story.hears(IkeDown(UniqueId(1))) == ["hold, from 7"]
+        assert story.reason() is SessionReason.TUNNEL_ENDED
+        assert story.probed(1, OVER_LTE) == ["to lte, from 7", "release"]
 
     def test_losing_an_idle_tunnel_changes_nothing(self) -> None:
         story = attached()
