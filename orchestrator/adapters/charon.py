@@ -246,7 +246,7 @@ class Charon:
             return NotNegotiated(IkeFailure.SILENT, f"no answer within {limit:g} s")
         if answer.get("success") == b"yes":
             return Negotiated()
-        return _failure(log, _text(answer, "errmsg"))
+        return verdict(log, _text(answer, "errmsg"))
 
     async def tunnels(self) -> tuple[Tunnel, ...]:
         found: list[Tunnel] = []
@@ -312,10 +312,11 @@ def parse_event(name: str, content: Section) -> tuple[IkeEvent, ...]:
     return ()
 
 
-def _failure(log: Sequence[str], errmsg: str) -> NotNegotiated:
+def verdict(log: Sequence[str], errmsg: str) -> NotNegotiated:
+    """What charon's control log and its error message say about a failed negotiation."""
     told = "\n".join(log)
     why = next((why for words, why in _FAILURES if words in told), IkeFailure.OTHER)
-    if why is IkeFailure.OTHER and "timeout" in errmsg:
+    if why is IkeFailure.OTHER and "not established after" in errmsg:
         why = IkeFailure.SILENT
     return NotNegotiated(why, log[-1] if log else errmsg)
 

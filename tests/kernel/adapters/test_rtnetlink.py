@@ -1,0 +1,174 @@
+"""Our routes, rules and addresses in a real kernel, and what is noticed of everybody's."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address, ip_network
+
+from orchestrator.adapters.rtnetlink import NetworkNews, RoutedObject, Rtnetlink
+from orchestrator.core.kernel import (
+    MARK_UNDERLAY,
+    TABLE_INNER,
+    Address,
+    Route,
+    RouteKind,
+    Rule,
+    Tun,
+)
+from orchestrator.core.quantities import TableId
+from tests.kernel.netns import Namespace
+
+PATH_TABLE = TableId(11101)
+PATIENCE = 10.0
+OURS: tuple[RoutedObject, ...] = (
+    Address("vip0", ip_address("10.99.0.2")),
+    Address("vip0", ip_address("fd00:99::2")),
+    Route(TABLE_INNER, ip_network("0.0.0.0/0"), link="vip0", source=ip_address("10.99.0.2")),
+    Route(TABLE_INNER, ip_network("::/0"), link="vip0", source=ip_address("fd00:99::2")),
+    Route(
+        PATH_TABLE,
+        ip_network("0.0.0.0/0"),
+        link="wlan0",
+        gateway=ip_address("192.168.10.1"),
+    ),
+    Route(PATH_TABLE, ip_network("::/0"), link="wlan0", gateway=ip_address("2001:db8::1")),
+    Route(TableId(11102), ip_network("::/0"), RouteKind.UNREACHABLE),
+    Route(TableId(11102), ip_network("0.0.0.0/0"), RouteKind.UNREACHABLE),
+    Route(TableId(11103), ip_network("0.0.0.0/0"), RouteKind.LOCAL, link="lo"),
+    Route(TableId(11103), ip_network("::/0"), RouteKind.LOCAL, link="lo"),
+    Rule(11101, 4, PATH_TABLE, source=ip_network("192.168.10.2/32"), mark=MARK_UNDERLAY),
+    Rule(11140, 6, TableId(254), mark=MARK_UNDERLAY),
+    Rule(11160, 4, TableId(254), suppress_prefixlength=0),
+    Rule(11170, 4, TABLE_INNER, mark=MARK_UNDERLAY, mark_inverted=True),
+)
+
+
+def build(namespace: Namespace) -> None:
+    namespace.ip(
+        "link add wlan0 type veth peer name router",
+        "link set wlan0 up",
+        "link set router up",
+        "tuntap add vip0 mode tun",
+    )
+
+
+def in_kernel(work: Callable[[Rtnetlink], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE), Rtnetlink() as rtnetlink:
+            await work(rtnetlink)
+
+    asyncio.run(run())
+
+
+def test_everything_put_is_read_back_the_same_and_can_be_put_and_dropped_twice(
+    network_namespace: Namespace, needs_tun: None
+) -> None:
+    build(network_namespace)
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        await rtnetlink.configure_tun(Tun("vip0", 1380))
+        for subject in OURS * 2:
+            await rtnetlink.put(subject)
+        assert set(await rtnetlink.present(["vip0"])) == set(OURS)
+        for subject in OURS * 2:
+            await rtnetlink.drop(subject)
+        assert await rtnetlink.present(["vip0"]) == ()
+
+    in_kernel(work)
+
+
+def test_what_others_have_is_neither_read_nor_dropped(
+    network_namespace: Namespace, needs_tun: None
+) -> None:
+    build(network_namespace)
+    network_namespace.ip(
+        "addr add 192.168.10.2/24 dev wlan0",
+        "route add 10.0.0.0/8 via 192.168.10.1",
+        "rule add priority 11101 lookup 77",
+    )
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        assert await rtnetlink.present(["vip0"]) == ()
+
+    in_kernel(work)
+
+
+async def first(
+    rtnetlink: Rtnetlink, when: Callable[[NetworkNews], bool], act: Callable[[], object]
+) -> NetworkNews:
+    """What is told first, after `act`, that `when` accepts."""
+    acted = False
+    async for news in rtnetlink.watch():
+        if not acted:
+            acted = True
+            act()
+        elif when(news):
+            return news
+    raise AssertionError("watching never ends by itself")
+
+
+def test_a_new_address_and_its_gateway_are_noticed(network_namespace: Namespace) -> None:
+    build(network_namespace)
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        news = await first(
+            rtnetlink,
+            lambda news: bool(news.snapshot.gateways),
+            lambda: network_namespace.ip(
+                "addr add 192.168.10.2/24 dev wlan0",
+                "route add default via 192.168.10.1 metric 600",
+            ),
+        )
+        (gateway,) = news.snapshot.gateways
+        assert (gateway.address, gateway.metric) == (ip_address("192.168.10.1"), 600)
+        usable = {entry.address for entry in news.snapshot.addresses if entry.usable}
+        assert ip_address("192.168.10.2") in usable
+
+    in_kernel(work)
+
+
+def test_a_link_without_carrier_is_down_and_takes_its_gateways_when_disabled(
+    network_namespace: Namespace,
+) -> None:
+    build(network_namespace)
+    network_namespace.ip(
+        "addr add 192.168.10.2/24 dev wlan0", "route add default via 192.168.10.1"
+    )
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        news = await first(
+            rtnetlink,
+            lambda news: (
+                not any(link.up for link in news.snapshot.links if link.name == "wlan0")
+            ),
+            lambda: network_namespace.ip("link set router down"),
+        )
+        assert news.snapshot.gateways, "carrier alone takes no route away"
+        news = await first(
+            rtnetlink,
+            lambda news: not news.snapshot.gateways,
+            lambda: network_namespace.ip("link set wlan0 down"),
+        )
+        assert not news.snapshot.gateways
+
+    in_kernel(work)
+
+
+def test_a_rule_of_ours_that_somebody_else_deletes_is_told_and_our_own_doing_is_not(
+    network_namespace: Namespace,
+) -> None:
+    build(network_namespace)
+    rule = Rule(11160, 4, TableId(254), suppress_prefixlength=0)
+    told: list[bool] = []
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        async for news in rtnetlink.watch():
+            told.append(news.ours_touched)
+            if len(told) == 1:
+                await rtnetlink.put(rule)
+                network_namespace.ip("rule del priority 11160")
+            elif news.ours_touched:
+                return
+
+    in_kernel(work)
+    assert told[-1], "the deletion by `ip` is told"
+    assert not any(told[1:-1]), "what we put ourselves is not"
