@@ -6,6 +6,7 @@ both ends of every link are watched: each packet is seen once, before the link c
 """
 
 import ctypes
+import errno
 import socket
 import struct
 from collections.abc import Sequence
@@ -139,6 +140,10 @@ class _Counter:
                 packet = self._socket.recv(_SHOWN_BYTES)
             except BlockingIOError:
                 break
+            except OSError as error:
+                if error.errno != errno.ENETDOWN:
+                    raise
+                continue  # the device went down once; told once
             taken.append(Seen(self.host, self.device, packet))
         return taken
 
