@@ -1,0 +1,166 @@
+"""Removes every trace of the daemons, from cold; twice is fine.
+
+No daemon may run meanwhile: it would put everything back. Leases and the endpoint's remembered
+address stay: with them the next start goes on with the same addresses.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orchestrator.adapters.charon import Charon
+from orchestrator.adapters.rtnetlink import Rtnetlink
+from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.cli.client import ask
+from orchestrator.cli.outcome import Failure
+from orchestrator.core.errors import CharonError, OrchestratorError
+from orchestrator.core.ike import Tunnel
+from orchestrator.core.kernel import ENDPOINT_REQID
+from orchestrator.core.mobility import CONNECTION_PREFIX
+from orchestrator.core.quantities import Spi
+from orchestrator.faces.lock import AlreadyRunning, DaemonLock
+from orchestrator.services.journal import Journal
+from orchestrator.services.proxy_client import ProxyClient, ProxyLost
+from orchestrator.services.proxy_link import SOCKET as PROXY_SOCKET
+from orchestrator.services.reconciler import Reconciler
+from orchestrator.services.server import LEASED, NEWCOMERS
+from orchestrator.wire.control import Request, Verb
+
+STOP_LIMIT: Final = 10.0
+"""Seconds for a daemon to end after it was asked to; it takes a fraction of one."""
+POLL: Final = 0.05
+"""Seconds between two looks whether it has ended: a lock tells nobody that it is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the daemon that is to be cleaned up after had its things."""
+
+    socket: Path
+    state: Path
+    charon: Path
+
+
+def clean_up(places: Places, *, dry_run: bool, stop: bool) -> list[str]:
+    """What was done, or with `dry_run` would be, as sentences. Raises Failure."""
+    try:
+        if dry_run:
+            return asyncio.run(_remove(places, dry_run=True))
+        with _alone(places.socket, stop=stop) as lock:
+            done = asyncio.run(_remove(places, dry_run=False))
+            lock.delete()
+            return done
+    except OrchestratorError as error:
+        raise Failure(str(error)) from error
+
+
+@contextmanager
+def _alone(socket: Path, *, stop: bool) -> Iterator[DaemonLock]:
+    """With the lock that a running daemon would have."""
+    lock = DaemonLock(socket)
+    try:
+        lock.__enter__()
+    except AlreadyRunning as running:
+        if not stop:
+            raise Failure(
+                str(running), "stop it first (systemctl stop orchestrator), or add --stop"
+            ) from running
+        ask(socket, Request(Verb.STOP))
+        _wait_for(lock)
+    try:
+        yield lock
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _wait_for(lock: DaemonLock) -> None:
+    end = time.monotonic() + STOP_LIMIT
+    while True:
+        try:
+            lock.__enter__()
+        except AlreadyRunning as running:
+            if time.monotonic() > end:
+                raise Failure(
+                    f"{running}, and does not stop", f"kill it: kill {running.pid}"
+                ) from running
+            time.sleep(POLL)  # noqa: TID251  there is no event to wait for
+        else:
+            return
+
+
+async def _remove(places: Places, *, dry_run: bool) -> list[str]:
+    """Connections first, then what protects them: nothing is left to leak when that goes."""
+    done = await _stop_proxy(places.socket.with_name(PROXY_SOCKET), dry_run=dry_run)
+    owned, sentences = await _forget_tunnels(Charon(places.charon), dry_run=dry_run)
+    done += sentences
+    async with Rtnetlink() as rtnetlink:
+        with Xfrm() as xfrm:
+            done += _drop_states(xfrm, owned, dry_run=dry_run)
+            reconciler = Reconciler(rtnetlink, xfrm, places.state, Journal())
+            done += await reconciler.remove_everything(dry_run=dry_run)
+    done += _delete((places.socket, places.socket.with_name(PROXY_SOCKET)), dry_run=dry_run)
+    return done
+
+
+async def _stop_proxy(socket: Path, *, dry_run: bool) -> list[str]:
+    """The proxy worker outlives its daemon, on purpose."""
+    try:
+        async with await ProxyClient.connect(socket) as proxy:
+            if not dry_run:
+                await proxy.stop()
+            return [f"stop the proxy worker, process {proxy.pid}"]
+    except ProxyLost:
+        return []
+
+
+async def _forget_tunnels(charon: Charon, *, dry_run: bool) -> tuple[set[Spi], list[str]]:
+    """Deletes our IKE_SAs and connections in charon; returns the SPIs of what it still has."""
+    try:
+        tunnels = await charon.tunnels()
+        connections = [name for name in await charon.connections() if _ours(name)]
+        gone = [tunnel for tunnel in tunnels if _ours(tunnel.connection)]
+        if not dry_run:
+            for tunnel in gone:
+                await charon.terminate(tunnel.ike)
+            for name in connections:
+                await charon.unload_connection(name)
+    except (CharonError, TimeoutError):
+        return set(), []
+    sentences = [f"delete the IKE_SA {tunnel.ike} with {tunnel.remote_id}" for tunnel in gone]
+    sentences += [f"unload the connection {name} from charon" for name in connections]
+    return _spis(tunnel for tunnel in tunnels if tunnel not in gone), sentences
+
+
+def _ours(connection: str) -> bool:
+    return connection == NEWCOMERS or connection.startswith((LEASED, CONNECTION_PREFIX))
+
+
+def _spis(tunnels: Iterable[Tunnel]) -> set[Spi]:
+    return {spi for tunnel in tunnels for spi in (tunnel.spi_in, tunnel.spi_out)}
+
+
+def _drop_states(xfrm: Xfrm, owned: set[Spi], *, dry_run: bool) -> list[str]:
+    """SAs with the endpoint's reqid that charon has forgotten, or that were moved under it."""
+    done: list[str] = []
+    for state in xfrm.states(ENDPOINT_REQID):
+        if state.spi not in owned:
+            done.append(f"drop the SA {state.spi:08x} to {state.destination}")
+            if not dry_run:
+                xfrm.drop_state(state.destination, state.spi, state.mark)
+    return done
+
+
+def _delete(files: Iterable[Path], *, dry_run: bool) -> list[str]:
+    done: list[str] = []
+    for path in files:
+        if path.exists():
+            done.append(f"delete {path}")
+            if not dry_run:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+    return done

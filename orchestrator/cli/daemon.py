@@ -1,0 +1,108 @@
+"""Runs a daemon in the foreground, as systemd wants it: logs to stderr, ends on SIGTERM."""
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+from orchestrator.cli.outcome import Failure, say
+from orchestrator.config import certificates
+from orchestrator.config.endpoint import EndpointConfig
+from orchestrator.config.server import ServerConfig
+from orchestrator.config.toml import load
+from orchestrator.core.errors import ConfigError, OrchestratorError
+
+CAP_NET_ADMIN: Final = 12
+"""include/uapi/linux/capability.h"""
+PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""Levels as syslog(3) counts them, for journald (sd-daemon(3))."""
+
+
+class _JournalFormatter(logging.Formatter):
+    """Lines that begin with their priority: journald keeps it, and adds the time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((p for level, p in PRIORITIES if record.levelno >= level), 7)
+        return f"<{priority}>{super().format(record)}"
+
+
+def configuration(path: Path) -> EndpointConfig | ServerConfig:
+    """The configuration in the file. Raises Failure with every fault."""
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise config_failure(error) from error
+
+
+def config_failure(error: ConfigError) -> Failure:
+    faults = [
+        {
+            "file": str(fault.file),
+            "line": fault.line,
+            "problem": fault.problem,
+            "remedy": fault.remedy,
+        }
+        for fault in error.faults
+    ]
+    return Failure(str(error), more={"faults": faults})
+
+
+def run(path: Path) -> None:
+    """The daemon that the file is for, until SIGTERM or Ctrl-C. Raises Failure."""
+    config = configuration(path)
+    if not _may_administer_networks():
+        raise Failure("this needs CAP_NET_ADMIN", "run it as root")
+    _log_to_stderr()
+    for fault in certificates.faults(path, config):
+        logging.getLogger("orchestrator").warning("%s", fault)
+    try:
+        asyncio.run(_until_terminated(config))
+    except OrchestratorError as error:
+        raise Failure(str(error)) from error
+    except BaseExceptionGroup as group:
+        expected, defects = group.split(OrchestratorError)
+        if expected is None or defects is not None:
+            raise
+        raise Failure("\n".join(_sentences(expected))) from group
+    say("stopped; the kernel is as it was while running")
+
+
+async def _until_terminated(config: EndpointConfig | ServerConfig) -> None:
+    # A daemon's neighbours take a while to import; the other commands need none of them.
+    from orchestrator.faces import daemon
+
+    service = asyncio.ensure_future(daemon.run(config))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.cancel)
+    await asyncio.wait((service,))
+    if not service.cancelled():
+        service.result()
+
+
+def _sentences(group: BaseExceptionGroup[OrchestratorError]) -> list[str]:
+    found: list[str] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found += _sentences(error)
+        else:
+            found.append(str(error))
+    return found
+
+
+def _may_administer_networks() -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> CAP_NET_ADMIN & 1)
+    return os.geteuid() == 0
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_JournalFormatter("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

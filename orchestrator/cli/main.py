@@ -1,0 +1,237 @@
+"""The `orchestrator` command.
+
+Few verbs; `--json` everywhere, stable; results to stdout, talk to stderr; exit codes as in
+`cli.outcome`. The shapes of the results are in docs/man/orchestrator.1.md.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from orchestrator import __version__
+from orchestrator.cli import client, render
+from orchestrator.cli.outcome import (
+    JSON_WANTED,
+    Exit,
+    Failure,
+    report,
+    say,
+    show,
+    show_line,
+)
+from orchestrator.config.common import CharonSocket, Control, State
+from orchestrator.wire.control import Request, Verb
+
+PROGRAM: Final = "orchestrator"
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[JSON_WANTED] = True
+
+
+def _with_json(command: Command) -> Command:
+    return click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_remember_json,
+        help="Print the result for programs.",
+    )(command)
+
+
+def _with_socket(command: Command) -> Command:
+    return click.option(
+        "--socket",
+        type=click.Path(path_type=Path),
+        default=Control().socket,
+        show_default=True,
+        help="Where the daemon listens.",
+    )(command)
+
+
+_config_argument = click.argument("config", type=click.Path(path_type=Path))
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=False,
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 the daemon is not running.",
+)
+@click.version_option(__version__, "--version", prog_name=PROGRAM)
+def cli() -> None:
+    """Keeps a Linux device connected, securely, while it moves."""
+
+
+@cli.command()
+@_with_json
+@_config_argument
+def run(config: Path) -> None:
+    """Run the daemon that the file CONFIG is for, until it is stopped."""
+    from orchestrator.cli import daemon
+
+    daemon.run(config)
+
+
+@cli.command()
+@_with_json
+@_config_argument
+def check(config: Path) -> None:
+    """Say everything that is wrong with the file CONFIG, and do nothing else."""
+    from orchestrator.cli import daemon
+    from orchestrator.config import certificates
+    from orchestrator.core.errors import ConfigError
+
+    found = daemon.configuration(config)
+    if faults := certificates.faults(config, found):
+        raise daemon.config_failure(ConfigError(faults))
+    show(
+        {"role": found.role, "identity": found.identity, "faults": []},
+        f"{config}: right, for the {found.role} {found.identity}",
+    )
+
+
+@cli.command()
+@_with_json
+@_with_socket
+def status(socket: Path) -> None:
+    """Say how the daemon is, and why."""
+    _ask(socket, Request(Verb.STATUS), render.status)
+
+
+@cli.command()
+@_with_json
+@_with_socket
+def paths(socket: Path) -> None:
+    """List the ways from here to the server, best first (endpoint)."""
+    _ask(socket, Request(Verb.PATHS), render.paths)
+
+
+@cli.command()
+@_with_json
+@_with_socket
+def sessions(socket: Path) -> None:
+    """List the endpoints, present and away (server)."""
+    _ask(socket, Request(Verb.SESSIONS), render.sessions)
+
+
+@cli.command()
+@_with_json
+@_with_socket
+def flows(socket: Path) -> None:
+    """List the TCP connections that pass the proxy (server)."""
+    _ask(socket, Request(Verb.FLOWS), render.flows)
+
+
+@cli.command()
+@_with_json
+@_with_socket
+def watch(socket: Path) -> None:
+    """Tell what happens, as it happens, with its reasons, until Ctrl-C.
+
+    With --json, one object a line.
+    """
+    for event in client.watch(socket):
+        show_line(event, render.event(render.clean(event)))
+
+
+@cli.command()
+@_with_json
+@_with_socket
+@click.argument("link", required=False)
+def roam(socket: Path, link: str | None) -> None:
+    """Move the traffic to LINK, or negotiate anew where it is best (endpoint)."""
+    _ask(socket, Request(Verb.ROAM, link), _roaming)
+
+
+@cli.command()
+@_with_json
+@_with_socket
+def reload(socket: Path) -> None:
+    """Let the daemon read its configuration again."""
+    _ask(socket, Request(Verb.RELOAD), lambda _: "reloaded")
+
+
+@cli.command()
+@_with_json
+@_with_socket
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--stop", is_flag=True, help="Stop a daemon that runs first.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=State().directory,
+    show_default=True,
+    help="Where the daemon kept its state.",
+)
+@click.option(
+    "--charon",
+    type=click.Path(path_type=Path),
+    default=CharonSocket().socket,
+    show_default=True,
+    help="charon's VICI socket.",
+)
+def cleanup(socket: Path, state: Path, charon: Path, *, dry_run: bool, stop: bool) -> None:
+    """Remove every trace of a daemon from the system; twice is fine.
+
+    Policies, rules, routes, the virtual device, the firewall table, security associations,
+    runtime files; system settings become what they were. Leases and the remembered virtual
+    address stay.
+    """
+    from orchestrator.cli.cleanup import Places, clean_up
+
+    done = clean_up(Places(socket, state, charon), dry_run=dry_run, stop=stop)
+    head = "" if done else "nothing of ours is here"
+    show({"operations": done, "dry_run": dry_run}, "\n".join(done) or head)
+
+
+def _ask(socket: Path, request: Request, words: Callable[[Any], str]) -> None:
+    answer = client.ask(socket, request)
+    show(answer, words(render.clean(answer)))
+
+
+def _roaming(answer: Mapping[str, Any]) -> str:
+    return f"asked for {answer.get('asked') or 'another tunnel'}; now {answer.get('state')}"
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    as_json = "--json" in arguments
+    try:
+        context = cli.make_context(PROGRAM, list(arguments))
+        if os.environ.get("NO_COLOR"):
+            context.color = False
+        with context:
+            cli.invoke(context)
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else PROGRAM
+        usage = Failure(error.format_message(), f"see {command} --help", Exit.USAGE)
+        report(usage, as_json=as_json)
+        return Exit.USAGE
+    except click.ClickException as error:
+        report(Failure(error.format_message()), as_json=as_json)
+        return Exit.FAILED
+    except Failure as failure:
+        report(failure, as_json=as_json)
+        return failure.code
+    except (KeyboardInterrupt, click.Abort):
+        # Ctrl-C is how `watch` ends; for the others it means that nothing came of it.
+        say("")
+        return Exit.DONE if "watch" in arguments[:1] else Exit.FAILED
+    except BrokenPipeError:
+        # Whoever read our results has seen enough; say nothing at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.DONE

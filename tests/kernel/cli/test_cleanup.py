@@ -1,0 +1,143 @@
+"""`orchestrator cleanup` from cold: the kernel is as it was found, compared as text."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.adapters.rtnetlink import Rtnetlink
+from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
+from orchestrator.core.kernel import ENDPOINT_REQID, KernelObject, Template
+from orchestrator.core.paths import Path as Way
+from orchestrator.core.quantities import LinkIndex, TableId
+from orchestrator.core.server_state import ServerState, server_objects, session_objects
+from orchestrator.services.journal import Journal
+from orchestrator.services.reconciler import Reconciler
+from tests.kernel.netns import Namespace
+from tests.kernel.proxy.lan import load_rules
+
+POP, SERVER, VIP = (ip_address(each) for each in ("192.0.2.2", "203.0.113.10", "10.99.0.2"))
+VIP6 = ip_address("fd00:99::2")
+FOREIGN = "table inet foreign {\n chain input { counter; }\n}\n"
+"""Somebody else's; it must stay as it is."""
+SETTINGS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+
+
+@pytest.fixture
+def host(network_namespace: Namespace) -> Namespace:
+    """A host with a link, and with policies, rules, routes and tables of others."""
+    network_namespace.ip(
+        "link add eth0 type veth peer name far0",
+        "link set eth0 addrgenmode none up",
+        "link set far0 addrgenmode none up",
+        "addr add 192.0.2.2/24 dev eth0",
+        "route add default via 192.0.2.1",
+        "route add 198.51.100.0/24 via 192.0.2.1 table 11100 proto static",
+        "rule add priority 11150 from 198.51.100.7 lookup 11100",
+        "xfrm policy add src 198.51.100.7 dst 198.51.100.8 dir out priority 9 action block",
+    )
+    load_rules(network_namespace, FOREIGN)
+    return network_namespace
+
+
+def kernel_state(host: Namespace) -> str:
+    return host.run(
+        "ip rule",
+        "ip -6 rule",
+        "ip route show table all",
+        "ip -6 route show table all",
+        "ip xfrm policy",
+        "ip xfrm state",
+        "ip -brief address",
+        "nft list ruleset",
+        f"sysctl {' '.join(SETTINGS)}",
+    )
+
+
+def put(state: Path, *scopes: tuple[KernelObject, ...]) -> None:
+    """As a daemon that was killed leaves them."""
+
+    async def apply() -> None:
+        async with Rtnetlink() as rtnetlink:
+            with Xfrm() as xfrm:
+                reconciler = Reconciler(rtnetlink, xfrm, state, Journal())
+                for number, objects in enumerate(scopes):
+                    await reconciler.apply(f"scope {number}", objects)
+                assert not reconciler.failures
+
+    asyncio.run(apply())
+
+
+def endpoint() -> tuple[KernelObject, ...]:
+    way = Way(LinkIndex(2), "eth0", POP, ip_address("192.0.2.1"), SERVER)
+    return endpoint_objects(
+        EndpointState(
+            Inner(), (VIP, VIP6), {way: TableId(11101)}, Template(POP, SERVER, ENDPOINT_REQID)
+        )
+    )
+
+
+def cleanup(host: Namespace, folder: Path, *options: str) -> Any:
+    command = [
+        *(sys.executable, "-m", "orchestrator", "cleanup", "--json", *options),
+        *("--socket", str(folder / "control.sock"), "--state", str(folder)),
+        *("--charon", str(folder / "charon.vici")),
+    ]
+    with host.entered():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return json.loads(done.stdout)
+
+
+@pytest.mark.usefixtures("needs_tun")
+def test_an_endpoint_leaves_no_trace(host: Namespace, tmp_path: Path) -> None:
+    before = kernel_state(host)
+    put(tmp_path, endpoint())
+    during = kernel_state(host)
+    assert during != before
+
+    would = cleanup(host, tmp_path, "--dry-run")
+    assert kernel_state(host) == during, "a dry run changed something"
+    did = cleanup(host, tmp_path)
+    assert kernel_state(host) == before
+    assert did["operations"] == would["operations"]
+    assert len(did["operations"]) >= 10
+
+    assert cleanup(host, tmp_path)["operations"] == []
+    assert kernel_state(host) == before
+
+
+@pytest.mark.usefixtures("needs_tun")
+def test_a_server_leaves_no_trace(host: Namespace, tmp_path: Path) -> None:
+    before = kernel_state(host)
+    pools = (ip_network("10.99.0.0/24"), ip_network("fd00:99::/64"))
+    ruleset = "table inet orchestrator {\n chain input { counter; }\n}\n"
+    put(
+        tmp_path,
+        server_objects(ServerState(pools, ruleset)),
+        session_objects((VIP, VIP6), None, None),
+    )
+    assert "net.ipv4.ip_forward = 1" in kernel_state(host)
+    cleanup(host, tmp_path)
+    assert kernel_state(host) == before
+    assert cleanup(host, tmp_path)["operations"] == []
+
+
+@pytest.mark.usefixtures("needs_esp")
+def test_forgotten_sas_of_the_endpoint_go_and_others_stay(
+    host: Namespace, tmp_path: Path
+) -> None:
+    key = "aead rfc4106(gcm(aes)) 0x000102030405060708090a0b0c0d0e0f10111213 128"
+    sa = "xfrm state add src 192.0.2.2 dst 203.0.113.10 proto esp mode tunnel"
+    host.ip(f"{sa} spi 0x200 reqid 7 {key}")
+    before = host.run("ip xfrm state")
+    host.ip(f"{sa} spi 0x100 reqid {ENDPOINT_REQID} {key}")
+    assert cleanup(host, tmp_path)["operations"] == ["drop the SA 00000100 to 203.0.113.10"]
+    assert host.run("ip xfrm state") == before

@@ -1,0 +1,184 @@
+"""A daemon that answers what it is told to, on a real control socket, in a thread."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.common import Control
+from orchestrator.faces.control import ControlServer
+from orchestrator.faces.lock import DaemonLock
+from orchestrator.wire.control import NotThisRole, Refused
+
+STATUS: dict[str, object] = {
+    "role": "endpoint",
+    "version": "0.1.0",
+    "state": "attached",
+    "reasons": ["link-up", "negotiated"],
+    "since_s": 130.2,
+    "uptime_s": 4000,
+    "identity": "laptop1@example.org",
+    "vip": ["10.99.0.2", "fd00:99::2"],
+    "active_path": {
+        "link": "wlan0",
+        "pop": "192.168.10.2",
+        "server": "203.0.113.10",
+        "rtt_ms": 21.34,
+    },
+    "charon": "strongSwan 5.9.8",
+    "held": {"packets": 0, "bytes": 0, "limit_bytes": 4194304, "dropped": 2},
+    "roams": 3,
+    "repairs": 0,
+    "warnings": ["the disk is full"],
+    "counters": {"attached": 4},
+}
+PATHS: list[dict[str, object]] = [
+    {
+        "link": "wlan0",
+        "ifindex": 2,
+        "pop": "192.168.10.2",
+        "gateway": "192.168.10.1",
+        "server": "203.0.113.10",
+        "state": "active",
+        "health": "alive",
+        "rtt_ms": 21.34,
+        "reasons": [],
+        "ike_sa": 7,
+        "child_sa": 9,
+        "spi_in": "c0ffee01",
+        "spi_out": "c0ffee02",
+    },
+    {
+        "link": "wwan0",
+        "ifindex": 3,
+        "pop": "100.64.0.2",
+        "gateway": None,
+        "server": "203.0.113.10",
+        "state": "usable",
+        "rtt_ms": None,
+        "reasons": ["silent"],
+        "ike_sa": None,
+        "spi_in": None,
+    },
+]
+SESSIONS: list[dict[str, object]] = [
+    {
+        "identity": "laptop1",
+        "vip": ["10.99.0.2"],
+        "state": "detached",
+        "reasons": ["unheard"],
+        "since_s": 30605,
+        "pop": None,
+        "flows": 3,
+        "held": {"packets": 9, "bytes": 1843, "limit_bytes": 4194304},
+        "roams": 12,
+        "lease": {"identity": "laptop1@example.org", "static": False},
+    },
+    {
+        "identity": "x\x1b[2J\u202e",
+        "vip": ["10.99.0.3"],
+        "state": "attached",
+        "reasons": ["followed"],
+        "since_s": 0.25,
+        "pop": "192.0.2.7:4500",
+        "flows": 0,
+        "held": {"packets": 0, "bytes": 0},
+        "roams": 0,
+    },
+]
+FLOWS: list[dict[str, object]] = [
+    {
+        "vip": {"host": "10.99.0.2", "port": 40000},
+        "peer": {"host": "fd00:51:1::2", "port": 22},
+        "direction": "from-endpoint",
+        "state": "open",
+        "to_peer": 5120,
+        "to_endpoint": 104857600,
+        "queued_to_peer": 0,
+        "queued_to_endpoint": 1048576,
+    }
+]
+EVENT: dict[str, object] = {
+    "at": "2024-05-01T12:34:56.789+00:00",
+    "boottime": 12.5,
+    "event": "attached",
+    "reasons": ["link-up", "negotiated"],
+    "path": "wwan0 100.64.0.2 -> 203.0.113.10",
+    "outage_ms": 14,
+}
+
+
+@dataclass
+class FakeDaemon:
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when somebody asked the daemon to stop."""
+    talkative: bool = False
+
+    def status(self) -> object:
+        return STATUS
+
+    def paths(self) -> object:
+        return PATHS
+
+    def sessions(self) -> object:
+        return SESSIONS
+
+    def flows(self) -> object:
+        return FLOWS
+
+    def roam(self, link: str | None) -> object:
+        if link == "wlan9":
+            raise Refused("no usable path over wlan9", "choose one of: wlan0, wwan0")
+        return {"asked": link, "state": "moving"}
+
+    def reload(self) -> object:
+        raise NotThisRole("not here")
+
+    async def events(self) -> AsyncIterator[Mapping[str, object]]:
+        yield EVENT
+        while self.talkative:
+            await asyncio.sleep(0.01)
+            yield EVENT
+        await asyncio.Event().wait()
+
+
+@dataclass
+class Running:
+    socket: Path
+    daemon: FakeDaemon
+    end: Callable[[], None]
+    """Ends the daemon."""
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A daemon that runs until it is told to stop, or the test is over."""
+    socket = tmp_path / "control.sock"
+    daemon = FakeDaemon()
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    def end() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    def asked_to_stop() -> None:
+        daemon.stopping.set()
+        stop.set()
+
+    async def serve() -> None:
+        with DaemonLock(socket):
+            async with ControlServer(Control(socket), daemon, asked_to_stop):
+                ready.set()
+                await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="daemon")
+    thread.start()
+    assert ready.wait(10)
+    yield Running(socket, daemon, end)
+    end()
+    thread.join(10)
+    loop.close()

@@ -1,0 +1,154 @@
+"""What people read, word by word."""
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.cli import render
+from tests.unit.cli.conftest import EVENT, FLOWS, PATHS, SESSIONS, STATUS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0ms"),
+        (0.25, "250ms"),
+        (1, "1s"),
+        (4.25, "4.2s"),
+        (45.4, "45s"),
+        (60, "1m"),
+        (130.2, "2m10s"),
+        (3600, "1h"),
+        (7384, "2h3m"),
+        (3605, "1h"),
+        (90000, "1d1h"),
+        (1e6, "11d13h"),
+        (None, "-"),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds: float | None, shown: str) -> None:
+    assert render.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("octets", "shown"),
+    [
+        (0, "0B"),
+        (1023, "1023B"),
+        (1024, "1KiB"),
+        (1843, "1.8KiB"),
+        (4194304, "4MiB"),
+        (None, "-"),
+    ],
+)
+def test_sizes_have_their_unit(octets: float | None, shown: str) -> None:
+    assert render.size(octets) == shown
+
+
+def test_status() -> None:
+    assert (
+        click.unstyle(render.status(STATUS))
+        == """\
+endpoint laptop1@example.org: attached for 2m10s (link-up, negotiated)
+  virtual addresses  10.99.0.2, fd00:99::2
+  path               wlan0 192.168.10.2 -> 203.0.113.10, RTT 21.34 ms
+  charon             strongSwan 5.9.8
+  held               0 packets, 0B of 4MiB, 2 dropped
+  roams              3
+  repairs            0
+  running for        1h6m
+  version            0.1.0
+warning: the disk is full"""
+    )
+
+
+def test_status_of_a_server() -> None:
+    answer = {
+        "role": "server",
+        "identity": "vpn.example.org",
+        "state": "serving",
+        "reasons": [],
+        "since_s": 5,
+        "pools": ["10.99.0.0/24"],
+        "sessions": {"attached": 1, "all": 2},
+        "proxy": "running",
+        "uptime_s": 5,
+    }
+    assert (
+        click.unstyle(render.status(answer))
+        == """\
+server vpn.example.org: serving for 5s
+  pools              10.99.0.0/24
+  sessions           1 of 2
+  proxy              running
+  running for        5s"""
+    )
+
+
+def test_paths() -> None:
+    assert (
+        click.unstyle(render.paths(PATHS))
+        == """\
+LINK   POP           GATEWAY       SERVER        STATE   RTT MS  IKE_SA  SPI IN    WHY
+wlan0  192.168.10.2  192.168.10.1  203.0.113.10  active   21.34       7  c0ffee01  -
+wwan0  100.64.0.2    -             203.0.113.10  usable       -       -  -         silent"""
+    )
+
+
+def test_sessions() -> None:
+    assert (
+        click.unstyle(render.sessions(render.clean(SESSIONS)))
+        == """\
+IDENTITY        VIP        STATE       FOR  POP             FLOWS    HELD  ROAMS  WHY
+laptop1         10.99.0.2  detached  8h30m  -                   3  1.8KiB     12  unheard
+x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  192.0.2.7:4500      0      0B      0  followed"""
+    )
+
+
+def test_flows() -> None:
+    assert (
+        click.unstyle(render.flows(FLOWS))
+        == """\
+VIP                  PEER               STATE  TO PEER  TO ENDPOINT  QUEUED  QUEUED BACK
+10.99.0.2:40000  ->  [fd00:51:1::2]:22  open      5KiB       100MiB      0B         1MiB"""
+    )
+
+
+def test_event() -> None:
+    assert click.unstyle(render.event(EVENT)) == (
+        "12:34:56.789 attached (link-up, negotiated) "
+        "path=wwan0 100.64.0.2 -> 203.0.113.10 outage_ms=14"
+    )
+
+
+@pytest.mark.parametrize("words", [render.paths, render.sessions, render.flows])
+def test_nothing_is_said_in_words(words: object) -> None:
+    assert callable(words)
+    assert words([])
+
+
+def test_states_have_colours() -> None:
+    assert "\x1b[32m" in render.status(STATUS)
+
+
+@pytest.mark.parametrize("words", [render.status, render.event])
+def test_an_answer_of_another_version_is_shown_as_far_as_known(words: object) -> None:
+    assert callable(words)
+    assert words({})
+    assert words({"state": "new-state", "event": "new-event", "something": {"else": [1]}})
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_nothing_that_a_terminal_would_obey_is_shown(text: str) -> None:
+    shown = render.clean({text: [text]})
+    ((key, (value,)),) = shown.items()
+    assert key.isprintable()
+    assert value.isprintable()
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+@settings(deadline=None)
+def test_every_duration_can_be_shown(seconds: float) -> None:
+    assert render.duration(seconds)[0].isdigit()
