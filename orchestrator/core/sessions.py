@@ -200,6 +200,11 @@ class Session:
     roams: int = 0
     following: Instant | None = None
     """Until when packets are held because charon is rewriting the SAs."""
+    unsettled: dict[Spi, Instant] = field(default_factory=dict)
+    """Tunnels, by outbound SPI, that carry no traffic and whose SAs charon is rewriting: until
+    when that is believed."""
+    awaited: Spi | None = None
+    """The one of them that the endpoint has activated already."""
     unfollowed: Spi | None = None
     """The inbound SA whose sender has moved without charon following."""
     wake: Instant | None = None
@@ -333,6 +338,10 @@ class Sessions:
         if newer:
             session.flip = event.flip
         if tunnel != session.active or session.state is SessionState.DETACHED:
+            if session.unsettled.get(tunnel.spi_out, now) > now:
+                # Where it leads is not known yet: what is released now would be lost.
+                session.awaited = tunnel.spi_out
+                return
             self._attach(session, tunnel, SessionReason.ACTIVATED, now)
         elder = session.tunnels[: session.tunnels.index(tunnel)]
         end = Instant(now + DRAIN)
@@ -345,7 +354,7 @@ class Sessions:
     ) -> None:
         session.roams += session.active != tunnel
         session.active = tunnel
-        session.following = session.unfollowed = None
+        session.following = session.unfollowed = session.awaited = None
         session.heard = now
         if session.state is not SessionState.ATTACHED:
             session.since = now
@@ -452,7 +461,12 @@ class Sessions:
     def _mapping(self, spi: Spi, now: Instant) -> None:
         """Rule 4, first half. The kernel says so for each packet until the SA is rewritten."""
         session = self._inbound.get(spi)
-        if session is None or session.active is None or session.active.spi_in != spi:
+        if session is None:
+            return
+        if session.active is None or session.active.spi_in != spi:
+            for tunnel in session.tunnels:
+                if tunnel.spi_in == spi:
+                    session.unsettled[tunnel.spi_out] = Instant(now + FOLLOW_LIMIT)
             return
         if session.following is not None or session.unfollowed == spi:
             return
@@ -470,7 +484,9 @@ class Sessions:
                 continue
             moved = replace(tunnel, local=event.source, remote=event.destination)
             followed = moved != tunnel or session.following is not None
-            active = session.active == tunnel
+            active = session.active == tunnel or session.awaited == event.spi
+            session.unsettled.pop(event.spi, None)
+            followed = followed or session.awaited == event.spi
             self._replace(session, tunnel, moved)
             if active and followed:
                 session.roams += moved != tunnel

@@ -32,6 +32,7 @@ from orchestrator.core.sessions import (
     ApplySession,
     Effect,
     Event,
+    Heard,
     MappingChanged,
     Release,
     Remembered,
@@ -74,6 +75,7 @@ class Server:
         self._xfrm = xfrm
         self._charon = Charon(config.charon.socket)
         self._charon_version: str | None = None
+        self._monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY))
         self._credentials = Credentials(config)
         self._leases = LeaseStore(config.state.directory / "leases.sqlite")
         self._machine = Sessions(config.timers.detach_after)
@@ -81,7 +83,7 @@ class Server:
             self._machine, self._execute, Tick(), clock.now
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
-        self._probes = ServerProbes(self._driver.post)
+        self._probes = ServerProbes(self._heard)
         self._repair = Repair(self._reconciler, self.journal)
         self._proxy = ProxyLink(config, self.journal)
         self._holder: Holder | None = None
@@ -108,9 +110,8 @@ class Server:
         )
         self._holder.own(self._machine.vips())
         self._holder.start()
-        monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY))
         loop = asyncio.get_running_loop()
-        loop.add_reader(monitor.fileno(), self._watch_xfrm, monitor)
+        loop.add_reader(self._monitor.fileno(), self._watch_xfrm)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -127,8 +128,8 @@ class Server:
                 )
         finally:
             self._tasks = None
-            loop.remove_reader(monitor.fileno())
-            monitor.close()
+            loop.remove_reader(self._monitor.fileno())
+            self._monitor.close()
             self._holder.stop()
             self._probes.close()
 
@@ -187,8 +188,13 @@ class Server:
         self.journal.tell("refused", (why,), fields, warning=True)
         self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
 
-    def _watch_xfrm(self, monitor: Monitor) -> None:
-        for news in monitor.read():
+    def _heard(self, probe: Heard) -> None:
+        """The kernel told of a moved sender before it passed this probe on: so do we."""
+        self._watch_xfrm()
+        self._driver.post(probe)
+
+    def _watch_xfrm(self) -> None:
+        for news in self._monitor.read():
             match news:
                 case xfrm_news.MappingChanged(spi=spi):
                     self._driver.post(MappingChanged(spi))
