@@ -53,6 +53,21 @@ def main() -> None:
     """A small internet to try the orchestrator in."""
 
 
+@main.command()
+@_backend_option
+@click.option("--json", "as_json", is_flag=True, help="One object instead of the table.")
+def demo(backend: str | None, as_json: bool) -> None:
+    """A download and an ssh session over Wi-Fi, LTE, out of range and back.
+
+    With our daemons, then with stock strongSwan; takes some three minutes. Exits with 0 only
+    if no byte, no connection and no secret was lost.
+    """
+    chosen = backends.choose(backend)
+    _say(f"{chosen.name}: {chosen.reason}")
+    words = [sys.executable, "-m", "orchestrator.lab.demo", *(["--json"] if as_json else [])]
+    sys.exit(chosen.run(words, None, _say))
+
+
 @main.command(context_settings=_PASS_ON)
 @_backend_option
 @click.option(

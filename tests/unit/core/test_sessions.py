@@ -301,6 +301,26 @@ class TestFollowing:
         story.sa_moved(OVER_LTE, WIFI2.pop)
         assert story.probed(2, OVER_LTE) == ["to wifi2, from 7", "release"]
 
+    def test_an_absent_endpoint_is_attached_where_it_is_when_its_probe_overtakes_charon(
+        self,
+    ) -> None:
+        story = attached()
+        story.waits(60)
+        assert story.state() is SessionState.DETACHED
+        story.mapping(OVER_WIFI)
+        assert story.probed(2, OVER_WIFI) == [], "nothing is released to where it was"
+        assert story.sa_moved(OVER_WIFI, LTE.pop) == ["to lte, from 7", "release"]
+
+    def test_an_absent_endpoint_that_charon_does_not_follow_is_attached_by_its_next_probe(
+        self,
+    ) -> None:
+        story = attached()
+        story.waits(60)
+        story.mapping(OVER_WIFI)
+        story.probed(2, OVER_WIFI)
+        story.waits(FOLLOW_LIMIT + 0.1)
+        assert story.probed(2, OVER_WIFI) == ["to wifi, from 7", "release"]
+
     def test_an_sa_as_it_was_is_no_move(self) -> None:
         story = attached()
         assert story.sa_moved(OVER_WIFI, NAT) == []
