@@ -64,9 +64,10 @@ class Side:
         assert self.daemon.charon is not None, "its charon was never started"
         return self.daemon.charon
 
-    def start_charon(self) -> None:
+    def start_charon(self, extra: Mapping[str, str] | None = None) -> None:
+        """`extra` are dotted settings that come last."""
         conf = STRONGSWAN_CONF / f"{self.role}.conf"
-        self.daemon.charon = self._lab.start_charon(self.host.name, conf)
+        self.daemon.charon = self._lab.start_charon(self.host.name, conf, extra)
 
     def start(self) -> None:
         self.daemon.start()
@@ -90,6 +91,11 @@ class Side:
             assert not (ended and process and process.returncode > 0), "the daemon gave up"
             return {"state": NOT_RUNNING, "reasons": [str(failure)], "warnings": []}
         return status
+
+    def paths(self) -> list[dict[str, Any]]:
+        """As `orchestrator paths --json`."""
+        paths: list[dict[str, Any]] = self.ask(Verb.PATHS)
+        return paths
 
     def wait_for(
         self, state: str, reason: str | None = None, limit: float = LIMIT
@@ -186,7 +192,8 @@ class World:
     def nowhere(self) -> None:
         """Out of range of everything; returns when the endpoint knows."""
         for link in self.lab.access_links:
-            link.detach()
+            if link.attached:
+                link.detach()
         self.endpoint.wait_for("detached")
 
     def home(self) -> None:
