@@ -186,6 +186,8 @@ class Rtnetlink:
         Raises KernelError for the first that failed with an errno not in `fine`; the kernel
         has carried out those after it nevertheless.
         """
+        if not sentences:
+            return
         buffer = bytearray()
         for kind, flags, body in sentences:
             self._sequence += 1
