@@ -7,7 +7,7 @@ takes long is begun, not awaited, and its outcome is posted as news.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from orchestrator.core.quantities import Instant
 
@@ -27,6 +27,13 @@ class Machine(Protocol[EventT, EffectT]):
     def deadline(self) -> Instant | None: ...
 
 
+class _Latest:
+    """Stands in the queue for the latest news of a type."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind = kind
+
+
 class Driver(Generic[E, F]):
     """Runs one machine until cancelled."""
 
@@ -41,12 +48,20 @@ class Driver(Generic[E, F]):
         self._execute = execute
         self._tick = tick
         self._clock = clock
-        self._news: asyncio.Queue[E] = asyncio.Queue(QUEUE_LIMIT)
+        self._news: asyncio.Queue[E | _Latest] = asyncio.Queue(QUEUE_LIMIT)
+        self._latest: dict[type[E], E] = {}
         self._turn = asyncio.Lock()
 
     def post(self, event: E) -> None:
         """Hands over news without waiting. Raises asyncio.QueueFull when far behind."""
         self._news.put_nowait(event)
+
+    def post_latest(self, event: E) -> None:
+        """Hands over news that makes older, unhandled news of its type worthless: a snapshot."""
+        kind = type(event)
+        if kind not in self._latest:
+            self._news.put_nowait(_Latest(kind))
+        self._latest[kind] = event
 
     async def handle(self, event: E) -> tuple[F, ...]:
         """Handles one piece of news now, effects included; returns all of them.
@@ -71,6 +86,10 @@ class Driver(Generic[E, F]):
             await self.handle(await self._next())
 
     async def _next(self) -> E:
+        news = await self._news_or_tick()
+        return self._latest.pop(news.kind) if isinstance(news, _Latest) else news
+
+    async def _news_or_tick(self) -> "E | _Latest":
         deadline = self._machine.deadline()
         if deadline is None:
             return await self._news.get()

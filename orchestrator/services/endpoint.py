@@ -167,7 +167,7 @@ class Endpoint:
         async for news in self._rtnetlink.watch():
             if news.ours_touched:
                 self._repair.touched(Aspect.ROUTING)
-            self._driver.post(NetworkChanged(news.snapshot))
+            self._driver.post_latest(NetworkChanged(news.snapshot))
 
     async def _watch_clock(self) -> None:
         slept = clock.slept()
