@@ -41,9 +41,17 @@ class Proxied:
         return self.ask(lambda client: client.counters())
 
 
+@pytest.fixture(params=["esp", "interface"])
+def esp(request: pytest.FixtureRequest) -> bool:
+    """Whether the tunnel is IPsec; each test runs both ways, where the kernel can."""
+    if request.param == "esp":
+        request.getfixturevalue("needs_esp")
+    return bool(request.param == "esp")
+
+
 @pytest.fixture
-def lan(make_namespace: Callable[[], Namespace]) -> Lan:
-    return Lan(make_namespace)
+def lan(make_namespace: Callable[[], Namespace], esp: bool) -> Lan:
+    return Lan(make_namespace, esp=esp)
 
 
 @pytest.fixture

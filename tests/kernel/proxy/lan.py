@@ -1,10 +1,10 @@
-"""Endpoint, server and peer, with the tunnel an interface: for kernels without ESP.
+"""Endpoint, server and peer; the tunnel is IPsec, or an interface for kernels without ESP.
 
     endpoint vip0 ═════ ep0 server lan0 ───── eth0 peer
     10.99.0.7, .8              10.50.0.1       10.50.0.2
     fd00:99::7                 fd00:50::1      fd00:50::2
 
-`ep0` counts as underlay, and everything on it as having come out of an SA.
+`ep0` counts as underlay. With an interface, all that comes from it counts as out of an SA.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.firewall import (
+    SECPATH,
     ServerFirewall,
     server_ruleset,
     tunnel_interface,
@@ -35,20 +36,31 @@ OTHER_VIP: Final = "10.99.0.8"
 PEER: Final = {4: "10.50.0.2", 6: "fd00:50::2"}
 SERVER: Final = {4: "10.50.0.1", 6: "fd00:50::1"}
 POOLS: Final = (ip_network("10.99.0.0/24"), ip_network("fd00:99::/64"))
-FIREWALL: Final = ServerFirewall(
-    underlay=["ep0"],
-    pools=POOLS,
-    services=[ip_address("192.0.0.8")],
-    tunnel=tunnel_interface("ep0"),
-)
+OUTER: Final = {"endpoint": "192.0.2.2", "server": "192.0.2.1"}
 SETTINGS: Final = ProxySettings(pools=POOLS)
+PROTECTED: Final = (
+    ("10.96.0.0/11", "10.50.0.0/16"),
+    ("10.96.0.0/11", "192.0.0.8/32"),
+    ("10.96.0.0/11", "203.0.113.1/32"),
+    ("10.99.0.7/32", "10.99.0.8/32"),
+    ("10.99.0.8/32", "10.99.0.7/32"),
+    ("fd00:99::/64", "fd00:50::/64"),
+)
+"""By the endpoint's side and the other."""
 PATIENCE: Final = 10.0
 """Seconds for what takes milliseconds, on a busy machine."""
 FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class Lan:
-    def __init__(self, make: Callable[[], Namespace]) -> None:
+    def __init__(self, make: Callable[[], Namespace], *, esp: bool) -> None:
+        self.firewall = ServerFirewall(
+            underlay=["ep0"],
+            pools=POOLS,
+            services=[ip_address("192.0.0.8")],
+            tunnel=SECPATH if esp else tunnel_interface("ep0"),
+        )
+        self.device_tunnel = SECPATH if esp else tunnel_interface("vip0")
         self.endpoint, self.server, self.peer = make(), make(), make()
         for namespace in (self.endpoint, self.server, self.peer):
             namespace.run("sysctl -qw net.ipv6.conf.default.accept_dad=0")
@@ -59,11 +71,12 @@ class Lan:
             f"link add lan0 type veth peer name eth0 netns {self.peer.path}",
             "link set ep0 up",
             "link set lan0 up",
-            "addr add 192.0.2.1/32 dev ep0",
+            f"addr add {OUTER['server']}/32 dev ep0",
             "addr add 192.0.0.8/32 dev lo",
             "-6 addr add fe80::1/64 dev ep0 nodad",
             "addr add 10.50.0.1/24 dev lan0",
             "-6 addr add fd00:50::1/64 dev lan0 nodad",
+            f"route add {OUTER['endpoint']} dev ep0",
             "route add 10.99.0.0/24 dev ep0",
             "-6 route add fd00:99::/64 dev ep0",
             f"rule add priority 11100 {mark}",
@@ -76,10 +89,11 @@ class Lan:
             # A tunnel carries what the VIP sends, and no neighbour's chatter.
             "link set vip0 addrgenmode none",
             "link set vip0 up",
+            f"addr add {OUTER['endpoint']}/32 dev vip0",
             "addr add 10.99.0.7/32 dev vip0",
             "addr add 10.99.0.8/32 dev vip0",
             "-6 addr add fd00:99::7/128 dev vip0 nodad",
-            "route add 192.0.2.1 dev vip0",
+            f"route add {OUTER['server']} dev vip0",
             "route add default via 192.0.2.1 src 10.99.0.7",
             "-6 route add default via fe80::1 dev vip0 src fd00:99::7",
         )
@@ -94,10 +108,35 @@ class Lan:
         with self.server.entered():
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
             Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+        if esp:
+            self._protect()
 
-    def load(self, firewall: ServerFirewall = FIREWALL) -> None:
-        """The server's ruleset, as it would be with a tunnel of IPsec."""
-        load_rules(self.server, server_ruleset(firewall))
+    def _protect(self) -> None:
+        """What endpoint, LAN and service say to each other becomes ESP, with well-known keys.
+        Nothing else does, so that the firewall alone has to keep it in."""
+        for here, names in (
+            (self.endpoint, ("endpoint", "server")),
+            (self.server, ("server", "endpoint")),
+        ):
+            own, other = (OUTER[name] for name in names)
+            leaving = f"tmpl src {own} dst {other} proto esp reqid 1 mode tunnel"
+            arriving = f"tmpl src {other} dst {own} proto esp reqid 1 mode tunnel"
+            _ip(here, _state(own, other), _state(other, own))
+            for inside, outside in PROTECTED:
+                towards = (inside, outside) if here is self.endpoint else (outside, inside)
+                to = f"src {towards[0]} dst {towards[1]}"
+                fro = f"src {towards[1]} dst {towards[0]}"
+                family = "-6 " if ":" in inside else ""
+                policies = (
+                    f"dir out {to} {leaving}",
+                    f"dir in {fro} {arriving}",
+                    f"dir fwd {fro} {arriving}",
+                )
+                _ip(here, *(f"{family}xfrm policy add {policy}" for policy in policies))
+
+    def load(self, firewall: ServerFirewall | None = None) -> None:
+        """The server's ruleset."""
+        load_rules(self.server, server_ruleset(firewall or self.firewall))
 
     def detach(self) -> None:
         """The endpoint is out of range: nothing crosses, nobody is told."""
@@ -117,8 +156,25 @@ def load_rules(namespace: Namespace, text: str) -> None:
         subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
 
 
+def _state(source: str, destination: str) -> str:
+    key = "0x000102030405060708090a0b0c0d0e0f10111213"
+    return (
+        f"xfrm state add src {source} dst {destination} proto esp spi 0x{destination[-1]}00"
+        f" reqid 1 mode tunnel flag af-unspec aead rfc4106(gcm(aes)) {key} 128"
+    )
+
+
 def _ip(namespace: Namespace, *lines: str) -> None:
-    namespace.run(*(f"ip {line}" for line in lines))
+    """Commands of `ip`, and then those of `ip -6`, in as few processes as may be."""
+    v6 = "-6 "
+    for family, own in (
+        ("-4", [line for line in lines if not line.startswith(v6)]),
+        ("-6", [line.removeprefix(v6) for line in lines if line.startswith(v6)]),
+    ):
+        if own:
+            with namespace.entered():
+                batch = ("ip", family, "-batch", "-")
+                subprocess.run(batch, input="\n".join(own) + "\n", text=True, check=True)
 
 
 # ---- programs on either side

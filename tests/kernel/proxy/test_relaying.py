@@ -16,7 +16,6 @@ from orchestrator.core.relay_events import Outcome, Phase
 from tests.kernel.netns import Namespace
 from tests.kernel.proxy.conftest import Proxied
 from tests.kernel.proxy.lan import (
-    FIREWALL,
     OTHER_VIP,
     PEER,
     SERVER,
@@ -251,7 +250,7 @@ def test_a_syn_that_hits_time_wait_is_answered(proxied: Proxied) -> None:
 
 def test_it_would_be_lost_if_syns_took_the_short_cut_too(proxied: Proxied) -> None:
     careful = "tcp flags & (syn | ack) != syn socket transparent 1"
-    rules = server_ruleset(FIREWALL)
+    rules = server_ruleset(proxied.lan.firewall)
     assert careful in rules
     proxied.lan.server.run("nft flush ruleset")
     load_rules(proxied.lan.server, rules.replace(careful, "socket transparent 1"))
