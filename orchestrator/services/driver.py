@@ -57,7 +57,7 @@ class Driver(Generic[E, F]):
         self._news.put_nowait(event)
 
     def post_latest(self, event: E) -> None:
-        """Hands over news that makes older, unhandled news of its type worthless: a snapshot."""
+        """Hands over news that makes older, waiting news of its type worthless: a snapshot."""
         kind = type(event)
         if kind not in self._latest:
             self._news.put_nowait(_Latest(kind))

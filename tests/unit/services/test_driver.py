@@ -1,4 +1,4 @@
-"""The one caller of a machine: order, outcomes at once, deadlines, and news that is overtaken."""
+"""The one caller of a machine: order, outcomes, deadlines, and news that is overtaken."""
 
 import asyncio
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Cage:
         await asyncio.sleep(0)
         if said == "move!":
             return Word("moved")
-        if said == "stop?":
+        if said in ("stop?", "tick?"):
             self.enough.set()
         return None
 
@@ -105,8 +105,7 @@ def test_wakes_the_machine_at_its_deadline() -> None:
         parrot.wakes = Instant(loop.time() + 0.05)
         runner = asyncio.create_task(driver.run())
         async with asyncio.timeout(5):
-            while "tick?" not in cage.done:
-                await asyncio.sleep(0.01)
+            await cage.enough.wait()
         runner.cancel()
 
     asyncio.run(work())
