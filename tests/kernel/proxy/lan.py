@@ -135,7 +135,7 @@ class Lan:
                 _ip(here, *(f"{family}xfrm policy add {policy}" for policy in policies))
 
     def load(self, firewall: ServerFirewall | None = None) -> None:
-        """The server's ruleset."""
+        """The server's ruleset, and no other table."""
         load_rules(self.server, server_ruleset(firewall or self.firewall))
 
     def detach(self) -> None:
@@ -148,12 +148,27 @@ class Lan:
         )
 
     def attach(self) -> None:
-        self.endpoint.run("nft delete table inet away")
+        load_rules(self.endpoint, "")
 
 
 def load_rules(namespace: Namespace, text: str) -> None:
+    """These rules and no others."""
+    add_rules(namespace, "flush ruleset\n" + text)
+
+
+def add_rules(namespace: Namespace, text: str) -> None:
     with namespace.entered():
-        subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+        subprocess.run(("nft", "-f", "-"), input=text, text=True, check=True)
+
+
+def esp_works() -> bool:
+    """Whether this kernel has SAs of the kind that the tunnel is made of."""
+    with contextlib.closing(Namespace.create()) as namespace:
+        try:
+            namespace.run(f"ip {_state(*OUTER.values())}")
+        except subprocess.CalledProcessError:
+            return False
+    return True
 
 
 def _state(source: str, destination: str) -> str:

@@ -115,7 +115,7 @@ def test_what_a_peer_sent_before_it_ended_waits_for_the_absent_endpoint(
     with endpoint:
         assert receive(endpoint, MIB) == b"y" * (MIB // 8)
     until(lambda: proxied.counters().open == 0)
-    assert dict(proxied.counters().ended)[Outcome.FINISHED] == 1
+    assert proxied.tally()[Outcome.FINISHED] == 1
 
 
 def test_a_peers_reset_waits_behind_its_bytes_for_the_absent_endpoint(
@@ -134,7 +134,7 @@ def test_a_peers_reset_waits_behind_its_bytes_for_the_absent_endpoint(
         with pytest.raises(ConnectionResetError):
             endpoint.recv(1)
     until(lambda: proxied.counters().open == 0)
-    assert dict(proxied.counters().ended)[Outcome.RESET_BY_PEER] == 1
+    assert proxied.tally()[Outcome.RESET_BY_PEER] == 1
 
 
 def test_a_peer_can_connect_to_an_absent_endpoint_and_is_served_when_it_returns(

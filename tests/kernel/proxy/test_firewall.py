@@ -29,6 +29,7 @@ from tests.kernel.proxy.lan import (
     SERVER,
     VIP,
     Lan,
+    add_rules,
     load_rules,
     serve,
 )
@@ -67,14 +68,10 @@ class Internet(Lan):
         firewall: ServerFirewall = replace(self.firewall, underlay=["ep0", "wan0"], **changes)  # type: ignore[arg-type]
         self.load(firewall)
 
-    def open_up(self) -> None:
-        """The negative control: no rule of ours."""
-        self.server.run("nft flush ruleset")
-
 
 @pytest.fixture
-def internet(make_namespace: Callable[[], Namespace], esp: bool) -> Internet:
-    return Internet(make_namespace, esp=esp)
+def internet(make_namespace: Callable[[], Namespace], kernel_has_esp: bool) -> Internet:
+    return Internet(make_namespace, esp=kernel_has_esp)
 
 
 def datagram_arrives(
@@ -238,7 +235,7 @@ def test_no_packet_of_a_vip_leaves_on_the_underlay_unprotected(
 def test_a_translated_packet_of_a_vip_may_leave(internet: Internet) -> None:
     """The guard looks last: with the server's address as source nothing of the VIP is seen."""
     internet.guard()
-    load_rules(
+    add_rules(
         internet.server,
         "table inet nat {\n chain post {\n type nat hook postrouting priority srcnat;\n"
         " oifname wan0 ip saddr 10.99.0.0/24 masquerade\n }\n}\n",
@@ -316,5 +313,4 @@ def test_the_rulesets_for_real_ipsec_load(network_namespace: Namespace) -> None:
         server_ruleset(ServerFirewall(underlay=["wan0"], pools=POOLS)),
         server_ruleset(ServerFirewall(underlay=[], pools=[], proxy=None)),
     ):
-        network_namespace.run("nft flush ruleset")
         load_rules(network_namespace, text)

@@ -96,8 +96,8 @@ def test_uses_the_servers_address_where_the_lan_has_no_route_to_vips(proxied: Pr
         transfer(made.near, made.far, MIB)
 
 
-def test_relays_between_two_endpoints(proxied: Proxied) -> None:
-    lan = proxied.lan
+def test_relays_between_two_endpoints(own_proxied: Proxied) -> None:
+    lan = own_proxied.lan
     # Both live in one namespace here; what it sends to the pool must go over the wire.
     lan.endpoint.run(
         "ip rule del priority 0",
@@ -110,7 +110,7 @@ def test_relays_between_two_endpoints(proxied: Proxied) -> None:
     with serve(lan.endpoint, OTHER_VIP) as listener:
         made = pair(lan.endpoint, listener, VIP[4])
         transfer(made.near, made.far, MIB)
-        (record,) = proxied.flows()
+        (record,) = own_proxied.flows()
         assert (str(record.vip.host), str(record.peer.host)) == (VIP[4], OTHER_VIP)
         made.close()
 
@@ -130,7 +130,7 @@ def test_passes_a_fin_on_after_the_bytes_and_the_other_way_stays_open(
         made.far.shutdown(socket.SHUT_WR)
         assert made.near.recv(1) == b""
     until(lambda: proxied.counters().open == 0)
-    assert dict(proxied.counters().ended)[Outcome.FINISHED] == 1
+    assert proxied.tally()[Outcome.FINISHED] == 1
 
 
 @BOTH_WAYS
@@ -151,19 +151,19 @@ def test_a_refusal_reaches_the_endpoint_as_a_reset_at_once(proxied: Proxied) -> 
     begun = time.monotonic()
     assert is_reset(proxied.lan.endpoint, nobody)
     assert time.monotonic() - begun < 1.0
-    assert dict(proxied.counters().dial_failures)[DialFailure.REFUSED] == 1
+    assert proxied.tally()[DialFailure.REFUSED] == 1
 
 
 def test_a_silent_peer_is_given_up_in_bounded_time(proxied: Proxied) -> None:
     proxied.configure(limited(dial_seconds=1.0))
     # An address of the LAN that answers no ARP is unreachable after three seconds of asking.
     assert is_reset(proxied.lan.endpoint, ("10.50.0.77", 80))
-    assert dict(proxied.counters().dial_failures)[DialFailure.TIMED_OUT] == 1
+    assert proxied.tally()[DialFailure.TIMED_OUT] == 1
 
 
 def test_nobody_can_make_the_proxy_dial_a_place_that_makes_no_sense(proxied: Proxied) -> None:
     assert is_reset(proxied.lan.server, ("127.0.0.1", 11110))
-    assert dict(proxied.counters().refused)[Refusal.FOREIGN] == 1
+    assert proxied.tally()[Refusal.FOREIGN] == 1
     assert proxied.counters().open == 0
 
 
@@ -177,7 +177,7 @@ def test_a_flow_beyond_the_limit_of_a_vip_is_reset_and_the_others_go_on(
     ):
         with serve(proxied.lan.peer, PEER[4]) as listener:
             assert is_reset(proxied.lan.endpoint, listener.getsockname())
-            assert dict(proxied.counters().refused)[Refusal.VIP_FULL] == 1
+            assert proxied.tally()[Refusal.VIP_FULL] == 1
             pair(proxied.lan.endpoint, listener, OTHER_VIP).close()
         transfer(first.near, first.far, MIB)
         transfer(second.near, second.far, MIB)
@@ -190,7 +190,7 @@ def test_a_flow_beyond_the_limit_of_the_server_is_reset(proxied: Proxied) -> Non
         serve(proxied.lan.peer, PEER[4]) as listener,
     ):
         assert is_reset(proxied.lan.endpoint, listener.getsockname(), OTHER_VIP)
-        assert dict(proxied.counters().refused)[Refusal.SERVER_FULL] == 1
+        assert proxied.tally()[Refusal.SERVER_FULL] == 1
 
 
 def test_closing_a_vip_resets_its_flows_and_no_others(proxied: Proxied) -> None:
@@ -252,6 +252,5 @@ def test_it_would_be_lost_if_syns_took_the_short_cut_too(proxied: Proxied) -> No
     careful = "tcp flags & (syn | ack) != syn socket transparent 1"
     rules = server_ruleset(proxied.lan.firewall)
     assert careful in rules
-    proxied.lan.server.run("nft flush ruleset")
     load_rules(proxied.lan.server, rules.replace(careful, "socket transparent 1"))
     assert syns_to_connect_again(proxied) > 1

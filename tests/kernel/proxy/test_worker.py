@@ -165,11 +165,11 @@ def test_a_port_that_is_taken_is_said_and_the_old_settings_hold(proxied: Proxied
 
 @pytest.mark.parametrize("grace", [0.0, 30.0])
 def test_an_orderly_stop_lets_flows_end_and_resets_what_is_left(
-    proxied: Proxied, grace: float
+    own_proxied: Proxied, grace: float
 ) -> None:
-    with serve(proxied.lan.peer, PEER[4]) as listener:
-        made = pair(proxied.lan.endpoint, listener, VIP[4])
-        assert proxied.ask(lambda client: client.stop(Seconds(grace))) == 1
+    with serve(own_proxied.lan.peer, PEER[4]) as listener:
+        made = pair(own_proxied.lan.endpoint, listener, VIP[4])
+        assert own_proxied.ask(lambda client: client.stop(Seconds(grace))) == 1
         if grace:
             transfer(made.near, made.far, MIB)
             made.near.close()
@@ -179,7 +179,7 @@ def test_an_orderly_stop_lets_flows_end_and_resets_what_is_left(
                 made.near.recv(1)
             made.near.close()
         made.far.close()
-    until(lambda: not alive(proxied.pid))
+    until(lambda: not alive(own_proxied.pid))
 
 
 def test_a_worker_without_proxy_means_that_tcp_waits_and_is_counted(lan: Lan) -> None:
