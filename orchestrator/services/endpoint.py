@@ -160,6 +160,7 @@ class Endpoint:
             monitor.close()
             self._holder.stop()
             self._probes.close()
+            self._reconciler.close()
 
     # News
 

@@ -93,6 +93,12 @@ class Reconciler:
         """The open device; apply its Tun object first."""
         return self._tuns[name]
 
+    def close(self) -> None:
+        """Lets go of the devices; everything stays in the kernel."""
+        for tun in self._tuns.values():
+            tun.close()
+        self._tuns.clear()
+
     async def apply(self, scope: str, wanted: Iterable[KernelObject]) -> None:
         """Replaces what this scope wants; writes the difference, restraining things first."""
         async with self._lock:

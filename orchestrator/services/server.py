@@ -132,6 +132,7 @@ class Server:
             self._monitor.close()
             self._holder.stop()
             self._probes.close()
+            self._reconciler.close()
 
     # News
 

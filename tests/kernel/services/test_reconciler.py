@@ -1,0 +1,166 @@
+"""A desired state in a real kernel: put once, kept against others, and gone without a trace."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from orchestrator.adapters.rtnetlink import Rtnetlink
+from orchestrator.adapters.xfrm import Xfrm
+from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
+from orchestrator.core.kernel import ENDPOINT_REQID, Direction, Policy, Template, Verdict
+from orchestrator.core.paths import Path as NetworkPath
+from orchestrator.core.quantities import LinkIndex, TableId
+from orchestrator.services.journal import Journal
+from orchestrator.services.reconciler import Aspect, Reconciler
+from tests.kernel.netns import Namespace
+
+pytestmark = pytest.mark.usefixtures("needs_tun")
+
+PATIENCE = 30.0
+SERVER = ip_address("203.0.113.10")
+POP = ip_address("192.168.10.2")
+WIFI = NetworkPath(LinkIndex(1), "wlan0", POP, ip_address("192.168.10.1"), SERVER)
+HELD = EndpointState(
+    Inner(),
+    (ip_address("10.99.0.2"), ip_address("fd00:99::2")),
+    {WIFI: TableId(11101)},
+)
+ATTACHED = replace(HELD, active=Template(POP, SERVER, ENDPOINT_REQID))
+
+EVERYTHING = (
+    "ip rule",
+    "ip -6 rule",
+    "ip route show table all",
+    "ip -6 route show table all",
+    "ip xfrm policy",
+    "ip -o link",
+    "ip -o addr",
+    "nft list ruleset",
+)
+
+
+def build(namespace: Namespace) -> None:
+    namespace.ip(
+        "link add wlan0 type veth peer name router",
+        "link set wlan0 up",
+        "link set router up",
+        "addr add 192.168.10.2/24 dev wlan0",
+    )
+
+
+def as_text(namespace: Namespace) -> str:
+    return "".join(namespace.run(command) for command in EVERYTHING)
+
+
+def in_kernel(state: Path, work: Callable[[Reconciler], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE), Rtnetlink() as rtnetlink:
+            with Xfrm() as xfrm:
+                with contextlib.closing(Reconciler(rtnetlink, xfrm, state, Journal())) as it:
+                    await work(it)
+
+    asyncio.run(run())
+
+
+def test_what_is_wanted_is_there_and_nothing_of_it_is_refused(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+    wanted = endpoint_objects(ATTACHED)
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", wanted)
+        assert reconciler.failures == {}
+        assert set(await reconciler.read(Aspect.ALL)) == set(wanted)
+        assert await reconciler.audit(Aspect.ALL) == ()
+
+    in_kernel(tmp_path, work)
+
+
+def test_holding_replaces_the_policies_out_and_leaves_the_rest(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
+        await reconciler.apply("endpoint", endpoint_objects(HELD))
+        policies = [p for p in await reconciler.read(Aspect.POLICIES) if isinstance(p, Policy)]
+        out = {p.verdict for p in policies if p.direction is Direction.OUT}
+        into = {p.verdict for p in policies if p.direction is not Direction.OUT}
+        assert (out, into) == ({Verdict.HOLD}, {Verdict.PROTECT})
+
+    in_kernel(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("meddling", "aspect"),
+    [
+        ("ip rule del priority 11150", Aspect.ROUTING),
+        ("ip route flush table 11100", Aspect.ROUTING),
+        ("ip addr flush dev vip0", Aspect.ROUTING),
+        ("ip xfrm policy flush", Aspect.POLICIES),
+        ("nft flush ruleset", Aspect.FIREWALL),
+        ("nft flush chain inet orchestrator leaving", Aspect.FIREWALL),
+    ],
+)
+def test_what_others_take_away_is_put_back(
+    network_namespace: Namespace, tmp_path: Path, meddling: str, aspect: Aspect
+) -> None:
+    build(network_namespace)
+    wanted = endpoint_objects(ATTACHED)
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", wanted)
+        network_namespace.run(meddling)
+        assert set(await reconciler.read(Aspect.ALL)) != set(wanted), "the negative control"
+        assert await reconciler.audit(aspect) != ()
+        assert set(await reconciler.read(Aspect.ALL)) == set(wanted)
+
+    in_kernel(tmp_path, work)
+
+
+def test_a_successor_adopts_what_it_finds_and_writes_nothing_but_the_firewall(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+    wanted = endpoint_objects(ATTACHED)
+
+    async def first(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", wanted)
+
+    async def second(reconciler: Reconciler) -> None:
+        before = network_namespace.run("ip xfrm policy", "ip rule", "ip route show table all")
+        await reconciler.adopt()
+        await reconciler.apply("endpoint", wanted)
+        after = network_namespace.run("ip xfrm policy", "ip rule", "ip route show table all")
+        assert after == before
+        assert reconciler.failures == {}
+
+    in_kernel(tmp_path, first)
+    in_kernel(tmp_path, second)
+
+
+def test_everything_is_removed_as_text_the_same_and_twice_is_fine(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+    before = as_text(network_namespace)
+
+    async def start(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
+
+    async def clean(reconciler: Reconciler) -> None:
+        planned = await reconciler.remove_everything(dry_run=True)
+        assert as_text(network_namespace) != before, "a dry run removes nothing"
+        assert await reconciler.remove_everything(dry_run=False) == planned
+        assert await reconciler.remove_everything(dry_run=False) == []
+
+    in_kernel(tmp_path, start)
+    in_kernel(tmp_path, clean)
+    assert as_text(network_namespace) == before
