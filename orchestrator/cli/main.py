@@ -7,6 +7,7 @@ Few verbs; `--json` everywhere, stable; results to stdout, talk to stderr; exit 
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -156,6 +157,27 @@ def roam(socket: Path, link: str | None) -> None:
 def reload(socket: Path) -> None:
     """Let the daemon read its configuration again."""
     _ask(socket, Request(Verb.RELOAD), lambda _: "reloaded")
+
+
+@cli.command()
+@_with_json
+@_with_socket
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+def doctor(socket: Path, config: Path | None) -> None:
+    """Look for what keeps this machine from working well: kernel, settings, charon, networks.
+
+    With CONFIG, look for what that file needs. Changes nothing. Fails if it finds an error.
+    """
+    from orchestrator.cli.doctor import diagnose
+
+    findings = diagnose(socket, config)
+    errors = sum(finding.severity == "error" for finding in findings)
+    show(
+        {"errors": errors, "findings": [asdict(finding) for finding in findings]},
+        render.findings([render.clean(asdict(finding)) for finding in findings]),
+    )
+    if errors:
+        raise click.exceptions.Exit(Exit.FAILED)
 
 
 @cli.command()

@@ -26,6 +26,8 @@ _COLOURS: Final = {
     "failed": "red",
     "refused": "red",
     "dead": "red",
+    "error": "red",
+    "warning": "yellow",
 }
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _SIZES: Final = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
@@ -213,6 +215,16 @@ def socket_address(value: object) -> str:
         return str(value)
     host = str(value.get("host"))
     return f"[{host}]:{value.get('port')}" if ":" in host else f"{host}:{value.get('port')}"
+
+
+def findings(answer: Sequence[Answer]) -> str:
+    if not answer:
+        return "all is well"
+    return "\n".join(
+        f"{coloured(str(each.get('severity')))}: {each.get('subject')}: {each.get('what')}\n"
+        f"  remedy: {each.get('remedy')}"
+        for each in answer
+    )
 
 
 def event(answer: Answer) -> str:
