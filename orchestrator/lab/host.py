@@ -1,6 +1,7 @@
 """A host of the lab: runs commands, starts daemons, and ends them all."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -114,12 +115,11 @@ class Host:
         return self.popen([sys.executable, "-u", "-m", module, *arguments], stdout=stdout)
 
     def kill_all(self) -> None:
-        """Ends every process that runs on this host, whoever started it."""
+        """Ends every process that runs on this host, whoever started it; they are gone then."""
         for process in _processes_in(self.thread.network):
             with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+                _end(process)
         for started in self._processes:
-            started.kill()
             started.wait()
 
     def close(self) -> None:
@@ -130,6 +130,18 @@ class Host:
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str] | None:
     return None if extra is None else {**os.environ, **extra}
+
+
+def _end(process: int) -> None:
+    """Kills a process, ours or not, and waits until it is dead."""
+    descriptor = os.pidfd_open(process)
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        dead = select.poll()
+        dead.register(descriptor, select.POLLIN)
+        dead.poll()
+    finally:
+        os.close(descriptor)
 
 
 def _processes_in(network: int) -> list[int]:
