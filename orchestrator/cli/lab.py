@@ -68,17 +68,6 @@ def demo(backend: str | None, as_json: bool) -> None:
     sys.exit(chosen.run(words, None, _say))
 
 
-@main.command()
-@_backend_option
-@_json_option
-def demo(backend: str | None, as_json: bool) -> None:
-    """Roam during a download and an ssh session, with our daemons and with stock strongSwan."""
-    chosen = backends.choose(backend)
-    _say(f"{chosen.name}: {chosen.reason}")
-    command = [sys.executable, "-m", "orchestrator.lab.demo", *(["--json"] if as_json else [])]
-    sys.exit(chosen.run(command, None, _say))
-
-
 @main.command(context_settings=_PASS_ON)
 @_backend_option
 @click.option(
