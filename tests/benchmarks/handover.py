@@ -33,6 +33,7 @@ from orchestrator.lab.netns import Lab
 from orchestrator.lab.product import Product
 from orchestrator.lab.stock import StockTunnel
 from orchestrator.lab.ticker import Ticker, Way
+from tests.benchmarks.plot import draw
 
 RTTS_MS: Final = (20, 100)
 MOVES: Final = {"quick": 5, "full": 11}
@@ -128,29 +129,49 @@ def measure(kind: str, rtt_ms: int, moves: int, folder: Path) -> Moves:
     return result
 
 
-def case(rtt_ms: int, moves: int, folder: Path) -> dict[str, object]:
-    ours = measure("ours", rtt_ms, moves, folder / f"ours-{rtt_ms}").summary()
-    stock = measure("strongswan", rtt_ms, moves, folder / f"stock-{rtt_ms}").summary()
-    return {
-        "case": "break_before_make",
-        "rtt_ms": rtt_ms,
-        "moves": moves,
-        "ours": ours,
-        "strongswan": stock,
-        "ratio": round(ours["downlink_ms"] / stock["downlink_ms"], 3),
-    }
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Break before make at one round-trip time, both sides."""
+
+    rtt_ms: int
+    ours: Moves
+    strongswan: Moves
+
+    @classmethod
+    def run(cls, rtt_ms: int, moves: int, folder: Path) -> "Case":
+        return cls(
+            rtt_ms,
+            measure("ours", rtt_ms, moves, folder / f"ours-{rtt_ms}"),
+            measure("strongswan", rtt_ms, moves, folder / f"stock-{rtt_ms}"),
+        )
+
+    def as_json(self) -> dict[str, object]:
+        ours, stock = self.ours.summary(), self.strongswan.summary()
+        return {
+            "case": "break_before_make",
+            "rtt_ms": self.rtt_ms,
+            "moves": len(self.ours.uplink),
+            "ours": ours,
+            "strongswan": stock,
+            "ratio": round(ours["downlink_ms"] / stock["downlink_ms"], 3),
+        }
+
+    def rows(self) -> dict[str, list[float]]:
+        return {
+            f"{way}, RTT {self.rtt_ms} ms, {name}": getattr(moves, way)
+            for way in ("uplink", "downlink")
+            for name, moves in (("ours", self.ours), ("strongSwan", self.strongswan))
+        }
 
 
-def table(cases: list[dict[str, object]]) -> str:
+def table(cases: list[Case]) -> str:
     lines = [f"{'RTT':>6} {'':>12} {'uplink':>10} {'downlink':>10} {'lost':>6} {'action':>9}"]
     for each in cases:
-        for name in ("ours", "strongswan"):
-            values = each[name]
-            if not isinstance(values, dict):
-                continue
+        for name, moves in (("ours", each.ours), ("strongswan", each.strongswan)):
+            values = moves.summary()
             action = f"{values['action_ms']:.2f} ms" if "action_ms" in values else ""
             lines.append(
-                f"{each['rtt_ms']:>3} ms {name:>12} {values['uplink_ms']:>7.1f} ms "
+                f"{each.rtt_ms:>3} ms {name:>12} {values['uplink_ms']:>7.1f} ms "
                 f"{values['downlink_ms']:>7.1f} ms {values['lost']:>6g} {action:>9}"
             )
     return "\n".join(lines)
@@ -168,12 +189,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/bench handover")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
     parser.add_argument("--quick", action="store_true", help="5 moves each instead of 11")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw every move")
     asked = parser.parse_args()
     moves = MOVES["quick" if asked.quick else "full"]
     with tempfile.TemporaryDirectory(prefix="handover-") as folder:
-        cases = [case(rtt_ms, moves, Path(folder)) for rtt_ms in RTTS_MS]
+        cases = [Case.run(rtt_ms, moves, Path(folder)) for rtt_ms in RTTS_MS]
+    if asked.plot is not None:
+        rows = {name: values for each in cases for name, values in each.rows().items()}
+        draw(asked.plot, "From the new address to the first packet", "ms", rows)
     if asked.json:
-        sys.stdout.write(json.dumps({"bench": "handover", "cases": cases}) + "\n")
+        told = {"bench": "handover", "cases": [each.as_json() for each in cases]}
+        sys.stdout.write(json.dumps(told) + "\n")
     else:
         sys.stdout.write(table(cases) + "\n")
     return 0
