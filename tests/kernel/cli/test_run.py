@@ -1,0 +1,144 @@
+"""`orchestrator run` as an operator meets it: starts, answers, ends; alone in its namespace."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.kernel.netns import Namespace
+
+COMMAND: Final = (sys.executable, "-m", "orchestrator")
+PATIENCE: Final = 60.0
+ENDPOINT: Final = """
+role = "endpoint"
+identity = "a"
+server = { identity = "b", addresses = ["203.0.113.10"] }
+auth = { kind = "psk", secret_file = "secret" }
+tunnel = { vips = "10.99.0.2" }
+control = { socket = "control.sock" }
+charon = { socket = "no-charon" }
+state = { directory = "state" }
+"""
+SERVER: Final = """
+role = "server"
+identity = "b"
+underlay = { interfaces = ["lo"] }
+auth = { kind = "psk", secret_file = "secret" }
+vip = { pools = ["10.99.0.0/24", "fd00:99::/64"] }
+proxy = { enabled = false }
+control = { socket = "control.sock" }
+charon = { socket = "no-charon" }
+state = { directory = "state" }
+"""
+
+
+@pytest.fixture(params=["endpoint", "server"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "secret").write_text("a secret\n")
+    (tmp_path / "secret").chmod(0o600)
+    file = tmp_path / f"{request.param}.toml"
+    file.write_text(ENDPOINT if request.param == "endpoint" else SERVER)
+    return file
+
+
+@contextmanager
+def running(config: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A daemon; it is not known whether it answers yet."""
+    with subprocess.Popen(
+        [*COMMAND, "run", str(config)], stderr=subprocess.PIPE, text=True
+    ) as it:
+        try:
+            yield it
+        finally:
+            it.kill()
+
+
+def orchestrator(config: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    socket = str(config.with_name("control.sock"))
+    return subprocess.run(
+        [*COMMAND, *words, "--json", "--socket", socket],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
+def status(config: Path, daemon: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Once it answers; a daemon that ends instead fails the test with its last words."""
+    while True:
+        answer = orchestrator(config, "status")
+        if answer.returncode == 0:
+            found: dict[str, Any] = json.loads(answer.stdout)
+            return found
+        assert daemon.poll() is None, daemon.stderr and daemon.stderr.read()
+
+
+@pytest.mark.usefixtures("needs_tun", "network_namespace")
+class TestRun:
+    def test_answers_without_charon_and_ends_when_told(self, config: Path) -> None:
+        with running(config) as daemon:
+            found = status(config, daemon)
+            assert found["charon"] == "absent"
+            assert found["state"] in ("detached", "waiting")
+            assert "charon-absent" in found["reasons"] or found["role"] == "endpoint"
+            assert any("charon does not answer" in text for text in found["warnings"])
+            daemon.send_signal(signal.SIGTERM)
+            _, said = daemon.communicate(timeout=PATIENCE)
+            assert daemon.returncode == 0, said
+            assert "Traceback" not in said
+        assert orchestrator(config, "status").returncode == 3
+
+    def test_ends_cleanly_with_ctrl_c(self, config: Path) -> None:
+        with running(config) as daemon:
+            status(config, daemon)
+            daemon.send_signal(signal.SIGINT)
+            _, said = daemon.communicate(timeout=PATIENCE)
+            assert (daemon.returncode, "Traceback" in said) == (0, False)
+
+    def test_a_second_one_is_refused_and_the_first_goes_on(self, config: Path) -> None:
+        with running(config) as daemon:
+            status(config, daemon)
+            second = subprocess.run(
+                [*COMMAND, "run", str(config)], capture_output=True, text=True, check=False
+            )
+            assert second.returncode == 1
+            assert f"process {daemon.pid}" in second.stderr
+            assert status(config, daemon)["uptime_s"] > 0
+
+    def test_the_secret_is_in_nothing_that_it_says(self, config: Path) -> None:
+        with running(config) as daemon:
+            status(config, daemon)
+            shown = [
+                orchestrator(config, word).stdout for word in ("status", "paths", "sessions")
+            ]
+            command = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+            environment = Path(f"/proc/{daemon.pid}/environ").read_bytes()
+            daemon.send_signal(signal.SIGTERM)
+            _, said = daemon.communicate(timeout=PATIENCE)
+        assert "a secret" not in "".join([said, *shown])
+        assert b"a secret" not in command + environment
+
+
+@pytest.mark.usefixtures("needs_tun")
+def test_cleanup_stops_it_and_leaves_no_trace(
+    config: Path, make_namespace: Callable[[], Namespace]
+) -> None:
+    host = make_namespace()
+    look = ("ip rule", "ip -6 rule", "ip route show table all", "ip xfrm policy", "ip link",
+            "nft list ruleset", "sysctl net.ipv4.ip_forward")  # fmt: skip
+    before = host.run(*look)
+    with host.entered(), running(config) as daemon:
+        status(config, daemon)
+        assert host.run(*look) != before
+        state, charon = str(config.with_name("state")), str(config.with_name("no-charon"))
+        done = orchestrator(config, "cleanup", "--stop", "--state", state, "--charon", charon)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert daemon.wait(PATIENCE) == 0
+    assert host.run(*look) == before
