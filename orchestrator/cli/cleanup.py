@@ -6,6 +6,7 @@ address stay: with them the next start goes on with the same addresses.
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from orchestrator.services.server import LEASED, NEWCOMERS
 from orchestrator.wire.control import Request, Verb
 
 STOP_LIMIT: Final = 10.0
-"""Seconds for a daemon to end after it was asked to; it takes a fraction of one."""
+"""Seconds for a process to end after it was asked to; it takes a fraction of one."""
 POLL: Final = 0.05
 """Seconds between two looks whether it has ended: a lock tells nobody that it is free."""
 
@@ -103,8 +104,14 @@ async def _remove(places: Places, *, dry_run: bool) -> list[str]:
             done += _drop_states(xfrm, owned, dry_run=dry_run)
             reconciler = Reconciler(rtnetlink, xfrm, places.state, Journal())
             done += await reconciler.remove_everything(dry_run=dry_run)
-    done += _delete((places.socket, places.socket.with_name(PROXY_SOCKET)), dry_run=dry_run)
-    return done
+    return done + _delete(_runtime_files(places.socket), dry_run=dry_run)
+
+
+def _runtime_files(socket: Path) -> tuple[Path, ...]:
+    """What both processes make; all but logs they remove themselves, unless they are killed."""
+    proxy = socket.with_name(PROXY_SOCKET)
+    lock = proxy.with_name(f"{proxy.name}.lock")
+    return (socket, proxy, lock, proxy.with_suffix(".log"))
 
 
 async def _stop_proxy(socket: Path, *, dry_run: bool) -> list[str]:
@@ -113,9 +120,29 @@ async def _stop_proxy(socket: Path, *, dry_run: bool) -> list[str]:
         async with await ProxyClient.connect(socket) as proxy:
             if not dry_run:
                 await proxy.stop()
+                await _ended(proxy.pid)
             return [f"stop the proxy worker, process {proxy.pid}"]
     except ProxyLost:
         return []
+
+
+async def _ended(pid: int) -> None:
+    """Waits for the end of a process that was told to. Raises Failure."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process, ended.set)
+    try:
+        async with asyncio.timeout(STOP_LIMIT):
+            await ended.wait()
+    except TimeoutError as error:
+        raise Failure(f"process {pid} does not stop", f"kill it: kill {pid}") from error
+    finally:
+        loop.remove_reader(process)
+        os.close(process)
 
 
 async def _forget_tunnels(charon: Charon, *, dry_run: bool) -> tuple[set[Spi], list[str]]:

@@ -100,7 +100,7 @@ class Vip:
     lease_time: Lifetime = None
     """How long the addresses of an endpoint that stays away are kept for it. Unlimited by
     default: connections wait for an endpoint as long as its peers do, and private addresses
-    cost nothing."""
+    cost nothing. Looked at when the server starts."""
 
     def contradictions(self) -> Iterator[Contradiction]:
         if not self.pools:

@@ -181,12 +181,12 @@ def _settings(readings: Readings) -> Iterator[Finding]:
         )
     yield from _per_link(readings)
     linkdown = "net/ipv4/conf/all/ignore_routes_with_linkdown"
-    if readings.role != "server" and sysctls.get(linkdown) == "0":
+    if readings.role != "server" and sysctls.get(linkdown) == "1":
         yield _setting(
-            Severity.NOTICE,
+            Severity.ERROR,
             "net.ipv4.conf.all.ignore_routes_with_linkdown",
-            "traffic to a local network goes on using a link without carrier",
-            "1",
+            "while no daemon runs the TUN has no carrier, and its route is passed over",
+            "0",
         )
     forwarding = {"net/ipv4/ip_forward": 4, "net/ipv6/conf/all/forwarding": 6}
     for path, version in forwarding.items():

@@ -50,6 +50,8 @@ SERVICE_PORT: Final = 4242
 EVERYTHING: Final[dict[int, IPNetwork]] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 TABLE_MAIN: Final = TableId(254)
 
+LAST_RESORT: Final = 0xFFFF
+"""A route metric below every other route of the inner table."""
 PRIORITY_PATH: Final = 11101
 PRIORITY_UNDERLAY: Final = 11140
 PRIORITY_VIP: Final = 11150
@@ -105,12 +107,15 @@ def _inner_routes(state: EndpointState) -> Iterator[Route]:
     by_version = {vip.version: vip for vip in state.vips}
     for version in (4, 6):
         vip = by_version.get(version)
+        if state.inner.full:
+            # Whatever becomes of the route to the TUN, and for a family without a virtual
+            # address (yet): nothing leaves beside the tunnel.
+            yield Route(
+                TABLE_INNER, EVERYTHING[version], RouteKind.UNREACHABLE, metric=LAST_RESORT
+            )
         if vip is not None:
             for destination in state.inner.destinations(version):
                 yield Route(TABLE_INNER, destination, link=TUN_ENDPOINT, source=vip)
-        elif state.inner.full:
-            # No virtual address of this family (yet): it must not leak beside the tunnel.
-            yield Route(TABLE_INNER, EVERYTHING[version], RouteKind.UNREACHABLE)
 
 
 def _path_routes(state: EndpointState) -> Iterator[Route]:

@@ -36,7 +36,7 @@ class Charon:
                 "default": "1",
             }.items()
         }
-        self._conf.write_text(f"include {conf.resolve()}\n" + _render({**settings, **extra}))
+        self._conf.write_text(f"include {conf.resolve()}\n" + render({**settings, **extra}))
         self._process = self._start()
 
     @property
@@ -76,7 +76,7 @@ def _answers() -> bool:
         return True
 
 
-def _render(settings: Mapping[str, str]) -> str:
+def render(settings: Mapping[str, str]) -> str:
     """Dotted settings as strongswan.conf(5) wants them: sections within sections."""
     tree: Tree = {}
     for path, value in settings.items():

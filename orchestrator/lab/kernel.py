@@ -9,20 +9,19 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.lab import lifeline
 
 CONFIG: Final = Path(__file__).with_name("kernel.config")
-_SOURCE_PACKAGE: Final = "linux-source-6.1"
-_SOURCE: Final = Path("/usr/src") / f"{_SOURCE_PACKAGE}.tar.xz"
 _OWN_KERNEL: Final = "ORCHESTRATOR_LAB_KERNEL"
 """Environment variable: a kernel to use instead of one built here."""
 _NOT_NEEDED: Final = (
@@ -59,23 +58,49 @@ _LOG_LINES_SHOWN: Final = 25
 Progress = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Debian package with a kernel's source."""
+
+    package: str
+    archive: Path
+
+    def version(self) -> str:
+        """Raises KernelBuildError where the package is not installed."""
+        asked = subprocess.run(
+            ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", self.package],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        status, _, version = asked.stdout.partition(" ")
+        if status != "installed" or not self.archive.exists():
+            raise KernelBuildError(f"{self.archive} is missing: vagrant/bootstrap installs it")
+        return version
+
+
+DEBIAN_12: Final = Source("linux-source-6.1", Path("/usr/src/linux-source-6.1.tar.xz"))
+
+
 class KernelBuildError(OrchestratorError):
     """The kernel could not be built; the sentence says what is missing or what make said."""
 
 
-def provide(say: Progress) -> Path:
-    """The lab's kernel, built now if it never was; `say` is told what happens."""
+def provide(say: Progress, source: Source = DEBIAN_12) -> Path:
+    """The lab's kernel, built now if it never was; `say` is told what happens.
+
+    Raises KernelBuildError, and then nothing is left of the attempt.
+    """
     if own := os.environ.get(_OWN_KERNEL):
         return Path(own)
-    version = _source_version()
     recipe = CONFIG.read_bytes() + repr(_EDITS).encode()
     configuration = hashlib.sha256(recipe).hexdigest()[:12]
-    kernel = _cache() / f"linux-{version}-{configuration}"
+    kernel = _cache() / f"linux-{source.version()}-{configuration}"
     if kernel.exists():
         return kernel
     with _only_builder(say):
         if not kernel.exists():
-            _build(kernel, say)
+            _build(source, kernel, say)
     return kernel
 
 
@@ -84,19 +109,6 @@ def _cache() -> Path:
     folder = Path(base) / "orchestrator"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _source_version() -> str:
-    asked = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", _SOURCE_PACKAGE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    status, _, version = asked.stdout.partition(" ")
-    if status != "installed" or not _SOURCE.exists():
-        raise KernelBuildError(f"{_SOURCE} is missing: vagrant/bootstrap installs it")
-    return version
 
 
 @contextmanager
@@ -110,7 +122,7 @@ def _only_builder(say: Progress) -> Iterator[None]:
         yield
 
 
-def _build(kernel: Path, say: Progress) -> None:
+def _build(source: Source, kernel: Path, say: Progress) -> None:
     started = time.monotonic()
     for left_behind in _cache().glob("building-*"):
         shutil.rmtree(left_behind)
@@ -119,8 +131,8 @@ def _build(kernel: Path, say: Progress) -> None:
     try:
         say(f"building the lab's kernel {kernel.name}, once; it takes some minutes")
         say("unpacking the source")
-        unpack = ["tar", "-xf", str(_SOURCE), "--strip-components=1", "--wildcards"]
-        excluded = [f"--exclude={_SOURCE_PACKAGE}/{pattern}" for pattern in _NOT_NEEDED]
+        unpack = ["tar", "-xf", str(source.archive), "--strip-components=1", "--wildcards"]
+        excluded = [f"--exclude=*/{pattern}" for pattern in _NOT_NEEDED]
         _run([*unpack, *excluded], folder)
         _edit(folder / _EDITED)
         _run(["make", "ARCH=um", "tinyconfig"], folder)
@@ -157,7 +169,7 @@ def _check_configuration(merged: Path) -> None:
 def _make(folder: Path, say: Progress) -> None:
     jobs = len(os.sched_getaffinity(0))
     command = ["make", "ARCH=um", f"-j{jobs}", "linux"]
-    process = _start(command, folder, subprocess.PIPE)
+    process = _start(command, folder)
     log: list[bytes] = []
     steps = shown = 0
     try:
@@ -170,28 +182,25 @@ def _make(folder: Path, say: Progress) -> None:
                 say(f"compiling, {percent} %")
         _check_ended(command, process.wait(), b"".join(log[-_LOG_LINES_SHOWN:]))
     finally:
-        _kill_group(process)
+        lifeline.cut(process)
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
-    process = _start(command, folder, subprocess.PIPE)
+    process = _start(command, folder)
     try:
-        output, _ = process.communicate()
-        _check_ended(command, process.returncode, output)
+        output = process.stdout.read() if process.stdout else b""
+        _check_ended(command, process.wait(), output)
     finally:
-        _kill_group(process)
+        lifeline.cut(process)
 
 
-def _start(command: Sequence[str], folder: Path, output: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
+def _start(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
+    return lifeline.start(
         command,
         cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        # Ctrl-C is for us: make would say "interrupted" in the middle of our own goodbye.
-        start_new_session=True,
     )
 
 
@@ -199,11 +208,3 @@ def _check_ended(command: Sequence[str], code: int, output: bytes) -> None:
     if code:
         text = output.decode(errors="replace")
         raise KernelBuildError(f"{' '.join(command)} failed with {code}:\n{text}")
-
-
-def _kill_group(process: "subprocess.Popen[bytes]") -> None:
-    if process.returncode is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()

@@ -13,7 +13,6 @@ import selectors
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import termios
@@ -24,6 +23,7 @@ from types import FrameType, TracebackType
 from typing import Final, Self
 
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.lab import lifeline
 
 _INIT: Final = Path(__file__).with_name("guest-init")
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  where user-mode Linux is quickest
@@ -34,16 +34,6 @@ _INTERRUPT: Final = b"\x03"
 _POWERING_OFF: Final = re.compile(rb"^(sysrq: Power Off|reboot: Power down)?\r?\n?$")
 _LEFT_BEHIND: Final = ("TMPDIR", "XDG_RUNTIME_DIR", "LD_PRELOAD")
 """Of the host's environment: what makes no sense inside."""
-
-# The kernel is several processes, and the death of one does not end the others. One more in
-# their process group holds the reading end of a pipe: when we are gone, for whatever reason,
-# it reads the end of file and takes the group along.
-_WITH_LIFELINE: Final = """
-    exec 3<&0 </dev/null
-    { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 &
-    exec 3<&-
-    exec "$@"
-"""
 
 
 class GuestDied(OrchestratorError):
@@ -113,14 +103,11 @@ class Guest:
             f"lab_results={results.resolve() if results else ''}",
             f"lab_terminal={'yes' if terminal else 'no'}",
         ]
-        self._process = subprocess.Popen(
-            ["sh", "-c", _WITH_LIFELINE, "sh", str(kernel), *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        # The kernel is several processes of the host; one that outlived it would be the host's.
+        self._process = lifeline.start(
+            [str(kernel), *words],
             env={"PATH": os.defpath, "TMPDIR": str(_memory_folder(memory))},
             pass_fds=theirs,
-            start_new_session=True,
         )
         for descriptor in theirs:
             os.close(descriptor)
@@ -135,8 +122,6 @@ class Guest:
         trace: TracebackType | None,
     ) -> None:
         self.kill()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
         for descriptor in (self._input, *self._outputs):
             os.close(descriptor)
         self._scratch.cleanup()
@@ -184,9 +169,7 @@ class Guest:
 
     def kill(self) -> None:
         """At once; what it wrote to its results stays."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        lifeline.cut(self._process)
 
 
 class _KernelConsole:

@@ -13,7 +13,7 @@ from typing import Final
 from orchestrator import __version__
 from orchestrator.adapters import clock
 from orchestrator.adapters.charon import Charon
-from orchestrator.adapters.leases import LeaseStore
+from orchestrator.adapters.leases import AddressTaken, LeaseStore
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.server import ServerConfig
@@ -97,7 +97,14 @@ class Server:
         await self._reconciler.adopt()
         await self._reconciler.apply(SCOPE, server_objects(self._state()))
         for identity, vips in self.config.vip.static.items():
-            self._leases.assign(identity, vips, static=True)
+            try:
+                self._leases.assign(identity, vips, static=True)
+            except AddressTaken as error:
+                # It waits until whoever has it now gives it back (core.leases, TAKEN).
+                fields = {"identity": identity, "detail": str(error)}
+                self.journal.tell("vip-taken", (), fields, warning=True)
+        if self.config.vip.lease_time is not None:
+            self._leases.expire(self.config.vip.lease_time)
         for lease in self._leases.all():
             await self._driver.handle(Remembered(lease.identity, lease.vips))
         self._probes.bind(SERVICE[pool.version] for pool in self.config.vip.pools)
@@ -158,6 +165,10 @@ class Server:
         offered = tuple(host for host in hosts if self._in_pool(host))
         if not offered or len(hosts) != len(tunnel.remote_ts):
             self._turn_away(tunnel, "not-one-virtual-address")
+            return
+        known = self._machine.by_identity
+        if tunnel.remote_id not in known and len(known) >= self.config.limits.sessions:
+            self._turn_away(tunnel, "too-many-sessions")
             return
         refusal = self._lease(tunnel.remote_id, offered)
         if refusal is not None:

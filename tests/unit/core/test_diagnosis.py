@@ -36,7 +36,7 @@ WELL = Readings(
         "net/ipv4/ip_no_pmtu_disc": "0",
         "net/ipv4/ip_forward": "1",
         "net/ipv6/conf/all/forwarding": "1",
-        "net/ipv4/conf/all/ignore_routes_with_linkdown": "1",
+        "net/ipv4/conf/all/ignore_routes_with_linkdown": "0",
         "net/core/xfrm_larval_drop": "1",
         "net/ipv4/conf/all/rp_filter": "0",
         "net/ipv4/conf/eth0/rp_filter": "2",
@@ -133,9 +133,9 @@ class TestSettings:
         assert finding.severity is Severity.ERROR
         assert "not" in finding.what
 
-    def test_routes_over_dead_links_are_worth_a_notice_on_an_endpoint(self) -> None:
-        readings = but(net__ipv4__conf__all__ignore_routes_with_linkdown="0")
-        assert only(readings).severity is Severity.NOTICE
+    def test_passing_the_route_over_the_tun_by_is_an_error_on_an_endpoint(self) -> None:
+        readings = but(net__ipv4__conf__all__ignore_routes_with_linkdown="1")
+        assert only(readings).severity is Severity.ERROR
         assert judge(replace(readings, role="server")) == ()
 
     def test_forwarding_switched_off_behind_a_running_server(self) -> None:

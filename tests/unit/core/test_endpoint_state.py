@@ -11,7 +11,13 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given, strategies
 
-from orchestrator.core.endpoint_state import SERVICE, EndpointState, Inner, endpoint_objects
+from orchestrator.core.endpoint_state import (
+    LAST_RESORT,
+    SERVICE,
+    EndpointState,
+    Inner,
+    endpoint_objects,
+)
 from orchestrator.core.firewall import endpoint_ruleset
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
@@ -114,7 +120,7 @@ def outcome(objects: Iterable[KernelObject], packet: Packet) -> Outcome:
         ]
         if not fitting:
             continue
-        best = max(fitting, key=lambda route: route.destination.prefixlen)
+        best = max(fitting, key=lambda route: (route.destination.prefixlen, -route.metric))
         if best.kind is RouteKind.UNREACHABLE:
             return Outcome(None, best.table)
         source = packet.source or best.source
@@ -312,7 +318,8 @@ class TestPolicies:
             Address("vip0", VIP4),
             Ruleset(endpoint_ruleset((VIP4,), "vip0")),
             Route(TableId(11100), all4, link="vip0", source=VIP4),
-            Route(TableId(11100), all6, RouteKind.UNREACHABLE),
+            Route(TableId(11100), all4, RouteKind.UNREACHABLE, metric=LAST_RESORT),
+            Route(TableId(11100), all6, RouteKind.UNREACHABLE, metric=LAST_RESORT),
             Route(TableId(11101), all4, link="wlan0", gateway=ip_address("192.168.10.1")),
             Rule(
                 11101,
