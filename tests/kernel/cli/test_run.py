@@ -134,11 +134,16 @@ def test_cleanup_stops_it_and_leaves_no_trace(
     look = ("ip rule", "ip -6 rule", "ip route show table all", "ip xfrm policy", "ip link",
             "nft list ruleset", "sysctl net.ipv4.ip_forward")  # fmt: skip
     before = host.run(*look)
+    # With the proxy, whose worker outlives the daemon.
+    config.write_text(config.read_text().replace("enabled = false", "enabled = true"))
     with host.entered(), running(config) as daemon:
-        status(config, daemon)
+        while status(config, daemon).get("proxy", "running") != "running":
+            pass
         assert host.run(*look) != before
         state, charon = str(config.with_name("state")), str(config.with_name("no-charon"))
         done = orchestrator(config, "cleanup", "--stop", "--state", state, "--charon", charon)
         assert (done.returncode, done.stderr) == (0, "")
         assert daemon.wait(PATIENCE) == 0
     assert host.run(*look) == before
+    left = {path.name for path in config.parent.iterdir()}
+    assert left == {config.name, "secret", "state"}
