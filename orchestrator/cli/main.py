@@ -50,14 +50,14 @@ def _with_json(command: Command) -> Command:
 def _with_socket(command: Command) -> Command:
     return click.option(
         "--socket",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         default=Control().socket,
         show_default=True,
         help="Where the daemon listens.",
     )(command)
 
 
-_config_argument = click.argument("config", type=click.Path(path_type=Path))
+_config_argument = click.argument("config", type=click.Path(path_type=Path, readable=False))
 
 
 @click.group(
@@ -162,7 +162,7 @@ def reload(socket: Path) -> None:
 @cli.command()
 @_with_json
 @_with_socket
-@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.argument("config", type=click.Path(path_type=Path, readable=False), required=False)
 def doctor(socket: Path, config: Path | None) -> None:
     """Look for what keeps this machine from working well: kernel, settings, charon, networks.
 
@@ -187,14 +187,14 @@ def doctor(socket: Path, config: Path | None) -> None:
 @click.option("--stop", is_flag=True, help="Stop a daemon that runs first.")
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=State().directory,
     show_default=True,
     help="Where the daemon kept its state.",
 )
 @click.option(
     "--charon",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=CharonSocket().socket,
     show_default=True,
     help="charon's VICI socket.",
