@@ -172,6 +172,19 @@ counter name {count.FORWARD_DROPPED} drop
 counter name {count.FORWARD_DROPPED} drop
 {jump}    }}
 
+    chain untracked_in {{
+        comment "a flood of IKE must not fill the table of connections"
+        type filter hook prerouting priority raw; policy accept;
+        iifname @underlay udp dport {{ 500, 4500 }} notrack
+        iifname @underlay meta l4proto esp notrack
+    }}
+
+    chain untracked_out {{
+        type filter hook output priority raw; policy accept;
+        oifname @underlay udp sport {{ 500, 4500 }} notrack
+        oifname @underlay meta l4proto esp notrack
+    }}
+
     chain delivered {{
         type filter hook input priority filter; policy accept;
         iifname != @underlay accept

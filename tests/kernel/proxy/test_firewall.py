@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +147,25 @@ def test_a_tcp_port_is_reachable_from_the_underlay_only_if_the_operator_says_so(
         assert not connects(internet.stranger, (WAN, 2222))
         internet.guard(management_ports=[2222])
         assert connects(internet.stranger, (WAN, 2222))
+
+
+def test_a_flood_of_ike_leaves_no_trace_in_the_table_of_connections(
+    internet: Internet,
+) -> None:
+    internet.guard()
+    for port, tracked in ((500, 0), (4500, 0), (53, 0)):
+        before = connections(internet.server)
+        datagram_arrives((internet.stranger, STRANGER), (internet.server, WAN), port)
+        assert connections(internet.server) - before == tracked
+    # What may be answered is tracked, so the count does count.
+    before = connections(internet.server)
+    assert datagram_arrives((internet.peer, PEER[4]), (internet.server, SERVER[4]), 53)
+    assert connections(internet.server) - before == 1
+
+
+def connections(namespace: Namespace) -> int:
+    with namespace.entered():
+        return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
 
 
 def test_the_servers_own_connections_get_their_answers(internet: Internet) -> None:
