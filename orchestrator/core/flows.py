@@ -61,7 +61,8 @@ LEAST_OCTETS_PER_FLOW: Final = 128 * KIB
 MOST_OCTETS_PER_FLOW: Final = 1 << 30
 """A socket buffer is an int of C, doubled by the kernel."""
 LARGEST_QUEUE: Final = 64 * KIB
-"""Between two system calls; more brings no throughput (measured: see docs/decisions)."""
+"""Between a read and its write: as much as one segment train of the kernel. Larger ones save a
+fifth of the CPU time of bulk, and are taken out of the socket buffers' share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,11 @@ class Engine:
         self._entries[flow] = self._dialing[flow] = entry
         self._of_vip.setdefault(vip.host, set()).add(flow)
         self._on_event(FlowOpened(_record(entry)))
-        self._pump.add(flow)
+        try:
+            self._pump.add(flow)
+        except OSError:
+            self._refused[Refusal.NO_DESCRIPTOR] += 1
+            self._pump.abort(flow)
 
     def _dial(
         self,

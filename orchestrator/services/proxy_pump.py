@@ -79,7 +79,8 @@ class Pump:
     def add(self, flow: Flow) -> None:
         """`flow` runs from now on; its dialled leg is connecting or connected.
 
-        The relay's limit is at most the `queue` of this pump.
+        The relay's limit is at most the `queue` of this pump. Raises OSError when the kernel
+        has no room to watch it (fs.epoll.max_user_watches); `abort` it then.
         """
         for leg, sock in zip(Leg, flow.sockets, strict=True):
             self._ends[sock.fileno()] = (flow, leg)
@@ -244,7 +245,7 @@ class Pump:
         return ()
 
     def _release(self, sock: socket.socket, act: Act) -> None:
-        del self._ends[sock.fileno()]  # closing takes it out of the epoll
+        self._ends.pop(sock.fileno(), None)  # closing takes it out of the epoll
         if act is Act.RESET:
             reset(sock)
         else:
