@@ -1,7 +1,7 @@
 """One running lab for each module of stories; each story begins attached over Wi-Fi."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,10 +36,17 @@ def world(module_world: World) -> World:
     return module_world
 
 
+@pytest.fixture
+def cold_world(tmp_path: Path) -> Iterator[World]:
+    """A lab of the test's own in which nothing of ours has run yet."""
+    with World(tmp_path / "lab") as world:
+        yield world
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
-) -> Iterator[None]:
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With a failed story comes what daemons and charons said last."""
     report = yield
     if report.failed:

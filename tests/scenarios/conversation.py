@@ -72,7 +72,7 @@ class Conversation:
         return time.monotonic() - began
 
     def stays_silent(self, seconds: float) -> None:
-        """Raises AssertionError if anything comes back in this time, or the connection broke."""
+        """Raises AssertionError if anything comes back meanwhile, or the connection breaks."""
         before = self.heard
         self._stop.wait(seconds)
         assert self.failure is None, self.failure

@@ -125,14 +125,17 @@ def test_without_the_proxy_nobody_acknowledges_for_the_absent(world: World) -> N
 
 def test_a_connection_opened_by_the_peer_roams_too(world: World) -> None:
     vip, host = world.vip, world.endpoint.host
-    with Echo(host, vip, PORT) as echo, world.nothing_in_clear():
-        with Conversation.open(world.lab.host("peer1"), vip, PORT) as talk:
-            talk.goes_on()
-            assert echo.clients == [str(PEER)], "the endpoint must see who calls"
-            world.lab.roam("lte")
-            talk.goes_on()
-            world.nowhere()
-            for_a_while(2.0)
-            world.lab.roam("wifi2")
-            talk.goes_on()
-            talk.ends_well()
+    with (
+        Echo(host, vip, PORT) as echo,
+        world.nothing_in_clear(),
+        Conversation.open(world.lab.host("peer1"), vip, PORT) as talk,
+    ):
+        talk.goes_on()
+        assert echo.clients == [str(PEER)], "the endpoint must see who calls"
+        world.lab.roam("lte")
+        talk.goes_on()
+        world.nowhere()
+        for_a_while(2.0)
+        world.lab.roam("wifi2")
+        talk.goes_on()
+        talk.ends_well()

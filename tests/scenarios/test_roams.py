@@ -1,4 +1,4 @@
-"""A roam keeps TCP connections, the virtual address, and every byte; nothing is seen in clear."""
+"""A roam keeps TCP connections, the virtual address, and every byte; nothing goes in clear."""
 
 from functools import partial
 from operator import lt

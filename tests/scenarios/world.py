@@ -1,4 +1,4 @@
-"""The lab with both our daemons in it, as stories need it: ask, wait for, break, and restore."""
+"""The lab with both our daemons in it, as stories need it: ask, wait, break, and restore."""
 
 import threading
 import time
@@ -52,22 +52,29 @@ class Side:
     """One of our daemons with its charon, on its host."""
 
     def __init__(
-        self, lab: Lab, role: str, config: str, files: Mapping[str, str], host: str | None = None
+        self,
+        lab: Lab,
+        role: str,
+        config: str,
+        files: Mapping[str, str],
+        host: str | None = None,
     ) -> None:
         self.host: Final[Host] = lab.host(host or role)
         self.role: Final = role
         self.daemon: Final = Daemon(self.host, role, config, dict(files))
+        self.charon: Charon | None = None
+        """None: it does not run."""
         self._lab = lab
-
-    @property
-    def charon(self) -> Charon:
-        assert self.daemon.charon is not None, "its charon was never started"
-        return self.daemon.charon
 
     def start_charon(self, extra: Mapping[str, str] | None = None) -> None:
         """`extra` are dotted settings that come last."""
         conf = STRONGSWAN_CONF / f"{self.role}.conf"
-        self.daemon.charon = self._lab.start_charon(self.host.name, conf, extra)
+        self.charon = self._lab.start_charon(self.host.name, conf, extra)
+
+    def kill_charon(self) -> None:
+        assert self.charon is not None, "it does not run"
+        self.charon.kill()
+        self.charon = None
 
     def start(self) -> None:
         self.daemon.start()
@@ -97,14 +104,20 @@ class Side:
         paths: list[dict[str, Any]] = self.ask(Verb.PATHS)
         return paths
 
+    def sessions(self) -> list[dict[str, Any]]:
+        """As `orchestrator sessions --json`."""
+        sessions: list[dict[str, Any]] = self.ask(Verb.SESSIONS)
+        return sessions
+
     def wait_for(
         self, state: str, reason: str | None = None, limit: float = LIMIT
     ) -> dict[str, Any]:
         """The status, once it has this state (and this reason)."""
         return eventually(
             self.status,
-            lambda status: status["state"] == state
-            and (reason is None or reason in status["reasons"]),
+            lambda status: (
+                status["state"] == state and (reason is None or reason in status["reasons"])
+            ),
             limit,
         )
 
@@ -201,6 +214,8 @@ class World:
         for link in self.lab.internet.links:
             self.lab.link(link.name).mend()
         for side in self.sides:
+            if side.charon is None:
+                side.start_charon()
             if side.status()["state"] == NOT_RUNNING:
                 side.start()
         wifi = self.lab.link("wifi")
