@@ -330,7 +330,6 @@ class Sessions:
 
     def _activate(self, session: Session, event: Heard, now: Instant) -> None:
         session.heard = now
-        self._wake(session, Instant(now + self._detach_after))
         newer = session.flip is None or 0 < (event.flip - session.flip) % 2**32 < FLIP_HALF
         tunnel = next((t for t in session.tunnels if t.spi_out == event.spi), None)
         if tunnel is None or not (newer or session.state is SessionState.DETACHED):

@@ -20,6 +20,6 @@ settings.register_profile(
     suppress_health_check=(HealthCheck.too_slow,),
 )
 settings.register_profile(
-    "deep", settings.get_profile("steady"), derandomize=False, max_examples=2000
+    "deep", settings.get_profile("steady"), derandomize=False, max_examples=1000
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))

@@ -262,6 +262,14 @@ def every_admitted_tunnel_is_looked_after_or_ended(story: ServerStory) -> None:
     assert set(story.in_charon) <= known
 
 
+def news_finds_exactly_the_tunnels_that_are_there(story: ServerStory) -> None:
+    machine = story.machine
+    tunnels = [t for session in machine.by_identity.values() for t in session.tunnels]
+    assert set(machine._by_ike) == {t.ike for t in tunnels}
+    assert set(machine._inbound) == {t.spi_in for t in tunnels}
+    assert set(machine._outbound) == {(t.reqid, t.spi_out) for t in tunnels}
+
+
 def an_attached_session_is_looked_at_again(story: ServerStory) -> None:
     if any(s.active is not None for s in story.machine.by_identity.values()):
         assert story.machine.deadline() is not None
@@ -281,6 +289,7 @@ RULES: Final[tuple[Callable[[ServerStory], None], ...]] = (
     attached_means_that_one_of_its_tunnels_is_active,
     a_virtual_address_has_one_session,
     every_admitted_tunnel_is_looked_after_or_ended,
+    news_finds_exactly_the_tunnels_that_are_there,
     an_attached_session_is_looked_at_again,
     what_is_remembered_for_later_is_bounded,
 )

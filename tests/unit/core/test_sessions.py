@@ -31,8 +31,8 @@ from orchestrator.core.sessions import (
     StateMoved,
     Tick,
 )
-from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2
-from tests.unit.core.server_stories import NAT, ServerStory, from_endpoint
+from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
+from tests.unit.core.server_stories import LAPTOP, NAT, ServerStory, from_endpoint
 
 TABLET = "tablet@example.org"
 TABLET_VIP: IPAddress = ip_address("10.99.0.9")
@@ -377,6 +377,34 @@ class TestAbsence:
         assert story.waits(0.2) == ["hold, from 7"]
         assert story.reason() is SessionReason.UNHEARD
 
+    def test_an_adopted_endpoint_that_is_never_heard_is_detached_too(self) -> None:
+        story = ServerStory()
+        story.admits(OVER_WIFI, adopted=True)
+        assert story.waits(10.1) == ["hold, from 7"]
+
+    def test_says_since_when_it_is_as_it_is_and_how_often_it_roamed(self) -> None:
+        story = attached()
+        story.waits(3)
+        story.admits(OVER_LTE)
+        story.probed(2, OVER_LTE)
+        assert (story.session().since, story.session().roams) == (at(0), 2)
+        story.waits(60)
+        assert story.session().since == at(13)
+        story.probed(2, OVER_LTE)
+        assert story.session().since == at(63)
+        story.sa_moved(OVER_LTE, WIFI2.pop)
+        assert story.session().roams == 4
+
+    def test_tells_people_of_every_attachment_and_detachment(self) -> None:
+        story = attached()
+        told = story.tells[-1]
+        assert (told.what, told.identity, told.fields) == ("attached", LAPTOP, {"pop": NAT})
+        assert told.reasons == {SessionReason.ACTIVATED}
+        story.waits(11)
+        told = story.tells[-1]
+        assert told.what == "detached"
+        assert told.reasons == {SessionReason.UNHEARD}
+
     def test_an_endpoint_that_is_heard_stays(self) -> None:
         story = attached()
         for _ in range(30):
@@ -409,7 +437,7 @@ class TestAbsence:
     def test_a_session_outlives_its_tunnels(self) -> None:
         story = attached()
         before = story.session()
-        story.hears(TunnelDown(UniqueId(1), OVER_WIFI.child))
+        assert story.hears(TunnelDown(UniqueId(1), OVER_WIFI.child)) == ["hold, block"]
         story.waits(3600)
         story.admits(OVER_LTE)
         assert story.probed(2, OVER_LTE) == ["to lte, from 7", "release"]
@@ -423,6 +451,19 @@ class TestAbsence:
         assert story.reason() is SessionReason.TUNNEL_ENDED
         assert story.probed(1, OVER_LTE) == ["to lte, from 7", "release"]
 
+    def test_losing_the_active_tunnel_in_mid_move_holds_and_stays_so(self) -> None:
+        story = attached()
+        story.mapping(OVER_WIFI)
+        assert story.hears(IkeDown(UniqueId(1))) == ["hold, block"]
+        assert story.waits(1) == []
+
+    def test_an_ike_sa_that_loses_one_child_sa_is_still_known_by_the_other(self) -> None:
+        story = attached()
+        sibling = replace(OVER_LTE, ike=OVER_WIFI.ike)
+        story.admits(sibling)
+        story.hears(TunnelDown(UniqueId(1), sibling.child))
+        assert story.hears(IkeDown(UniqueId(1))) == ["hold, block"]
+
     def test_losing_an_idle_tunnel_changes_nothing(self) -> None:
         story = attached()
         story.admits(OVER_LTE)
@@ -432,6 +473,9 @@ class TestAbsence:
         story = attached()
         assert story.hears(IkeDown(UniqueId(77))) == []
         assert story.hears(TunnelDown(UniqueId(1), UniqueId(77))) == []
+        assert story.hears(IkeRekeyed(UniqueId(77), UniqueId(78))) == []
+        here = OVER_WIFI.local
+        assert story.hears(IkeMoved(UniqueId(77), here, 4500, here, 4500)) == []
 
     def test_without_charon_every_session_is_held_and_blocked(self) -> None:
         story = attached()
@@ -445,6 +489,20 @@ class TestAbsence:
         story = attached()
         story.waits(11)
         assert story.hears(CharonGone("crashed")) == ["hold, block"]
+
+    def test_without_charon_a_session_without_tunnels_stays_as_it_is(self) -> None:
+        story = ServerStory()
+        story.remembers()
+        assert story.hears(CharonGone("crashed")) == []
+
+    def test_after_a_restart_of_charon_an_endpoint_may_count_anew(self) -> None:
+        story = attached()
+        story.probed(500, OVER_WIFI)
+        story.hears(CharonGone("restarted"))
+        story.admits(OVER_WIFI)
+        story.admits(OVER_LTE)
+        story.probed(1, OVER_WIFI)
+        assert story.probed(2, OVER_LTE) == ["to lte, from 7", "release"]
 
     def test_a_session_returns_with_charon(self) -> None:
         story = attached()
