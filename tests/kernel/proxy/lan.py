@@ -63,9 +63,9 @@ class Lan:
         self.device_tunnel = SECPATH if esp else tunnel_interface("vip0")
         self.endpoint, self.server, self.peer = make(), make(), make()
         for namespace in (self.endpoint, self.server, self.peer):
-            namespace.run("sysctl -qw net.ipv6.conf.default.accept_dad=0")
+            sysctl(namespace, "net/ipv6/conf/default/accept_dad", "0")
         mark = f"fwmark {MARK_TPROXY:#x}/{MARK_MASK:#x} lookup {TABLE_INNER}"
-        _ip(
+        ip(
             self.server,
             f"link add ep0 type veth peer name vip0 netns {self.endpoint.path}",
             f"link add lan0 type veth peer name eth0 netns {self.peer.path}",
@@ -84,7 +84,7 @@ class Lan:
             f"route add local default dev lo table {TABLE_INNER}",
             f"-6 route add local default dev lo table {TABLE_INNER}",
         )
-        _ip(
+        ip(
             self.endpoint,
             # A tunnel carries what the VIP sends, and no neighbour's chatter.
             "link set vip0 addrgenmode none",
@@ -97,7 +97,7 @@ class Lan:
             "route add default via 192.0.2.1 src 10.99.0.7",
             "-6 route add default via fe80::1 dev vip0 src fd00:99::7",
         )
-        _ip(
+        ip(
             self.peer,
             "link set eth0 up",
             "addr add 10.50.0.2/24 dev eth0",
@@ -105,9 +105,8 @@ class Lan:
             "route add default via 10.50.0.1",
             "-6 route add default via fd00:50::1",
         )
-        with self.server.entered():
-            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+        sysctl(self.server, "net/ipv4/ip_forward", "1")
+        sysctl(self.server, "net/ipv6/conf/all/forwarding", "1")
         if esp:
             self._protect()
 
@@ -121,7 +120,7 @@ class Lan:
             own, other = (OUTER[name] for name in names)
             leaving = f"tmpl src {own} dst {other} proto esp reqid 1 mode tunnel"
             arriving = f"tmpl src {other} dst {own} proto esp reqid 1 mode tunnel"
-            _ip(here, _state(own, other), _state(other, own))
+            ip(here, _state(own, other), _state(other, own))
             for inside, outside in PROTECTED:
                 towards = (inside, outside) if here is self.endpoint else (outside, inside)
                 to = f"src {towards[0]} dst {towards[1]}"
@@ -132,7 +131,7 @@ class Lan:
                     f"dir in {fro} {arriving}",
                     f"dir fwd {fro} {arriving}",
                 )
-                _ip(here, *(f"{family}xfrm policy add {policy}" for policy in policies))
+                ip(here, *(f"{family}xfrm policy add {policy}" for policy in policies))
 
     def load(self, firewall: ServerFirewall | None = None) -> None:
         """The server's ruleset, and no other table."""
@@ -179,7 +178,7 @@ def _state(source: str, destination: str) -> str:
     )
 
 
-def _ip(namespace: Namespace, *lines: str) -> None:
+def ip(namespace: Namespace, *lines: str) -> None:
     """Commands of `ip`, and then those of `ip -6`, in as few processes as may be."""
     v6 = "-6 "
     for family, own in (
@@ -190,6 +189,11 @@ def _ip(namespace: Namespace, *lines: str) -> None:
             with namespace.entered():
                 batch = ("ip", family, "-batch", "-")
                 subprocess.run(batch, input="\n".join(own) + "\n", text=True, check=True)
+
+
+def sysctl(namespace: Namespace, path: str, value: str) -> None:
+    with namespace.entered():
+        (Path("/proc/sys") / path).write_text(value)
 
 
 # ---- programs on either side

@@ -4,9 +4,10 @@ Each drop has its negative control: the same packet passes when the rule is not 
 """
 
 import asyncio
+import contextlib
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,8 +32,10 @@ from tests.kernel.proxy.lan import (
     VIP,
     Lan,
     add_rules,
+    ip,
     load_rules,
     serve,
+    sysctl,
 )
 
 SILENCE = 0.3
@@ -47,23 +50,22 @@ class Internet(Lan):
     def __init__(self, make: Callable[[], Namespace], *, esp: bool) -> None:
         super().__init__(make, esp=esp)
         self.stranger = make()
-        self.server.run(
-            f"ip link add wan0 type veth peer name eth0 netns {self.stranger.path}",
-            "ip link set wan0 up",
-            f"ip addr add {WAN}/24 dev wan0",
-            "ip -6 addr add 2001:db8:113::10/64 dev wan0 nodad",
-            *(
-                f"sysctl -qw net.ipv4.conf.{name}.rp_filter=0"
-                for name in ("all", "wan0", "lan0")
-            ),
+        ip(
+            self.server,
+            f"link add wan0 type veth peer name eth0 netns {self.stranger.path}",
+            "link set wan0 up",
+            f"addr add {WAN}/24 dev wan0",
+            "-6 addr add 2001:db8:113::10/64 dev wan0 nodad",
         )
-        self.stranger.run(
-            "sysctl -qw net.ipv6.conf.all.accept_dad=0",
-            "ip link set eth0 up",
-            f"ip addr add {STRANGER}/24 dev eth0",
-            "ip -6 addr add 2001:db8:113::1/64 dev eth0 nodad",
-            f"ip route add default via {WAN}",
+        ip(
+            self.stranger,
+            "link set eth0 up",
+            f"addr add {STRANGER}/24 dev eth0",
+            f"route add default via {WAN}",
+            "-6 addr add 2001:db8:113::1/64 dev eth0 nodad",
         )
+        for name in ("all", "wan0", "lan0"):
+            sysctl(self.server, f"net/ipv4/conf/{name}/rp_filter", "0")
 
     def guard(self, **changes: object) -> None:
         firewall: ServerFirewall = replace(self.firewall, underlay=["ep0", "wan0"], **changes)  # type: ignore[arg-type]
@@ -71,8 +73,26 @@ class Internet(Lan):
 
 
 @pytest.fixture
-def internet(make_namespace: Callable[[], Namespace], kernel_has_esp: bool) -> Internet:
+def own_internet(make_namespace: Callable[[], Namespace], kernel_has_esp: bool) -> Internet:
+    """One that the test may leave as it likes."""
     return Internet(make_namespace, esp=kernel_has_esp)
+
+
+@pytest.fixture(scope="module")
+def _internet(kernel_has_esp: bool) -> Iterator[Internet]:
+    with contextlib.ExitStack() as made:
+        yield Internet(
+            lambda: made.enter_context(contextlib.closing(Namespace.create())),
+            esp=kernel_has_esp,
+        )
+
+
+@pytest.fixture
+def internet(_internet: Internet) -> Internet:
+    """The module's, without any rules."""
+    load_rules(_internet.server, "")
+    load_rules(_internet.endpoint, "")
+    return _internet
 
 
 def datagram_arrives(
@@ -150,17 +170,17 @@ def test_a_tcp_port_is_reachable_from_the_underlay_only_if_the_operator_says_so(
 
 
 def test_a_flood_of_ike_leaves_no_trace_in_the_table_of_connections(
-    internet: Internet,
+    own_internet: Internet,
 ) -> None:
-    internet.guard()
+    own_internet.guard()
     for port, tracked in ((500, 0), (4500, 0), (53, 0)):
-        before = connections(internet.server)
-        datagram_arrives((internet.stranger, STRANGER), (internet.server, WAN), port)
-        assert connections(internet.server) - before == tracked
+        before = connections(own_internet.server)
+        datagram_arrives((own_internet.stranger, STRANGER), (own_internet.server, WAN), port)
+        assert connections(own_internet.server) - before == tracked
     # What may be answered is tracked, so the count does count.
-    before = connections(internet.server)
-    assert datagram_arrives((internet.peer, PEER[4]), (internet.server, SERVER[4]), 53)
-    assert connections(internet.server) - before == 1
+    before = connections(own_internet.server)
+    assert datagram_arrives((own_internet.peer, PEER[4]), (own_internet.server, SERVER[4]), 53)
+    assert connections(own_internet.server) - before == 1
 
 
 def connections(namespace: Namespace) -> int:
@@ -238,18 +258,18 @@ def test_an_endpoint_reaches_the_service_in_the_tunnel_and_nothing_else_of_the_s
 
 @pytest.mark.parametrize("role", ["source", "destination"])
 def test_no_packet_of_a_vip_leaves_on_the_underlay_unprotected(
-    internet: Internet, role: str
+    own_internet: Internet, role: str
 ) -> None:
     """Routes lead a VIP's packets astray, and no policy catches them."""
-    packet = ((internet.server, VIP[4]), (internet.stranger, STRANGER))
+    packet = ((own_internet.server, VIP[4]), (own_internet.stranger, STRANGER))
     if role == "destination":
-        internet.stranger.run(f"ip addr add {VIP[4]}/32 dev eth0")
-        internet.server.run(f"ip route replace 10.99.0.0/24 via {STRANGER} dev wan0")
-        packet = ((internet.server, WAN), (internet.stranger, VIP[4]))
+        own_internet.stranger.run(f"ip addr add {VIP[4]}/32 dev eth0")
+        own_internet.server.run(f"ip route replace 10.99.0.0/24 via {STRANGER} dev wan0")
+        packet = ((own_internet.server, WAN), (own_internet.stranger, VIP[4]))
     assert datagram_arrives(*packet)
-    internet.guard()
+    own_internet.guard()
     assert not datagram_arrives(*packet)
-    assert count(internet.server, ServerCounter.LEAK_STOPPED) == 1
+    assert count(own_internet.server, ServerCounter.LEAK_STOPPED) == 1
 
 
 def test_a_translated_packet_of_a_vip_may_leave(internet: Internet) -> None:
@@ -267,27 +287,33 @@ def test_a_translated_packet_of_a_vip_may_leave(internet: Internet) -> None:
 # ---- the endpoint
 
 
-@pytest.fixture
-def device(internet: Internet) -> Internet:
-    """The endpoint with its leak guard: `vip0` as tunnel, and no TUN that carries anything."""
-    ruleset = endpoint_ruleset(
-        [ip_address(vip) for vip in VIP.values()], "tun9", internet.device_tunnel
-    )
-    load_rules(internet.endpoint, ruleset)
-    wire = f"ip link add wlan0 type veth peer name wlan0 netns {internet.stranger.path}"
-    internet.endpoint.run(
+@pytest.fixture(scope="module")
+def _device(_internet: Internet) -> Internet:
+    """The endpoint has a second link, without tunnel."""
+    wire = f"link add wlan0 type veth peer name wlan0 netns {_internet.stranger.path}"
+    ip(
+        _internet.endpoint,
         wire,
-        "ip link set wlan0 up",
-        "ip addr add 192.168.10.2/24 dev wlan0",
-        "ip -6 addr add 2001:db8:10::2/64 dev wlan0 nodad",
+        "link set wlan0 up",
+        "addr add 192.168.10.2/24 dev wlan0",
+        "-6 addr add 2001:db8:10::2/64 dev wlan0 nodad",
     )
-    internet.stranger.run(
-        "ip link set wlan0 up",
-        "ip addr add 192.168.10.1/24 dev wlan0",
-        "ip -6 addr add 2001:db8:10::1/64 dev wlan0 nodad",
-        "ip route add 10.99.0.0/24 via 192.168.10.2",
-        "ip -6 route add fd00:99::/64 via 2001:db8:10::2",
+    ip(
+        _internet.stranger,
+        "link set wlan0 up",
+        "addr add 192.168.10.1/24 dev wlan0",
+        "route add 10.99.0.0/24 via 192.168.10.2",
+        "-6 addr add 2001:db8:10::1/64 dev wlan0 nodad",
+        "-6 route add fd00:99::/64 via 2001:db8:10::2",
     )
+    return _internet
+
+
+@pytest.fixture
+def device(_device: Internet, internet: Internet) -> Internet:
+    """The endpoint with its leak guard: `vip0` as tunnel, and no TUN that carries anything."""
+    vips = [ip_address(vip) for vip in VIP.values()]
+    load_rules(internet.endpoint, endpoint_ruleset(vips, "tun9", internet.device_tunnel))
     return internet
 
 
