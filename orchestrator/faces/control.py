@@ -155,7 +155,7 @@ class ControlServer:
         try:
             listener = self._listen()
             self._server = await asyncio.start_unix_server(
-                self._connected, sock=listener, limit=REQUEST_LIMIT, backlog=BACKLOG
+                self._accepted, sock=listener, limit=REQUEST_LIMIT, backlog=BACKLOG
             )
         except OSError as error:
             raise OrchestratorError(f"cannot serve {self._path}: {error}") from error
@@ -206,24 +206,21 @@ class ControlServer:
         """Root (or whoever runs this daemon), and members of the group."""
         return peer.uid in (0, os.geteuid()) or self._gid in peer.groups
 
-    async def _connected(
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._converse(reader, writer), name="control client")
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+
+    async def _converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("asyncio calls this in a task")
-        task.set_name("control client")
-        self._clients.add(task)
         try:
             writer.transport.set_write_buffer_limits(high=WRITE_BUFFER)
             await self._serve(reader, writer)
         except (OSError, TimeoutError):
             writer.transport.abort()  # gone, or does not read
-        except asyncio.CancelledError:
-            pass  # only `__aexit__` cancels, and waits for us
         finally:
             await self._close(reader, writer)
-            self._clients.discard(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = peer_of(writer.get_extra_info("socket"))
@@ -386,5 +383,5 @@ class ControlServer:
         except (OSError, TimeoutError, asyncio.CancelledError):
             writer.transport.abort()
         writer.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             await writer.wait_closed()  # nothing is left to write: the next turn of the loop

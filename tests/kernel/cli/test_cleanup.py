@@ -34,8 +34,8 @@ def host(network_namespace: Namespace) -> Namespace:
     """A host with a link, and with policies, rules, routes and tables of others."""
     network_namespace.ip(
         "link add eth0 type veth peer name far0",
-        "link set eth0 addrgenmode none up",
-        "link set far0 addrgenmode none up",
+        *(f"link set {name} addrgenmode none" for name in ("eth0", "far0")),
+        *(f"link set {name} up" for name in ("eth0", "far0")),
         "addr add 192.0.2.2/24 dev eth0",
         "route add default via 192.0.2.1",
         "route add 198.51.100.0/24 via 192.0.2.1 table 11100 proto static",
@@ -135,9 +135,9 @@ def test_forgotten_sas_of_the_endpoint_go_and_others_stay(
     host: Namespace, tmp_path: Path
 ) -> None:
     key = "aead rfc4106(gcm(aes)) 0x000102030405060708090a0b0c0d0e0f10111213 128"
-    sa = "xfrm state add src 192.0.2.2 dst 203.0.113.10 proto esp mode tunnel"
-    host.ip(f"{sa} spi 0x200 reqid 7 {key}")
+    ends = "xfrm state add src 192.0.2.2 dst 203.0.113.10 proto esp"
+    host.ip(f"{ends} spi 0x200 mode tunnel reqid 7 {key}")
     before = host.run("ip xfrm state")
-    host.ip(f"{sa} spi 0x100 reqid {ENDPOINT_REQID} {key}")
+    host.ip(f"{ends} spi 0x100 mode tunnel reqid {ENDPOINT_REQID} {key}")
     assert cleanup(host, tmp_path)["operations"] == ["drop the SA 00000100 to 203.0.113.10"]
     assert host.run("ip xfrm state") == before

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any, Final
 
 import pytest
 
+from orchestrator.cli.client import ask
+from orchestrator.cli.outcome import Failure
+from orchestrator.wire.control import Request, Verb
 from tests.kernel.netns import Namespace
 
 COMMAND: Final = (sys.executable, "-m", "orchestrator")
 PATIENCE: Final = 60.0
+SECRET: Final = "open sesame"
 ENDPOINT: Final = """
 role = "endpoint"
 identity = "a"
@@ -40,7 +45,7 @@ state = { directory = "state" }
 
 @pytest.fixture(params=["endpoint", "server"])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    (tmp_path / "secret").write_text("a secret\n")
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
     (tmp_path / "secret").chmod(0o600)
     file = tmp_path / f"{request.param}.toml"
     file.write_text(ENDPOINT if request.param == "endpoint" else SERVER)
@@ -59,71 +64,62 @@ def running(config: Path) -> Iterator["subprocess.Popen[str]"]:
             it.kill()
 
 
-def orchestrator(config: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    socket = str(config.with_name("control.sock"))
+def orchestrator(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *words, "--json", "--socket", socket],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
+        [*COMMAND, *words], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 
 def status(config: Path, daemon: "subprocess.Popen[str]") -> dict[str, Any]:
-    """Once it answers; a daemon that ends instead fails the test with its last words."""
+    """Once it answers; a daemon that ends instead fails the test with its last words.
+
+    Asked from this process: a new one costs a second in a lab kernel.
+    """
+    pause = threading.Event()
     while True:
-        answer = orchestrator(config, "status")
-        if answer.returncode == 0:
-            found: dict[str, Any] = json.loads(answer.stdout)
+        try:
+            found = ask(config.with_name("control.sock"), Request(Verb.STATUS))
+        except Failure:
+            assert daemon.poll() is None, daemon.stderr and daemon.stderr.read()
+            pause.wait(0.05)
+        else:
+            assert isinstance(found, dict)
             return found
-        assert daemon.poll() is None, daemon.stderr and daemon.stderr.read()
+
+
+def ended(daemon: "subprocess.Popen[str]", number: int) -> str:
+    """Ends it with this signal; what it has said."""
+    daemon.send_signal(number)
+    _, said = daemon.communicate(timeout=PATIENCE)
+    assert daemon.returncode == 0, said
+    assert "Traceback" not in said
+    return said
 
 
 @pytest.mark.usefixtures("needs_tun", "network_namespace")
 class TestRun:
-    def test_answers_without_charon_and_ends_when_told(self, config: Path) -> None:
+    def test_answers_without_charon_keeps_the_secret_and_ends_when_told(
+        self, config: Path
+    ) -> None:
         with running(config) as daemon:
             found = status(config, daemon)
             assert found["charon"] == "absent"
             assert found["state"] in ("detached", "waiting")
-            assert "charon-absent" in found["reasons"] or found["role"] == "endpoint"
             assert any("charon does not answer" in text for text in found["warnings"])
-            daemon.send_signal(signal.SIGTERM)
-            _, said = daemon.communicate(timeout=PATIENCE)
-            assert daemon.returncode == 0, said
-            assert "Traceback" not in said
-        assert orchestrator(config, "status").returncode == 3
-
-    def test_ends_cleanly_with_ctrl_c(self, config: Path) -> None:
-        with running(config) as daemon:
-            status(config, daemon)
-            daemon.send_signal(signal.SIGINT)
-            _, said = daemon.communicate(timeout=PATIENCE)
-            assert (daemon.returncode, "Traceback" in said) == (0, False)
+            command = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+            environment = Path(f"/proc/{daemon.pid}/environ").read_bytes()
+            said = ended(daemon, signal.SIGTERM)
+        assert SECRET.encode() not in command + environment
+        assert SECRET not in said + json.dumps(found)
 
     def test_a_second_one_is_refused_and_the_first_goes_on(self, config: Path) -> None:
         with running(config) as daemon:
             status(config, daemon)
-            second = subprocess.run(
-                [*COMMAND, "run", str(config)], capture_output=True, text=True, check=False
-            )
+            second = orchestrator("run", str(config))
             assert second.returncode == 1
             assert f"process {daemon.pid}" in second.stderr
             assert status(config, daemon)["uptime_s"] > 0
-
-    def test_the_secret_is_in_nothing_that_it_says(self, config: Path) -> None:
-        with running(config) as daemon:
-            status(config, daemon)
-            shown = [
-                orchestrator(config, word).stdout for word in ("status", "paths", "sessions")
-            ]
-            command = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
-            environment = Path(f"/proc/{daemon.pid}/environ").read_bytes()
-            daemon.send_signal(signal.SIGTERM)
-            _, said = daemon.communicate(timeout=PATIENCE)
-        assert "a secret" not in "".join([said, *shown])
-        assert b"a secret" not in command + environment
+            ended(daemon, signal.SIGINT)
 
 
 @pytest.mark.usefixtures("needs_tun")
@@ -141,7 +137,9 @@ def test_cleanup_stops_it_and_leaves_no_trace(
             pass
         assert host.run(*look) != before
         state, charon = str(config.with_name("state")), str(config.with_name("no-charon"))
-        done = orchestrator(config, "cleanup", "--stop", "--state", state, "--charon", charon)
+        socket = str(config.with_name("control.sock"))
+        places = ("--socket", socket, "--state", state, "--charon", charon)
+        done = orchestrator("cleanup", "--stop", *places)
         assert (done.returncode, done.stderr) == (0, "")
         assert daemon.wait(PATIENCE) == 0
     assert host.run(*look) == before

@@ -19,6 +19,7 @@ from orchestrator.core.errors import CharonError
 from orchestrator.services.doctor import _networks, examine
 from tests.kernel.netns import Namespace
 
+LINKS = ("eth0", "far0", "wwan0", "far1")
 SHIPPED = Path(__file__).parents[3] / "strongswan-conf"
 
 
@@ -39,7 +40,8 @@ def host(network_namespace: Namespace) -> Namespace:
         "link add eth0 type veth peer name far0",
         "link add wwan0 type veth peer name far1",
         "link add vip0 type veth peer name far2",
-        *(f"link set {name} addrgenmode none up" for name in ("eth0", "far0", "wwan0", "far1")),
+        *(f"link set {name} addrgenmode none" for name in LINKS),
+        *(f"link set {name} up" for name in LINKS),
         "addr add 192.0.2.2/24 dev eth0",
         "addr add 192.0.2.3/24 dev eth0",
         "addr add 100.64.0.2 peer 100.64.0.1 dev wwan0",
