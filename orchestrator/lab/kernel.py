@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.lab import lifeline
+from orchestrator.lab.lifeline import Tied
 
 CONFIG: Final = Path(__file__).with_name("kernel.config")
 _OWN_KERNEL: Final = "ORCHESTRATOR_LAB_KERNEL"
@@ -169,33 +169,33 @@ def _check_configuration(merged: Path) -> None:
 def _make(folder: Path, say: Progress) -> None:
     jobs = len(os.sched_getaffinity(0))
     command = ["make", "ARCH=um", f"-j{jobs}", "linux"]
-    process = _start(command, folder)
+    tied = _start(command, folder)
     log: list[bytes] = []
     steps = shown = 0
     try:
-        for line in process.stdout or ():
+        for line in tied.process.stdout or ():
             log.append(line)
             steps += bool(_STEP.match(line))
             percent = min(100 * steps // _STEPS, 99)
             if percent >= shown + (1 if sys.stderr.isatty() else 10):
                 shown = percent
                 say(f"compiling, {percent} %")
-        _check_ended(command, process.wait(), b"".join(log[-_LOG_LINES_SHOWN:]))
+        _check_ended(command, tied.process.wait(), b"".join(log[-_LOG_LINES_SHOWN:]))
     finally:
-        lifeline.cut(process)
+        tied.cut()
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
-    process = _start(command, folder)
+    tied = _start(command, folder)
     try:
-        output = process.stdout.read() if process.stdout else b""
-        _check_ended(command, process.wait(), output)
+        output = tied.process.stdout.read() if tied.process.stdout else b""
+        _check_ended(command, tied.process.wait(), output)
     finally:
-        lifeline.cut(process)
+        tied.cut()
 
 
-def _start(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
-    return lifeline.start(
+def _start(command: Sequence[str], folder: Path) -> Tied:
+    return Tied(
         command,
         cwd=folder,
         stdout=subprocess.PIPE,

@@ -14,40 +14,44 @@ from pathlib import Path
 from typing import Final
 
 _SCRIPT: Final = """
-    exec 3<&0 </dev/null
-    { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 &
-    exec 3<&-
+    line=$1
+    shift
+    { read -r _ <"/dev/fd/$line"; kill -KILL 0; } >/dev/null 2>&1 &
     exec "$@"
 """
 
 
-def start(
-    command: Sequence[str],
-    *,
-    stdout: int = subprocess.DEVNULL,
-    stderr: int = subprocess.DEVNULL,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    pass_fds: Sequence[int] = (),
-) -> "subprocess.Popen[bytes]":
-    """Starts a command in a session of its own, with nothing to read; `cut` must follow."""
-    return subprocess.Popen(
-        ["sh", "-c", _SCRIPT, "sh", *command],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=stderr,
-        env=env,
-        cwd=cwd,
-        pass_fds=pass_fds,
-        start_new_session=True,
-    )
+class Tied:
+    """A process in a session of its own, with nothing to read. `cut` must follow."""
 
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        reading, self._held = os.pipe()
+        self.process: Final = subprocess.Popen(
+            ["sh", "-c", _SCRIPT, "sh", str(reading), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            cwd=cwd,
+            pass_fds=[*pass_fds, reading],
+            start_new_session=True,
+        )
+        os.close(reading)
 
-def cut(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the process and its group, if they have not ended."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+    def cut(self) -> None:
+        """Ends the process and its group, if they have not ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        os.close(self._held)

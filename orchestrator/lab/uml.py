@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import Final, Self
 
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.lab import lifeline
+from orchestrator.lab.lifeline import Tied
 
 _INIT: Final = Path(__file__).with_name("guest-init")
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  where user-mode Linux is quickest
@@ -104,7 +104,7 @@ class Guest:
             f"lab_terminal={'yes' if terminal else 'no'}",
         ]
         # The kernel is several processes of the host; one that outlived it would be the host's.
-        self._process = lifeline.start(
+        self._tied = Tied(
             [str(kernel), *words],
             env={"PATH": os.defpath, "TMPDIR": str(_memory_folder(memory))},
             pass_fds=theirs,
@@ -121,7 +121,7 @@ class Guest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.kill()
+        self._tied.cut()
         for descriptor in (self._input, *self._outputs):
             os.close(descriptor)
         self._scratch.cleanup()
@@ -129,7 +129,7 @@ class Guest:
     def relay(self) -> int:
         """Passes output on until the guest is gone. Raises GuestDied."""
         kernel_console = _KernelConsole()
-        command_ended = os.pidfd_open(self._process.pid)
+        command_ended = os.pidfd_open(self._tied.process.pid)
         sinks: dict[int, Callable[[bytes], object]] = {
             self._outputs[0]: kernel_console.write,
             self._outputs[1]: _writer(sys.stdout.fileno()),
@@ -153,7 +153,7 @@ class Guest:
                     else:
                         selector.unregister(source)
         os.close(command_ended)
-        code = self._process.wait()
+        code = self._tied.process.wait()
         if code < 0:
             raise GuestDied(
                 f"the lab's kernel was ended by {signal.Signals(-code).name}"
@@ -169,7 +169,8 @@ class Guest:
 
     def kill(self) -> None:
         """At once; what it wrote to its results stays."""
-        lifeline.cut(self._process)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._tied.process.pid, signal.SIGKILL)
 
 
 class _KernelConsole:
@@ -211,8 +212,11 @@ def _script(command: Sequence[str], environment: Mapping[str, str], *, terminal:
         # A terminal for the guest and none for the reader: no colours.
         lines.append("export NO_COLOR=1 TERM=dumb")
     lines.append(f"cd {shlex.quote(str(Path.cwd()))} || exit 125")
+    # ^C is for the command; this shell waits for what it makes of it.
+    lines.append("trap : INT")
     # A terminal, and yet nothing to read: as for a command started by a script.
     lines.append(shlex.join(command) + ("" if terminal else " </dev/null"))
+    lines.append("exit $?")
     return "\n".join(lines) + "\n"
 
 
