@@ -239,7 +239,7 @@ def test_what_a_peer_sent_arrives_through_the_tunnel(
 
 
 def test_a_burst_waits_for_a_slow_way_and_loses_nothing(road: Road) -> None:
-    road.left.run("tc qdisc add dev l0 root tbf rate 10mbit burst 10k limit 4mb")
+    road.left.run("tc qdisc add dev l0 root tbf rate 2mbit burst 10k limit 4mb")
     count, waited = 300, 0
     with road.left.entered(), Injector() as injector:
         for number in range(count):
