@@ -334,13 +334,14 @@ class Sessions:
         tunnel = next((t for t in session.tunnels if t.spi_out == event.spi), None)
         if tunnel is None or not (newer or session.state is SessionState.DETACHED):
             return
+        if tunnel != session.active and session.unsettled.get(tunnel.spi_out, now) > now:
+            # Where it leads is not known yet: what is released now would be lost.
+            session.awaited = tunnel.spi_out
+            return
         if newer:
             session.flip = event.flip
-        if tunnel != session.active or session.state is SessionState.DETACHED:
-            if session.unsettled.get(tunnel.spi_out, now) > now:
-                # Where it leads is not known yet: what is released now would be lost.
-                session.awaited = tunnel.spi_out
-                return
+            session.awaited = None
+        if tunnel != session.active:
             self._attach(session, tunnel, SessionReason.ACTIVATED, now)
         elder = session.tunnels[: session.tunnels.index(tunnel)]
         end = Instant(now + DRAIN)
@@ -392,6 +393,7 @@ class Sessions:
         session.tunnels = [t for t in session.tunnels if t not in gone]
         for tunnel in gone:
             self._unindex(tunnel)
+            session.unsettled.pop(tunnel.spi_out, None)
         if any(t.ike == ike for t in session.tunnels):
             self._by_ike[ike] = session
         if not session.tunnels:
@@ -412,6 +414,7 @@ class Sessions:
             if not session.tunnels:
                 continue
             session.tunnels.clear()
+            session.unsettled.clear()
             session.flip = None
             if session.state is SessionState.ATTACHED:
                 self._detach(session, SessionReason.CHARON_ABSENT, now)
@@ -439,6 +442,8 @@ class Sessions:
         """The same tunnel, of which something else is true now."""
         session.tunnels[session.tunnels.index(known)] = tunnel
         self._unindex(known)
+        if known.spi_out != tunnel.spi_out:
+            session.unsettled.pop(known.spi_out, None)
         for other in session.tunnels:
             self._index(session, other)
         if session.active == known:

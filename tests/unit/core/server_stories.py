@@ -268,6 +268,8 @@ def news_finds_exactly_the_tunnels_that_are_there(story: ServerStory) -> None:
     assert set(machine._by_ike) == {t.ike for t in tunnels}
     assert set(machine._inbound) == {t.spi_in for t in tunnels}
     assert set(machine._outbound) == {(t.reqid, t.spi_out) for t in tunnels}
+    for session in machine.by_identity.values():
+        assert set(session.unsettled) <= {t.spi_out for t in session.tunnels}
 
 
 def an_attached_session_is_looked_at_again(story: ServerStory) -> None:

@@ -349,6 +349,38 @@ class TestFollowing:
         story.probed(2, OVER_LTE)
         assert story.waits(DRAIN + 0.1) == ["terminate 1: superseded"]
 
+    def test_an_absent_endpoint_is_attached_where_its_sas_lead(self) -> None:
+        """Its probe comes with the packet that charon will follow: milliseconds too early."""
+        story = attached()
+        story.waits(11)
+        assert story.mapping(OVER_WIFI) == []
+        assert story.probed(2, OVER_WIFI) == []
+        assert story.sa_moved(OVER_WIFI, LTE.pop) == ["to lte, from 7", "release"]
+        assert story.probed(2, OVER_WIFI) == []
+
+    def test_and_where_they_led_when_charon_does_not_follow(self) -> None:
+        story = attached()
+        story.waits(11)
+        story.mapping(OVER_WIFI)
+        story.probed(2, OVER_WIFI)
+        assert story.probed(2, OVER_WIFI, after=FOLLOW_LIMIT) == ["to wifi, from 7", "release"]
+
+    def test_a_moved_tunnel_that_was_activated_too_early_is_activated_in_time(self) -> None:
+        story = attached()
+        story.admits(OVER_LTE)
+        story.mapping(OVER_LTE)
+        assert story.probed(2, OVER_LTE) == []
+        assert story.probed(2, OVER_LTE, after=FOLLOW_LIMIT) == ["to lte, from 7", "release"]
+
+    def test_a_moved_tunnel_that_is_awaited_loses_to_a_newer_flip(self) -> None:
+        story = attached()
+        story.admits(OVER_LTE)
+        story.mapping(OVER_LTE)
+        story.probed(2, OVER_LTE)
+        story.probed(3, OVER_WIFI)
+        assert story.sa_moved(OVER_LTE, WIFI2.pop) == []
+        assert story.session().active == OVER_WIFI
+
     def test_an_endpoint_cannot_disturb_another_by_choosing_its_spi(self) -> None:
         """SPIs are chosen by whoever receives: two endpoints may choose the same."""
         story = attached()
