@@ -101,11 +101,6 @@ class Engine:
         self._ended: Counter[Outcome] = Counter()
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
-    @property
-    def settings(self) -> ProxySettings:
-        """Those of the last `configure`; before it there are no pools, so no listeners."""
-        return self._settings
-
     def configure(self, settings: ProxySettings) -> None:
         """New flows follow `settings`; old ones go on. Raises KernelError, nothing changed."""
         shares = tunings(settings)
