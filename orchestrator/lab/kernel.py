@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.lab import kernel_edits
 from orchestrator.lab.lifeline import Tied
 
 CONFIG: Final = Path(__file__).with_name("kernel.config")
@@ -39,17 +40,6 @@ _NOT_NEEDED: Final = (
     "tools/testing",
 )
 """Of the source: most of it, which no file of ours includes. Kconfig files stay."""
-_EDITED: Final = Path("arch/um/os-Linux/skas/process.c")
-_EDITS: Final = (
-    (
-        "(void *) PTRACE_O_TRACESYSGOOD)",
-        "(void *) (PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL))",
-    ),
-    ("(void *)PTRACE_O_TRACESYSGOOD)", "(void *)(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL))"),
-)
-"""The guest's programs are processes of the host, held on a leash by ptrace. When the kernel at
-the other end was killed they would run on, their system calls now the host's own; seen: a
-guest's shell that started programs on the host. With this option they are killed with it."""
 _STEPS: Final = 1000
 """Lines that the build prints, about: for the progress shown."""
 _STEP: Final = re.compile(rb"^  (CC|AS|LD|AR|HOSTCC|GEN|LDS|UPD)\b")
@@ -89,11 +79,11 @@ class KernelBuildError(OrchestratorError):
 def provide(say: Progress, source: Source = DEBIAN_12) -> Path:
     """The lab's kernel, built now if it never was; `say` is told what happens.
 
-    Raises KernelBuildError, and then nothing is left of the attempt.
+    Raises KernelBuildError or UnexpectedSource; then nothing is left of the attempt.
     """
     if own := os.environ.get(_OWN_KERNEL):
         return Path(own)
-    recipe = CONFIG.read_bytes() + repr(_EDITS).encode()
+    recipe = CONFIG.read_bytes() + repr(kernel_edits.EDITS).encode()
     configuration = hashlib.sha256(recipe).hexdigest()[:12]
     kernel = _cache() / f"linux-{source.version()}-{configuration}"
     if kernel.exists():
@@ -134,7 +124,7 @@ def _build(source: Source, kernel: Path, say: Progress) -> None:
         unpack = ["tar", "-xf", str(source.archive), "--strip-components=1", "--wildcards"]
         excluded = [f"--exclude=*/{pattern}" for pattern in _NOT_NEEDED]
         _run([*unpack, *excluded], folder)
-        _edit(folder / _EDITED)
+        kernel_edits.apply(folder)
         _run(["make", "ARCH=um", "tinyconfig"], folder)
         _run(["scripts/kconfig/merge_config.sh", "-m", ".config", str(CONFIG)], folder)
         _run(["make", "ARCH=um", "olddefconfig"], folder)
@@ -146,15 +136,6 @@ def _build(source: Source, kernel: Path, say: Progress) -> None:
     finally:
         shutil.rmtree(folder)
     say(f"built {kernel} in {time.monotonic() - started:.0f} s")
-
-
-def _edit(file: Path) -> None:
-    text = file.read_text()
-    for old, new in _EDITS:
-        if old not in text:
-            raise KernelBuildError(f"{file} has no {old!r}: another source than expected")
-        text = text.replace(old, new)
-    file.write_text(text)
 
 
 def _check_configuration(merged: Path) -> None:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lab import kernel
+from orchestrator.lab import kernel, kernel_edits
 
 FAKES = {
     "dpkg-query": 'printf "installed 6.1.0-1"',
     # The source: what the build looks at.
     "tar": """
-        mkdir -p scripts/kconfig arch/um/os-Linux/skas
-        printf '(void *) PTRACE_O_TRACESYSGOOD)(void *)PTRACE_O_TRACESYSGOOD)' \
-            >arch/um/os-Linux/skas/process.c
+        mkdir -p scripts/kconfig
+        cp -r "$SOURCE"/* .
         printf '#!/bin/sh\\ncat "$3" >>.config\\n' >scripts/kconfig/merge_config.sh
         chmod +x scripts/kconfig/merge_config.sh
     """,
@@ -30,7 +29,7 @@ FAKES = {
                 if [ -e "$BUILDS.hang" ]; then echo $$ >"$BUILDS.hangs"; exec sleep 1000; fi
                 if [ -e "$BUILDS.fail" ]; then echo "foo.c:1: error: no"; exit 1; fi
                 for n in $(seq 900); do echo "  CC      file$n.o"; done
-                cp arch/um/os-Linux/skas/process.c linux
+                find arch -type f -exec cat {} + >linux
                 ;;
             esac
         done
@@ -45,9 +44,17 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs = tmp_path / "bin"
     programs.mkdir()
     builds = tmp_path / "builds"
+    source = tmp_path / "source"
     for name, script in FAKES.items():
-        (programs / name).write_text(f"#!/bin/sh\nset -e\nBUILDS={builds}\n{script}\n")
+        (programs / name).write_text(
+            f"#!/bin/sh\nset -e\nBUILDS={builds}\nSOURCE={source}\n{script}\n"
+        )
         (programs / name).chmod(0o755)
+    for edit in kernel_edits.EDITS:
+        file = source / edit.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as edited:
+            edited.write(edit.old)
     (tmp_path / "source.tar.xz").touch()
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -86,16 +93,21 @@ def test_builds_once_and_says_so(builds: Path, tmp_path: Path) -> None:
     assert builds.read_text() == "built\n"
 
 
-def test_the_guests_programs_die_with_their_kernel(builds: Path, tmp_path: Path) -> None:
+def test_every_edit_is_in_what_is_built(builds: Path, tmp_path: Path) -> None:
     del builds
     built, _ = provide(tmp_path)
-    assert built.read_text().count("PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL") == 2
+    text = built.read_text()
+    assert all(edit.new in text for edit in kernel_edits.EDITS)
+    assert text.count("PTRACE_O_EXITKILL") == 2
 
 
-def test_another_source_than_expected_is_refused(builds: Path, tmp_path: Path) -> None:
-    tar = tmp_path / "bin" / "tar"
-    tar.write_text(tar.read_text().replace("PTRACE_O_TRACESYSGOOD", "SOMETHING_ELSE"))
-    with pytest.raises(kernel.KernelBuildError, match="another source than expected"):
+@pytest.mark.parametrize("edit", kernel_edits.EDITS, ids=lambda edit: Path(edit.file).stem)
+def test_another_source_than_expected_is_refused(
+    builds: Path, tmp_path: Path, edit: kernel_edits.Edit
+) -> None:
+    file = tmp_path / "source" / edit.file
+    file.write_text(file.read_text().replace(edit.old, "something else"))
+    with pytest.raises(kernel_edits.UnexpectedSource, match="another source than expected"):
         provide(tmp_path)
     assert not builds.exists()
 
@@ -131,8 +143,12 @@ def test_an_interrupted_build_is_cleaned_up_and_done_again(
     Path(f"{builds}.hang").touch()
     hangs = Path(f"{builds}.hangs")
     os.mkfifo(hangs)
+    # Open for both, so that a build which never gets there is no reason to wait for ever.
+    told = os.open(hangs, os.O_RDWR)
     with start_in_another_process(tmp_path) as interrupted:
-        compiler = os.pidfd_open(int(hangs.read_text()))
+        assert select.select([told], [], [], 60)[0], "the compiler began"
+        compiler = os.pidfd_open(int(os.read(told, 64)))
+        os.close(told)
         interrupted.send_signal(number)
         interrupted.wait()
     assert select.select([compiler], [], [], 10)[0], "the compiler ended with its builder"
