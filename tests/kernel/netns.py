@@ -11,6 +11,7 @@ from typing import Final
 
 _CLONE_NEWNET: Final = 0x4000_0000
 _HERE: Final = Path("/proc/thread-self/ns/net")
+_NO_TENTATIVE_ADDRESSES: Final = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -26,7 +27,7 @@ class Namespace:
 
     @classmethod
     def create(cls) -> "Namespace":
-        """A new one with lo up. Raises PermissionError where that takes more rights."""
+        """A new one with lo up, where IPv6 addresses are not tentative first. Raises PermissionError where that takes more rights."""
         before = cls.current()
         try:
             _check(_libc.unshare(_CLONE_NEWNET))
@@ -34,6 +35,8 @@ class Namespace:
         finally:
             before.enter()
             before.close()
+        with created.entered():
+            _NO_TENTATIVE_ADDRESSES.write_text("0")
         created.run("ip link set lo up")
         return created
 

@@ -32,6 +32,8 @@ from tests.kernel.proxy.lan import (
 )
 
 MIB = 1 << 20
+ON_THE_WAY = 1 << 16
+"""Octets that queues on the way take before anybody reads."""
 BOTH_WAYS = pytest.mark.parametrize("direction", list(FlowDirection))
 BOTH_FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
@@ -120,9 +122,9 @@ def test_passes_a_fin_on_after_the_bytes_and_the_other_way_stays_open(
     proxied: Proxied, direction: FlowDirection
 ) -> None:
     with connection(proxied, direction) as made:
-        made.near.sendall(b"x" * MIB)
+        made.near.sendall(b"x" * ON_THE_WAY)
         made.near.shutdown(socket.SHUT_WR)
-        assert len(receive(made.far, MIB)) == MIB
+        assert len(receive(made.far, ON_THE_WAY)) == ON_THE_WAY
         assert made.far.recv(1) == b""
         (record,) = proxied.flows()
         assert record.state is Phase.HALF_CLOSED
