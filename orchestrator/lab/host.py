@@ -121,6 +121,10 @@ class Host:
                 _end(process)
         for started in self._processes:
             started.wait()
+            for pipe in (started.stdin, started.stdout, started.stderr):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):  # what it did not read is lost with it
+                        pipe.close()
 
     def close(self) -> None:
         self.kill_all()
