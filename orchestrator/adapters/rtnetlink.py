@@ -5,6 +5,7 @@ messages (ENOBUFS) everything is read again. Writing is idempotent: what is ther
 what is gone already are both fine.
 """
 
+import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator, Iterable
@@ -76,6 +77,7 @@ class Rtnetlink:
 
     def __init__(self) -> None:
         self._ip = AsyncIPRoute()
+        self._dumping = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self._ip.__aenter__()
@@ -115,10 +117,20 @@ class Rtnetlink:
 
     async def _read(self) -> "_Picture":
         picture = _Picture()
-        for dump in (self._ip.get_links, self._ip.get_addr, self._ip.get_routes):
-            async for message in await dump():
+        for what in ("links", "addr", "routes"):
+            for message in await self._dump(what):
                 picture.absorb(message)
         return picture
+
+    async def _dump(self, what: str, **arguments: object) -> list[Message]:
+        """Everything of a kind, read to its end: until then the kernel refuses to begin another
+        dump on the same socket (EBUSY; net/netlink/af_netlink.c, __netlink_dump_start)."""
+        async with self._dumping:
+            try:
+                answer = await getattr(self._ip, f"get_{what}")(**arguments)
+                return [message async for message in answer]
+            except NetlinkError as error:
+                raise KernelError(error.code, "read", what, str(error)) from error
 
     async def put(self, wanted: RoutedObject) -> None:
         """Makes the object exist as described. Raises KernelError; nothing changed then."""
@@ -164,7 +176,7 @@ class Rtnetlink:
 
     async def tun_mtu(self, name: str) -> int | None:
         """The MTU of the device if it exists and is up."""
-        async for message in await self._ip.get_links():
+        for message in await self._dump("links"):
             if message.get("ifname") == name and message["flags"] & _IFF_UP:
                 return int(message.get("mtu"))
         return None
@@ -172,24 +184,24 @@ class Rtnetlink:
     async def present(self, tuns: Iterable[str]) -> tuple[RoutedObject, ...]:
         """Every address on the devices `tuns`, every route and rule with our protocol."""
         names: dict[int, str] = {}
-        async for message in await self._ip.get_links():
+        for message in await self._dump("links"):
             names[message["index"]] = message.get("ifname")
         found: list[RoutedObject] = []
         wanted = frozenset(tuns)
-        async for message in await self._ip.get_addr():
+        for message in await self._dump("addr"):
             link = names.get(message["index"], "")
             address = ip_address(message.get("local") or message.get("address"))
             if link in wanted and not address.is_link_local:
                 found.append(Address(link, address))
         found += [
             _parse_route(message, names)
-            async for message in await self._ip.get_routes()
+            for message in await self._dump("routes")
             if message["proto"] == ROUTE_PROTOCOL
         ]
         for version in (4, 6):
             found += [
                 _parse_rule(message)
-                async for message in await self._ip.get_rules(family=_AF[version])
+                for message in await self._dump("rules", family=_AF[version])
                 if message.get("protocol") == ROUTE_PROTOCOL
             ]
         return tuple(found)

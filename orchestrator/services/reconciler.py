@@ -131,7 +131,8 @@ class Reconciler:
         done again.
         """
         while True:
-            generation = self._generation
+            async with self._lock:  # what is half written now is not what others left
+                generation = self._generation
             found = await self.read(aspects)
             async with self._lock:
                 if generation != self._generation:

@@ -27,7 +27,10 @@ class Namespace:
 
     @classmethod
     def create(cls) -> "Namespace":
-        """A new one with lo up, where IPv6 addresses are not tentative first. Raises PermissionError where that takes more rights."""
+        """A new one with lo up, where IPv6 addresses are not tentative first.
+
+        Raises PermissionError where that takes more rights.
+        """
         before = cls.current()
         try:
             _check(_libc.unshare(_CLONE_NEWNET))

@@ -92,6 +92,28 @@ def test_what_others_have_is_neither_read_nor_dropped(
     in_kernel(work)
 
 
+def test_readers_do_not_get_in_each_others_way(
+    network_namespace: Namespace, needs_tun: None
+) -> None:
+    """The kernel lists many links in several messages, and one list at a time."""
+    build(network_namespace)
+    network_namespace.ip(*(f"link add many{n} type veth peer name more{n}" for n in range(40)))
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        await rtnetlink.configure_tun(Tun("vip0", 1380))
+        mtu, snapshot, present, again = await asyncio.gather(
+            rtnetlink.tun_mtu("vip0"),
+            rtnetlink.snapshot(),
+            rtnetlink.present(["vip0"]),
+            rtnetlink.tun_mtu("vip0"),
+        )
+        assert mtu == again == 1380
+        assert {f"many{n}" for n in range(40)} < {link.name for link in snapshot.links}
+        assert present == ()
+
+    in_kernel(work)
+
+
 async def first(
     rtnetlink: Rtnetlink, when: Callable[[NetworkNews], bool], act: Callable[[], object]
 ) -> NetworkNews:

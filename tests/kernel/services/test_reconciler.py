@@ -60,9 +60,11 @@ def as_text(namespace: Namespace) -> str:
 def in_kernel(state: Path, work: Callable[[Reconciler], Awaitable[None]]) -> None:
     async def run() -> None:
         async with asyncio.timeout(PATIENCE), Rtnetlink() as rtnetlink:
-            with Xfrm() as xfrm:
-                with contextlib.closing(Reconciler(rtnetlink, xfrm, state, Journal())) as it:
-                    await work(it)
+            with (
+                Xfrm() as xfrm,
+                contextlib.closing(Reconciler(rtnetlink, xfrm, state, Journal())) as it,
+            ):
+                await work(it)
 
     asyncio.run(run())
 
@@ -121,6 +123,20 @@ def test_what_others_take_away_is_put_back(
         assert set(await reconciler.read(Aspect.ALL)) != set(wanted), "the negative control"
         assert await reconciler.audit(aspect) != ()
         assert set(await reconciler.read(Aspect.ALL)) == set(wanted)
+
+    in_kernel(tmp_path, work)
+
+
+def test_an_audit_takes_what_is_half_written_for_nobodys_meddling(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+
+    async def work(reconciler: Reconciler) -> None:
+        applying = asyncio.create_task(reconciler.apply("endpoint", endpoint_objects(ATTACHED)))
+        await asyncio.sleep(0)
+        assert await reconciler.audit(Aspect.ALL) == ()
+        assert applying.done()
 
     in_kernel(tmp_path, work)
 
