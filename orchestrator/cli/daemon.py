@@ -12,7 +12,7 @@ from orchestrator.config import certificates
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import load
-from orchestrator.core.errors import ConfigError, OrchestratorError
+from orchestrator.core.errors import ConfigError, KernelError, OrchestratorError
 
 CAP_NET_ADMIN: Final = 12
 """include/uapi/linux/capability.h"""
@@ -59,6 +59,9 @@ def run(path: Path) -> None:
         logging.getLogger("orchestrator").warning("%s", fault)
     try:
         asyncio.run(_until_terminated(config))
+    except KernelError as error:
+        remedy = f"`orchestrator doctor {path}` says what this machine lacks"
+        raise Failure(str(error), remedy) from error
     except OrchestratorError as error:
         raise Failure(str(error)) from error
     except BaseExceptionGroup as group:

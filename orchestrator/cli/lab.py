@@ -90,12 +90,13 @@ def kernel(backend: str | None, results: Path | None, command: tuple[str, ...]) 
 
 @main.command()
 @_backend_option
+@click.option("--bare", is_flag=True, help="Hosts, links and the peers' servers only.")
 @_json_option
-def up(backend: str | None, as_json: bool) -> None:
-    """Start the lab, in the background."""
+def up(backend: str | None, bare: bool, as_json: bool) -> None:
+    """Start the lab, in the background: both daemons, the endpoint attached over Wi-Fi."""
     if not client.bring_up(lab_folder(), backend or "", _say):
         _say("it is up already")
-    _show_status(client.ask(lab_folder(), {"do": "status"}), as_json)
+    _show_status(client.ask(lab_folder(), {"do": "status" if bare else "product"}), as_json)
 
 
 @main.command()

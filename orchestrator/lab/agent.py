@@ -24,6 +24,7 @@ from orchestrator.lab.host import Host
 from orchestrator.lab.internet import INTERNET
 from orchestrator.lab.link import Link
 from orchestrator.lab.netns import Lab
+from orchestrator.lab.product import Product
 
 _CHUNK: Final = 1 << 14
 _FIRST_LINK: Final = "wifi"
@@ -53,6 +54,7 @@ class Agent:
         self._sending = threading.Lock()
         self._inboxes: dict[int, Inbox] = {}
         """Of the channels on which a command runs."""
+        self._product: Product | None = None
 
     def serve(self) -> None:
         """Until somebody asks for the end, or the line is closed."""
@@ -99,6 +101,10 @@ class Agent:
             match request["do"]:
                 case "roam":
                     self._lab.roam(request["link"], *request["addresses"])
+                case "product" if self._product is None:
+                    product = Product(self._lab)
+                    product.start()
+                    self._product = product
                 case "link":
                     self._change_link(self._lab.link(request["link"]), request["changes"])
             return {"result": status(self._lab)}

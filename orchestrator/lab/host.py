@@ -15,13 +15,13 @@ from orchestrator.lab.namespaces import NamespaceThread, write_sysctls
 from orchestrator.lab.rtnl import Rtnetlink
 
 _LOOPBACK_INDEX: Final = 1
-_SYSCTLS: Final = {
+SYSCTLS: Final = {
     # Nobody else can have the same address: no second of tentative addresses.
     "net/ipv6/conf/all/accept_dad": "0",
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv6/conf/default/accept_ra": "0",
 }
-_FORWARDING: Final = {
+FORWARDING: Final = {
     "net/ipv4/ip_forward": "1",
     "net/ipv6/conf/all/forwarding": "1",
 }
@@ -43,7 +43,7 @@ class Host:
         self.thread: Final = NamespaceThread(description.name, hosts_file)
         self.inside: Final = self.thread.inside
         self.rtnetlink: Final = self.inside(Rtnetlink)
-        self.inside(write_sysctls, _SYSCTLS | (_FORWARDING if description.forwards else {}))
+        self.inside(write_sysctls, SYSCTLS | (FORWARDING if description.forwards else {}))
         self.rtnetlink.say(rtnl.link_up(_LOOPBACK_INDEX))
 
     def run(

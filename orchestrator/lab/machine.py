@@ -20,10 +20,10 @@ from typing import Final
 
 from orchestrator.core.quantities import IPNetwork
 from orchestrator.lab import product, rtnl, serve
-from orchestrator.lab.host import _FORWARDING, _SYSCTLS
+from orchestrator.lab.host import FORWARDING, SYSCTLS
 from orchestrator.lab.internet import INTERNET, Internet, Quality
 from orchestrator.lab.namespaces import write_sysctls
-from orchestrator.lab.netns import _hosts_file, _masquerade
+from orchestrator.lab.netns import hosts_file, masquerade
 from orchestrator.lab.peers import SSH_LOGIN
 from orchestrator.lab.rtnl import LinkNews, Rtnetlink
 
@@ -46,7 +46,7 @@ def configure(
 ) -> None:
     """Writes what the host's programs read."""
     # sudo asks for the machine's own name, and the endpoint has no address of its own.
-    write = {"etc/hosts": _hosts_file(internet) + f"127.0.1.1 {name}\n"}
+    write = {"etc/hosts": hosts_file(internet) + f"127.0.1.1 {name}\n"}
     texts = {"endpoint": product.ENDPOINT, "server": product.SERVER}
     if name in texts:
         write[f"etc/orchestrator/{name}.toml"] = texts[name]
@@ -78,7 +78,7 @@ def _sshd_settings(internet: Internet, name: str) -> str:
 def bring_up(internet: Internet, name: str) -> None:
     """Addresses, routes, forwarding, NAT and quality. The endpoint's devices stay down."""
     host = internet.host(name)
-    write_sysctls(_SYSCTLS | (_FORWARDING if host.forwards else {}))
+    write_sysctls(SYSCTLS | (FORWARDING if host.forwards else {}))
     with closing(Rtnetlink()) as rtnetlink:
         for end in internet.ends_of(name):
             if not end.addresses:
@@ -97,7 +97,7 @@ def bring_up(internet: Internet, name: str) -> None:
             rtnetlink.say(rtnl.netem(if_nametoindex(device), quality))
     if host.masquerades is not None:
         # Adding it to what an earlier run left would translate twice.
-        afresh = "table ip lab\ndelete table ip lab\n" + _masquerade(host.masquerades)
+        afresh = "table ip lab\ndelete table ip lab\n" + masquerade(host.masquerades)
         run(["nft", "-f", "-"], input=afresh, text=True, check=True)
 
 

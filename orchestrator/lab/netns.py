@@ -113,7 +113,7 @@ class Lab:
 
     def _build(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.hosts_file.write_text(_hosts_file(self.internet))
+        self.hosts_file.write_text(hosts_file(self.internet))
         for host in self.internet.hosts:
             folder = self.folder / host.name
             self._hosts[host.name] = Host(host, folder, self.hosts_file)
@@ -132,7 +132,7 @@ class Lab:
         for host in self.internet.hosts:
             if host.masquerades is not None:
                 self._hosts[host.name].run(
-                    ["nft", "-f", "-"], input=_masquerade(host.masquerades)
+                    ["nft", "-f", "-"], input=masquerade(host.masquerades)
                 )
 
 
@@ -152,7 +152,8 @@ def _dead_ends(link: internet.Link) -> str:
     )
 
 
-def _masquerade(device: str) -> str:
+def masquerade(device: str) -> str:
+    """An nft table by which what leaves on the device has the router's own address."""
     return f"""
         table ip lab {{
             chain postrouting {{
@@ -163,7 +164,8 @@ def _masquerade(device: str) -> str:
     """
 
 
-def _hosts_file(description: Internet) -> str:
+def hosts_file(description: Internet) -> str:
+    """What every host has as its /etc/hosts."""
     lines = ["127.0.0.1 localhost", "::1 localhost"]
     for host in description.hosts:
         for end in description.ends_of(host.name):

@@ -125,6 +125,9 @@ class Endpoint:
     async def run(self) -> None:
         """Works until cancelled; leaves everything in the kernel as it is."""
         found = await self._reconciler.adopt()
+        vips = self._machine.vips or self._remembered.vips
+        at_rest = EndpointState(self._machine.policy.inner, vips)
+        await self._reconciler.establish(SCOPE, endpoint_objects(at_rest))
         snapshot = await self._rtnetlink.snapshot()
         await self._driver.handle(
             Started(snapshot, self._remembered.vips, self._adoptable(found))

@@ -37,6 +37,8 @@ SYSCTL_RECORD: Final = "sysctls.json"
 SWEEP_AFTER: Final = 0.5
 """Seconds; longer than a move takes, shorter than anybody looks."""
 TUNS: Final = (TUN_ENDPOINT, TUN_SERVER)
+INDISPENSABLE: Final = (Ruleset, Tun)
+"""Without the second lock nothing may be opened, without the device nothing is held."""
 
 
 def _can_wait(operation: Operation) -> bool:
@@ -112,6 +114,17 @@ class Reconciler:
             await self._carry_out(o for o in operations if not _can_wait(o))
         if any(map(_can_wait, operations)):
             self._leftovers.set()
+
+    async def establish(self, scope: str, wanted: Iterable[KernelObject]) -> None:
+        """Applies what a scope cannot do without, and nothing else yet.
+
+        Raises KernelError if the kernel refuses any of it.
+        """
+        first = [subject for subject in wanted if isinstance(subject, INDISPENSABLE)]
+        await self.apply(scope, first)
+        for subject in first:
+            if (refusal := self.failures.get(subject.key)) is not None:
+                raise refusal
 
     async def sweep(self) -> None:
         """Drops what is wanted no longer and does no harm, a moment after it was replaced: the

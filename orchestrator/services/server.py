@@ -95,7 +95,9 @@ class Server:
     async def run(self) -> None:
         """Works until cancelled; leaves the kernel and the proxy as they are."""
         await self._reconciler.adopt()
-        await self._reconciler.apply(SCOPE, server_objects(self._state()))
+        objects = server_objects(self._state())
+        await self._reconciler.establish(SCOPE, objects)
+        await self._reconciler.apply(SCOPE, objects)
         for identity, vips in self.config.vip.static.items():
             try:
                 self._leases.assign(identity, vips, static=True)

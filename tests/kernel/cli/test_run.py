@@ -1,6 +1,7 @@
 """`orchestrator run` as an operator meets it: starts, answers, ends; alone in its namespace."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,28 @@ class TestRun:
             assert f"process {daemon.pid}" in second.stderr
             assert status(config, daemon)["uptime_s"] > 0
             ended(daemon, signal.SIGINT)
+
+
+@pytest.mark.usefixtures("needs_tun")
+@pytest.mark.parametrize("missing", ["/dev/net/tun", shutil.which("nft")])
+def test_without_what_it_needs_it_says_so_and_opens_nothing(
+    config: Path, network_namespace: Namespace, missing: str
+) -> None:
+    look = ("ip rule", "ip -6 rule", "ip route show table all", "sysctl net.ipv4.ip_forward")
+    before = network_namespace.run(*look)
+    hide = 'mount --bind /dev/null "$1"; shift; exec "$@"'
+    run = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hide, "sh", missing, *COMMAND, "run", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert run.returncode == 1
+    assert "error: the kernel refused to" in run.stderr
+    assert f"`orchestrator doctor {config}` says what this machine lacks" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert network_namespace.run(*look) == before
 
 
 @pytest.mark.usefixtures("needs_tun")
