@@ -23,6 +23,8 @@ from orchestrator.core.errors import KernelError
 from orchestrator.core.kernel import (
     MARK_MASK,
     ROUTE_PROTOCOL,
+    TUN_ENDPOINT,
+    TUN_SERVER,
     Address,
     Route,
     RouteKind,
@@ -52,6 +54,7 @@ _OPTIMISTIC: Final = 0x04
 _KINDS: Final = {RouteKind.UNICAST: 1, RouteKind.LOCAL: 2, RouteKind.UNREACHABLE: 7}
 _KIND_OF: Final = {number: kind for kind, number in _KINDS.items()}
 _TABLE_MAIN: Final = 254
+_OUR_LINKS: Final = (TUN_ENDPOINT, TUN_SERVER)
 _ANY: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _GROUPS: Final = (
     rtnl.RTMGRP_LINK
@@ -104,7 +107,7 @@ class Rtnetlink:
                 try:
                     while True:
                         async for message in monitor.get():
-                            ours = _is_ours(message) and not self._did(message)
+                            ours = picture.shows_as_ours(message) and not self._did(message)
                             if picture.absorb(message) or ours:
                                 yield NetworkNews(picture.snapshot(), ours_touched=ours)
                 except OSError as error:
@@ -327,6 +330,22 @@ class _Picture:
                 return self._route(message, gone=event == "RTM_DELROUTE")
         return False
 
+    def shows_as_ours(self, message: Message) -> bool:
+        """Whether this is about an object of ours: one with our protocol number, or what is
+        taken from our TUN devices, along with which the kernel takes routes in silence."""
+        match message["event"]:
+            case "RTM_NEWROUTE" | "RTM_DELROUTE":
+                return bool(message["proto"] == ROUTE_PROTOCOL)
+            case "RTM_NEWRULE" | "RTM_DELRULE":
+                return bool(message.get("protocol") == ROUTE_PROTOCOL)
+            case "RTM_DELADDR":
+                link = self._links.get(message["index"])
+                return link is not None and link.name in _OUR_LINKS
+            case "RTM_NEWLINK" | "RTM_DELLINK" as event:
+                taken = event == "RTM_DELLINK" or not message["flags"] & _IFF_UP
+                return taken and message.get("ifname") in _OUR_LINKS
+        return False
+
     def _new_link(self, message: Message) -> bool:
         up = message["flags"] & _IFF_UP and message["flags"] & _IFF_LOWER_UP
         link = Link(LinkIndex(message["index"]), message.get("ifname"), bool(up))
@@ -427,12 +446,3 @@ def _parse_rule(message: Message) -> Rule:
         mark_inverted=bool(message["flags"] & 2),
         suppress_prefixlength=None if suppress in (None, none) else int(suppress),
     )
-
-
-def _is_ours(message: Message) -> bool:
-    """Whether somebody added, changed or removed an object with our protocol number."""
-    if message["event"] in ("RTM_NEWROUTE", "RTM_DELROUTE"):
-        return bool(message["proto"] == ROUTE_PROTOCOL)
-    if message["event"] in ("RTM_NEWRULE", "RTM_DELRULE"):
-        return bool(message.get("protocol") == ROUTE_PROTOCOL)
-    return False

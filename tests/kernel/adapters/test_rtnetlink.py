@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
 
+import pytest
+
 from orchestrator.adapters.rtnetlink import NetworkNews, RoutedObject, Rtnetlink
 from orchestrator.core.kernel import (
     MARK_UNDERLAY,
@@ -14,7 +16,7 @@ from orchestrator.core.kernel import (
     Rule,
     Tun,
 )
-from orchestrator.core.quantities import TableId
+from orchestrator.core.quantities import IPAddress, TableId
 from tests.kernel.netns import Namespace
 
 PATH_TABLE = TableId(11101)
@@ -114,6 +116,10 @@ def test_readers_do_not_get_in_each_others_way(
     in_kernel(work)
 
 
+def addresses(news: NetworkNews) -> set[IPAddress]:
+    return {entry.address for entry in news.snapshot.addresses}
+
+
 async def first(
     rtnetlink: Rtnetlink, when: Callable[[NetworkNews], bool], act: Callable[[], object]
 ) -> NetworkNews:
@@ -194,3 +200,34 @@ def test_a_rule_of_ours_that_somebody_else_deletes_is_told_and_our_own_doing_is_
     in_kernel(work)
     assert told[-1], "the deletion by `ip` is told"
     assert not any(told[1:-1]), "what we put ourselves is not"
+
+
+@pytest.mark.usefixtures("needs_tun")
+@pytest.mark.parametrize(
+    "meddling", ["addr flush dev vip0", "link set vip0 down", "link del vip0"]
+)
+def test_what_is_taken_from_our_device_is_told(
+    network_namespace: Namespace, meddling: str
+) -> None:
+    build(network_namespace)
+    network_namespace.ip("addr add 192.168.10.2/24 dev wlan0")
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        await rtnetlink.configure_tun(Tun("vip0", 1380))
+        await rtnetlink.put(Address("vip0", ip_address("10.99.0.2")))
+        await first(
+            rtnetlink,
+            lambda news: news.ours_touched,
+            lambda: network_namespace.ip(meddling),
+        )
+
+    async def control(rtnetlink: Rtnetlink) -> None:
+        news = await first(
+            rtnetlink,
+            lambda news: ip_address("192.168.10.2") not in addresses(news),
+            lambda: network_namespace.ip("addr flush dev wlan0"),
+        )
+        assert not news.ours_touched, "what is taken from others is not ours"
+
+    in_kernel(work)
+    in_kernel(control)

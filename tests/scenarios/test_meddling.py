@@ -1,0 +1,96 @@
+"""Others take away what is ours: it comes back, and connections go on.
+
+The server's turn comes with the same words; what is meddled with is ours alone in the lab.
+"""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.scenarios.conversation import Conversation
+from tests.scenarios.world import PEER, Side, World, eventually
+
+REPAIR_LIMIT = 15.0
+"""Seconds; a repair takes a third of one, on a machine that has a processor to itself."""
+
+LOOKS = (
+    "ip rule show",
+    "ip -6 rule show",
+    "ip route show table 11100",
+    "ip address show dev {tun}",
+    "ip xfrm policy show",
+    "nft --stateless list table inet orchestrator",
+)
+TUNS = {"endpoint": "vip0", "server": "vips0"}
+ENDPOINT = (
+    "ip rule del priority 11150",
+    "ip rule del priority 11170",
+    "ip rule flush",
+    "ip route flush table 11100",
+    "ip route flush table 11101",
+    "ip address flush dev vip0",
+    "ip link set vip0 down",
+    "ip xfrm policy flush",
+    "nft flush ruleset",
+    "nft delete chain inet orchestrator leaving",
+)
+SERVER = (
+    "ip rule flush",
+    "ip route flush table 11100",
+    "ip route del 10.99.0.0/24",
+    "ip address flush dev vips0",
+    "ip xfrm policy flush",
+    "nft flush ruleset",
+)
+
+
+def look(side: Side) -> Sequence[str]:
+    """What is ours, as an administrator sees it; what changes by itself is left out."""
+    texts = [
+        side.run(*command.format(tun=TUNS[side.role]).split(), check=False) for command in LOOKS
+    ]
+    # The kernel numbers a policy anew each time.
+    return [
+        "\n".join(sorted(line.strip() for line in text.splitlines() if line.strip()))
+        for text in texts
+    ]
+
+
+def meddle(world: World, side: Side, command: str) -> None:
+    before = look(side)
+    repairs = side.status()["repairs"]
+    with Conversation.open(world.endpoint.host, PEER) as talk:
+        talk.goes_on()
+        side.run(*command.split())
+        if "rule flush" in command:
+            # It takes the kernel's own along, which nobody but the administrator gives back.
+            for table, priority in (("main", "32766"), ("default", "32767")):
+                side.run("ip", "rule", "add", "lookup", table, "priority", priority)
+        eventually(lambda: look(side), lambda now: now == before, REPAIR_LIMIT)
+        assert side.status()["repairs"] > repairs, "somebody else repaired it?"
+        talk.goes_on()
+        talk.ends_well()
+
+
+@pytest.mark.parametrize("command", ENDPOINT)
+def test_the_endpoint_repairs(world: World, command: str) -> None:
+    with world.nothing_in_clear():
+        meddle(world, world.endpoint, command)
+
+
+@pytest.mark.parametrize("command", SERVER)
+def test_the_server_repairs(world: World, command: str) -> None:
+    with world.nothing_in_clear():
+        meddle(world, world.server, command)
+
+
+def test_without_the_daemon_nothing_comes_back(world: World) -> None:
+    """The control of all of the above."""
+    world.endpoint.kill()
+    with Conversation.open(world.endpoint.host, PEER) as talk:
+        talk.goes_on()
+        world.endpoint.run("ip", "route", "flush", "table", "11100")
+        talk.stays_silent(3.0)
+        world.endpoint.start()
+        talk.goes_on()
+        talk.ends_well()
