@@ -12,7 +12,8 @@ The rules, each with the method that keeps it:
    then it still receives for a while, and is deleted (`_retire`).
 5. Attached means answered: a probe came back through the tunnel (`_answered`).
 6. A path whose probes stay unanswered is as gone as one without carrier (`_tick`).
-7. charon's absence changes nothing for traffic that runs; its return is checked (`_charon_up`).
+7. charon's absence is no reason to leave a path: probes decide. Its return is checked
+   (`_charon_up`).
 8. A negotiation that fails is repeated on the next path, and on the same one after a growing
    pause (`_negotiate_if_needed`, `_fail`).
 9. Only tunnels negotiated by us are ours: other people's connections in the same charon are
@@ -355,6 +356,8 @@ class Mobility:
         self.liveness = None
         if self._lost_at is None:
             self._lost_at = now
+        if self.charon is None:
+            reasons |= {Reason.CHARON_ABSENT}
         self._set_state(State.DETACHED, reasons, now)
         self._apply()
 

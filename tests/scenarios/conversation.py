@@ -15,6 +15,8 @@ BEAT: Final = 0.02
 """Seconds between two sentences."""
 SENTENCE: Final = 64
 """Octets; the first eight number it."""
+ON_ITS_WAY: Final = 0.3
+"""Seconds that answers may take which were given before the silence: an RTT, and slow threads."""
 CONNECT: Final = 20.0
 _READ: Final = 65536
 
@@ -73,6 +75,7 @@ class Conversation:
 
     def stays_silent(self, seconds: float) -> None:
         """Raises AssertionError if anything comes back meanwhile, or the connection breaks."""
+        self._stop.wait(ON_ITS_WAY)
         before = self.heard
         self._stop.wait(seconds)
         assert self.failure is None, self.failure

@@ -1,27 +1,14 @@
-"""The other shapes of the product: certificates, IPv6 inside and outside, a split tunnel; and
-the virtual address that outlives everything.
+"""The other shapes of the product: IPv6 inside and outside, a split tunnel; and the virtual
+address that outlives everything.
 """
 
 from ipaddress import ip_address
 from pathlib import Path
 
-import pytest
-
 from orchestrator.lab.product import ENDPOINT
-from tests.scenarios.certificates import Authority
 from tests.scenarios.conversation import Conversation
-from tests.scenarios.test_bad_input import start_cold
 from tests.scenarios.world import PEER, PEER6, World
 
-PSK = '[auth]\nkind = "psk"\nsecret_file = "/etc/orchestrator/secret"\n'
-CERTIFICATE = """\
-[auth]
-kind = "certificate"
-certificate = "/etc/orchestrator/own.pem"
-private_key = "/etc/orchestrator/own.key"
-ca = ["/etc/orchestrator/ca.pem"]
-"""
-IDENTITIES = {"endpoint": "carol@example.org", "server": "gateway.example.org"}
 SPLIT = ENDPOINT + '[tunnel]\nmode = "split"\nprefixes = ["10.51.0.0/16"]\n'
 ELSEWHERE = ip_address("203.0.113.1")
 
@@ -55,16 +42,16 @@ def test_to_a_network_of_the_other_family_and_back(world: World) -> None:
 
 def test_the_virtual_address_outlives_server_charon_and_our_own_memory(world: World) -> None:
     before = world.attached()["vip"]
-    start_cold(world.server)
+    world.server.start_cold()
     world.endpoint.run("rm", "/var/lib/orchestrator/endpoint.json")
-    start_cold(world.endpoint)
+    world.endpoint.start_cold()
     assert world.attached()["vip"] == before
     # The control: it is the lease that did it.
     world.server.kill()
     world.server.host.inside(_use_up, Path("/var/lib/orchestrator"))
     world.endpoint.run("rm", "/var/lib/orchestrator/endpoint.json")
-    start_cold(world.server)
-    start_cold(world.endpoint)
+    world.server.start_cold()
+    world.endpoint.start_cold()
     assert world.attached()["vip"] != before
 
 
@@ -81,7 +68,7 @@ def _use_up(folder: Path) -> None:
 
 def test_a_split_tunnel(world: World) -> None:
     whole = world.endpoint.daemon.config
-    start_cold(world.endpoint, SPLIT)
+    world.endpoint.start_cold(SPLIT)
     try:
         world.attached("wifi")
         with world.nothing_in_clear(), Conversation.open(world.endpoint.host, PEER) as talk:
@@ -100,44 +87,4 @@ def test_a_split_tunnel(world: World) -> None:
             talk.goes_on()
             talk.ends_well()
     finally:
-        start_cold(world.endpoint, whole)
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ca")
-
-
-@pytest.fixture
-def certified(cold_world: World, authority: Authority) -> World:
-    """Both sides have certificates; nothing has started yet."""
-    for side in cold_world.sides:
-        side.daemon.config = side.daemon.config.replace(PSK, CERTIFICATE)
-        assert CERTIFICATE in side.daemon.config
-        side.daemon.extra_files = authority.issue(IDENTITIES[side.role])
-    return cold_world
-
-
-def test_certificates_through_roams_and_expired_ones(
-    certified: World, authority: Authority
-) -> None:
-    world = certified
-    world.start()
-    with world.nothing_in_clear(), Conversation.open(world.endpoint.host, PEER) as talk:
-        before = world.attached("wifi")
-        talk.goes_on()
-        world.lab.roam("lte")
-        world.renewed("lte", before)
-        talk.goes_on()
-        talk.ends_well()
-    for side, reason in (
-        (world.endpoint, "authentication-failed"),
-        (world.server, "certificate-not-valid"),
-    ):
-        good = side.daemon.extra_files
-        start_cold(side, files=authority.issue(IDENTITIES[side.role], expired=True))
-        if side is world.server:
-            start_cold(world.endpoint, files=world.endpoint.daemon.extra_files)
-        world.endpoint.wait_for("detached", reason)
-        start_cold(side, files=good)
-        world.attached("lte")
+        world.endpoint.start_cold(whole)

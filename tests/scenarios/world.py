@@ -30,6 +30,13 @@ PEER: Final = ip_address("10.51.1.2")
 PEER6: Final = ip_address("fd00:51:1::2")
 SERVER_ADDRESS: Final = ip_address("203.0.113.10")
 
+QUICK_TIMERS: Final = '[timers]\nattempt = "4s"\nbackoff_max = "2s"\n'
+"""So that what is tried again is tried soon; measured by the same rules as the defaults."""
+_WATCHED: Final = 6.0
+"""Seconds."""
+_MOST_ATTEMPTS: Final = 8
+"""In that time: pauses of 0.5, 1, 2, 2 seconds, and twice as many to be lenient."""
+
 T = TypeVar("T")
 _pause: Final = threading.Event()
 
@@ -80,9 +87,33 @@ class Side:
         self.daemon.start()
         eventually(self.status, lambda status: status["state"] != NOT_RUNNING)
 
+    def start_cold(
+        self, config: str | None = None, files: Mapping[str, str] | None = None
+    ) -> None:
+        """Starts with nothing in charon or among the SAs to go on with."""
+        self.kill()
+        if self.charon is not None:
+            self.kill_charon()
+        self.run("ip", "xfrm", "state", "flush")
+        self.daemon.config = config or self.daemon.config
+        self.daemon.extra_files = dict(files or {})
+        self.start_charon()
+        self.start()
+
     def kill(self) -> None:
         """kill -9"""
         self.daemon.kill()
+
+    def tries_in_measure(self) -> None:
+        """Raises AssertionError if it negotiates all the time, or has given up."""
+
+        def attempts() -> int:
+            return int(self.status()["counters"].get("negotiating", 0))
+
+        before = attempts()
+        for_a_while(_WATCHED)
+        eventually(attempts, lambda now: now > before, 20.0)
+        assert attempts() - before <= _MOST_ATTEMPTS
 
     def ask(self, verb: Verb, link: str | None = None) -> Any:
         """Raises Failure."""

@@ -604,6 +604,14 @@ class TestCharon:
         assert story.finds_charon(mine) == []
         assert story.machine.active == mine
 
+    def test_a_path_that_dies_without_it_says_both(self) -> None:
+        """Whatever is left to be said of why nothing comes: charon's socket took ESP in."""
+        story = attached(WIFI)
+        story.hears(CharonGone("crashed"))
+        story.waits(5.0)
+        assert story.state() is State.DETACHED
+        assert story.reasons() >= {"path-dead", "charon-absent"}
+
     def test_its_absence_is_the_reason_while_detached(self) -> None:
         story = EndpointStory()
         story.starts(WIFI)
