@@ -49,16 +49,16 @@ INITIATE_GRACE: Final = 2.0
 EVENTS: Final = ("child-updown", "child-rekey", "ike-updown", "ike-rekey", "ike-update")
 
 _FAILURES: Final[tuple[tuple[str, IkeFailure], ...]] = (
+    ("subject certificate invalid", IkeFailure.CERTIFICATE),
+    ("certificate was revoked", IkeFailure.CERTIFICATE),
+    ("no trusted", IkeFailure.CERTIFICATE),
+    ("no issuer certificate", IkeFailure.CERTIFICATE),
     ("AUTHENTICATION_FAILED", IkeFailure.AUTHENTICATION),
     ("AUTH_FAILED", IkeFailure.AUTHENTICATION),
     ("NO_PROPOSAL_CHOSEN", IkeFailure.NO_PROPOSAL),
     ("TS_UNACCEPTABLE", IkeFailure.SELECTORS),
     ("INTERNAL_ADDRESS_FAILURE", IkeFailure.POOL_EXHAUSTED),
     ("FAILED_CP_REQUIRED", IkeFailure.MUST_ASK),
-    ("subject certificate invalid", IkeFailure.CERTIFICATE),
-    ("certificate was revoked", IkeFailure.CERTIFICATE),
-    ("no trusted", IkeFailure.CERTIFICATE),
-    ("no issuer certificate", IkeFailure.CERTIFICATE),
     ("error writing to socket", IkeFailure.UNREACHABLE),
     ("timed out", IkeFailure.SILENT),
     ("giving up after", IkeFailure.SILENT),
@@ -314,10 +314,12 @@ def parse_event(name: str, content: Section) -> tuple[IkeEvent, ...]:
 
 def verdict(log: Sequence[str], errmsg: str) -> NotNegotiated:
     """What charon's control log and its error message say about a failed negotiation."""
-    told = "\n".join(log)
-    why = next((why for words, why in _FAILURES if words in told), IkeFailure.OTHER)
-    if why is IkeFailure.OTHER and "not established after" in errmsg:
-        why = IkeFailure.SILENT
+    for words, why in _FAILURES:
+        for line in log:
+            if words in line:
+                return NotNegotiated(why, line)
+    silent = "not established after" in errmsg
+    why = IkeFailure.SILENT if silent else IkeFailure.OTHER
     return NotNegotiated(why, log[-1] if log else errmsg)
 
 

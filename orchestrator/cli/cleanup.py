@@ -29,7 +29,7 @@ from orchestrator.services.journal import Journal
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost
 from orchestrator.services.proxy_link import SOCKET as PROXY_SOCKET
 from orchestrator.services.reconciler import Reconciler
-from orchestrator.services.server import LEASED, NEWCOMERS
+from orchestrator.services.server import FREE, LEASED, NEWCOMERS
 from orchestrator.wire.control import Request, Verb
 
 STOP_LIMIT: Final = 10.0
@@ -146,20 +146,25 @@ async def _ended(pid: int) -> None:
 
 
 async def _forget_tunnels(charon: Charon, *, dry_run: bool) -> tuple[set[Spi], list[str]]:
-    """Deletes our IKE_SAs and connections in charon; returns the SPIs of what it still has."""
+    """Deletes our IKE_SAs, connections and pools in charon; returns the SPIs of what it still
+    has."""
     try:
         tunnels = await charon.tunnels()
         connections = [name for name in await charon.connections() if _ours(name)]
+        pools = [name for name in await charon.pools() if name.startswith(FREE)]
         gone = [tunnel for tunnel in tunnels if _ours(tunnel.connection)]
         if not dry_run:
             for tunnel in gone:
                 await charon.terminate(tunnel.ike)
             for name in connections:
                 await charon.unload_connection(name)
+            for name in pools:
+                await charon.unload_pool(name)
     except (CharonError, TimeoutError):
         return set(), []
     sentences = [f"delete the IKE_SA {tunnel.ike} with {tunnel.remote_id}" for tunnel in gone]
     sentences += [f"unload the connection {name} from charon" for name in connections]
+    sentences += [f"unload the pool {name} from charon" for name in pools]
     return _spis(tunnel for tunnel in tunnels if tunnel not in gone), sentences
 
 

@@ -7,7 +7,7 @@ virtual address its identity may use does its session get policies (`_admit`).
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from orchestrator import __version__
@@ -61,6 +61,12 @@ from orchestrator.wire.xfrm_structs import Group
 SCOPE: Final = "server"
 NEWCOMERS: Final = "newcomers"
 """charon's connection for identities without a lease."""
+FREE: Final = "free-"
+"""Begins the name of charon's pool of one free address, which follows: whichever daemon loaded
+it, the same name has the same content."""
+EXHAUSTED: Final = "exhausted"
+"""The name of no pool. Without any name charon would take newcomers for hosts that need no
+virtual address, instead of answering INTERNAL_ADDRESS_FAILURE (RFC 7296, 3.10.1)."""
 LEASED: Final = "lease "
 """Begins the name of charon's connection for an identity with one."""
 
@@ -88,8 +94,7 @@ class Server:
         self._proxy = ProxyLink(config, self.journal)
         self._holder: Holder | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._newcomer_pools: tuple[str, ...] = ()
-        self._pool_serial = 0
+        self._loading_newcomers = asyncio.Lock()
         self._started_at = clock.now()
 
     async def run(self) -> None:
@@ -239,31 +244,35 @@ class Server:
             await self._charon.load_connection(f"{LEASED}{identity}", connection)
 
     async def _load_newcomers(self) -> None:
-        """charon gives out free addresses itself; each time one was taken it gets new pools.
+        """charon gives out free addresses itself; each time one was taken it gets another.
 
-        A pool with leases in it cannot be replaced, hence a new name each time; the old one
-        goes when charon lets it.
+        A pool stays as long as charon has an IKE_SA with its address.
         """
-        self._pool_serial += 1
-        before, pools = self._newcomer_pools, []
-        with contextlib.suppress(CharonError):
-            for pool in self.config.vip.pools:
-                free = leases.next_free(pool, self.config.vip, self._leases.all())
-                if free is None:
-                    self.journal.tell(
-                        "pool-exhausted", fields={"pool": str(pool)}, warning=True
-                    )
-                    continue
-                name = f"free-{pool.version}-{self._pool_serial}"
-                await self._charon.load_pool(name, f"{free}-{free}")
-                pools.append(name)
-            local, remote = self._credentials.sides(None)
-            connection = ike.newcomer_connection(pools, local, remote)
-            await self._charon.load_connection(NEWCOMERS, connection)
-            self._newcomer_pools = tuple(pools)
-        for name in before:
+        async with self._loading_newcomers:
             with contextlib.suppress(CharonError):
-                await self._charon.unload_pool(name)
+                there = await self._charon.pools()
+                free = [f"{FREE}{address}" for address in self._free_addresses()]
+                for name in free:
+                    if name not in there:
+                        address = name.removeprefix(FREE)
+                        await self._charon.load_pool(name, f"{address}-{address}")
+                local, remote = self._credentials.sides(None)
+                connection = ike.newcomer_connection(free or [EXHAUSTED], local, remote)
+                await self._charon.load_connection(NEWCOMERS, connection)
+                for name in there:
+                    if name.startswith(FREE) and name not in free:
+                        with contextlib.suppress(CharonError):
+                            await self._charon.unload_pool(name)
+
+    def _free_addresses(self) -> Iterator[IPAddress]:
+        """The next one of each pool."""
+        for pool in self.config.vip.pools:
+            free = leases.next_free(pool, self.config.vip, self._leases.all())
+            if free is None:
+                fields = {"pool": str(pool)}
+                self.journal.tell("pool-exhausted", fields=fields, warning=True)
+            else:
+                yield free
 
     async def _terminate(self, tunnel: Tunnel) -> None:
         with contextlib.suppress(CharonError):

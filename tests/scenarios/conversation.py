@@ -16,7 +16,7 @@ BEAT: Final = 0.02
 SENTENCE: Final = 64
 """Octets; the first eight number it."""
 ON_ITS_WAY: Final = 0.3
-"""Seconds that answers may take which were given before the silence: an RTT, and slow threads."""
+"""Seconds that answers take which were given before the silence: an RTT, and slow threads."""
 CONNECT: Final = 20.0
 _READ: Final = 65536
 

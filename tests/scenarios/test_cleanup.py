@@ -16,6 +16,8 @@ LOOKS = {
     "devices": "ip -oneline link show",
     "addresses": "ip -brief address show",
     "settings": "sysctl --all --ignore --pattern ^net[.](ipv4|ipv6|core|netfilter)",
+    "charon's connections": "swanctl --list-conns",
+    "charon's pools": "swanctl --list-pools",
     "runtime files": "find /run/orchestrator -not -name *.lock -not -type d",
 }
 WALK = ("wifi", "lte", "wifi")

@@ -112,5 +112,14 @@ def test_charons_words_are_understood(line: str, why: IkeFailure) -> None:
     assert result == NotNegotiated(why, line)
 
 
+def test_the_line_that_says_why_is_told_whatever_follows() -> None:
+    log = [
+        "subject certificate invalid (valid from … to …)",
+        "generating INFORMATIONAL request 2 [ N(AUTH_FAILED) ]",
+        "sending packet: from 192.0.2.1[4500] to 192.0.2.2[4500]",
+    ]
+    assert verdict(log, "failed") == NotNegotiated(IkeFailure.CERTIFICATE, log[0])
+
+
 def test_a_time_out_without_a_word_is_silence() -> None:
     assert verdict([], "CHILD_SA 'inner' not established after 8000ms").why is IkeFailure.SILENT
