@@ -7,14 +7,15 @@ flows that stand are untouched.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from orchestrator.core.firewall import ProxyPorts
 from orchestrator.core.quantities import Instant, IPAddress, IPNetwork, Seconds
 from orchestrator.core.relay_events import Outcome, Phase
 
 
-class SocketAddress(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SocketAddress:
     host: IPAddress
     port: int
 

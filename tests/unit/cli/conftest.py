@@ -4,11 +4,15 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from orchestrator.config.common import Control
+from orchestrator.core.flows import FlowDirection, FlowRecord, SocketAddress
+from orchestrator.core.quantities import Instant
+from orchestrator.core.relay_events import Phase
 from orchestrator.faces.control import ControlServer
 from orchestrator.faces.lock import DaemonLock
 from orchestrator.wire.control import NotThisRole, Refused
@@ -89,18 +93,19 @@ SESSIONS: list[dict[str, object]] = [
         "roams": 0,
     },
 ]
-FLOWS: list[dict[str, object]] = [
-    {
-        "vip": {"host": "10.99.0.2", "port": 40000},
-        "peer": {"host": "fd00:51:1::2", "port": 22},
-        "direction": "from-endpoint",
-        "state": "open",
-        "to_peer": 5120,
-        "to_endpoint": 104857600,
-        "queued_to_peer": 0,
-        "queued_to_endpoint": 1048576,
-    }
-]
+FLOWS = (
+    FlowRecord(
+        vip=SocketAddress(ip_address("10.99.0.2"), 5),
+        peer=SocketAddress(ip_address("fd00:51:1::2"), 22),
+        direction=FlowDirection.FROM_ENDPOINT,
+        since=Instant(12.5),
+        state=Phase.OPEN,
+        to_peer=5120,
+        to_endpoint=104857600,
+        queued_to_peer=0,
+        queued_to_endpoint=1048576,
+    ),
+)
 EVENT: dict[str, object] = {
     "at": "2024-05-01T12:34:56.789+00:00",
     "boottime": 12.5,

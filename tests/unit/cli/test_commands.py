@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.cli.main import cli, execute
 from orchestrator.faces.lock import DaemonLock
+from orchestrator.wire.control import plain
 from tests.unit.cli.conftest import EVENT, FLOWS, PATHS, SESSIONS, STATUS, Running
 
 COMMAND = [sys.executable, "-m", "orchestrator"]
@@ -29,7 +30,7 @@ def asked(capsys: Capture, *arguments: str) -> Any:
 
 class TestAsking:
     @pytest.mark.parametrize(
-        ("verb", "answer"), [("paths", PATHS), ("sessions", SESSIONS), ("flows", FLOWS)]
+        ("verb", "answer"), [("paths", PATHS), ("sessions", SESSIONS), ("flows", plain(FLOWS))]
     )
     def test_json_is_what_the_daemon_said(
         self, verb: str, answer: object, running: Running, capsys: Capture

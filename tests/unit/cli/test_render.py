@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli import render
+from orchestrator.wire.control import Done, decode_reply, encode_reply
 from tests.unit.cli.conftest import EVENT, FLOWS, PATHS, SESSIONS, STATUS
 
 
@@ -106,12 +107,14 @@ x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  192.0.2.7:4500      0      0B     
     )
 
 
-def test_flows() -> None:
+def test_flows_as_a_daemon_sends_them() -> None:
+    answer = decode_reply(encode_reply(Done(FLOWS)))
+    assert isinstance(answer, Done)
     assert (
-        click.unstyle(render.flows(FLOWS))
+        click.unstyle(render.flows(render.clean(answer.result)))
         == """\
-VIP                  PEER               STATE  TO PEER  TO ENDPOINT  QUEUED  QUEUED BACK
-10.99.0.2:40000  ->  [fd00:51:1::2]:22  open      5KiB       100MiB      0B         1MiB"""
+VIP              PEER               STATE  TO PEER  TO ENDPOINT  QUEUED  QUEUED BACK
+10.99.0.2:5  ->  [fd00:51:1::2]:22  open      5KiB       100MiB      0B         1MiB"""
     )
 
 
