@@ -22,9 +22,8 @@ The rules, each with the method that keeps it:
 """
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Final, assert_never
 
 from orchestrator.core.ike import (
@@ -41,6 +40,23 @@ from orchestrator.core.ike import (
 from orchestrator.core.kernel import KernelObject, Template
 from orchestrator.core.quantities import Instant, IPAddress, Reqid, Seconds, Spi, UniqueId
 from orchestrator.core.server_state import session_objects
+from orchestrator.core.session_events import (
+    Admitted,
+    AnswerProbe,
+    ApplySession,
+    Effect,
+    Event,
+    Heard,
+    MappingChanged,
+    Release,
+    Remembered,
+    SessionReason,
+    SessionState,
+    StateMoved,
+    Tell,
+    Terminate,
+    Tick,
+)
 
 FLIP_HALF: Final = 2**31
 """Flips are compared by serial number arithmetic (RFC 1982): they may wrap."""
@@ -50,137 +66,6 @@ DRAIN: Final = Seconds(1.0)
 """A superseded tunnel still receives this long."""
 MAX_TUNNELS: Final = 8
 """Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
-
-
-class SessionState(StrEnum):
-    ATTACHED = "attached"
-    DETACHED = "detached"
-
-
-class SessionReason(StrEnum):
-    ADOPTED = "adopted"
-    ACTIVATED = "activated"
-    FOLLOWED = "followed"
-    UNHEARD = "unheard"
-    NO_TUNNEL = "no-tunnel"
-    TUNNEL_ENDED = "tunnel-ended"
-    """The active one; others are left, and wait to be activated."""
-    CHARON_ABSENT = "charon-absent"
-    SUPERSEDED = "superseded"
-    TOO_MANY = "too-many-tunnels"
-    NEVER_MOVED = "charon-did-not-follow"
-
-
-# News
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """The tunnel's identity may use these virtual addresses: the lease says so."""
-
-    identity: str
-    vips: tuple[IPAddress, ...]
-    tunnel: Tunnel
-    adopted: bool = False
-    """It was there before this daemon."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A probe from an endpoint, out of one of its SAs."""
-
-    vip: IPAddress
-    flip: int
-    spi: Spi
-    sequence: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class MappingChanged:
-    """XFRM_MSG_MAPPING: an authenticated packet of this inbound SA came from elsewhere."""
-
-    spi: Spi
-
-
-@dataclass(frozen=True, slots=True)
-class StateMoved:
-    """XFRM_MSG_NEWSA: an outbound SA leads to this address now."""
-
-    spi: Spi
-    source: IPAddress
-    destination: IPAddress
-    reqid: Reqid
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """A lease without a tunnel, from before: its packets are held from the first moment."""
-
-    identity: str
-    vips: tuple[IPAddress, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The deadline passed."""
-
-
-Event = (
-    Admitted
-    | Remembered
-    | Heard
-    | MappingChanged
-    | StateMoved
-    | Tick
-    | TunnelUp
-    | TunnelRekeyed
-    | TunnelDown
-    | IkeRekeyed
-    | IkeDown
-    | IkeMoved
-    | CharonUp
-    | CharonGone
-)
-
-
-# Acts
-
-
-@dataclass(frozen=True, slots=True)
-class ApplySession:
-    identity: str
-    objects: tuple[KernelObject, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Terminate:
-    tunnel: Tunnel
-    reason: SessionReason
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Send what is held for this session, in order."""
-
-    vips: tuple[IPAddress, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    what: str
-    reasons: frozenset[SessionReason]
-    identity: str
-    fields: Mapping[str, str | int | float]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerProbe:
-    """Ordered after whatever the probe changed, so that the answer takes the new path."""
-
-    probe: Heard
-
-
-Effect = ApplySession | Terminate | Release | Tell | AnswerProbe
 
 
 @dataclass(slots=True)

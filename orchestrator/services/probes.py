@@ -14,7 +14,7 @@ from typing import Final
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.errors import PeerError
 from orchestrator.core.quantities import IPAddress, Spi
-from orchestrator.core.sessions import Heard
+from orchestrator.core.session_events import Heard
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 
 READS_PER_WAKEUP: Final = 64

@@ -26,7 +26,7 @@ from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent, Tunnel, Tunnel
 from orchestrator.core.kernel import TUN_SERVER
 from orchestrator.core.quantities import IPAddress
 from orchestrator.core.server_state import ServerState, server_objects
-from orchestrator.core.sessions import (
+from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
     ApplySession,
@@ -36,14 +36,13 @@ from orchestrator.core.sessions import (
     MappingChanged,
     Release,
     Remembered,
-    Session,
-    Sessions,
     SessionState,
     StateMoved,
     Tell,
     Terminate,
     Tick,
 )
+from orchestrator.core.sessions import Session, Sessions
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver

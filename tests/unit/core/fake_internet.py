@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Final
 
 from orchestrator.core import mobility_events as endpoint_events
-from orchestrator.core import sessions as server_events
+from orchestrator.core import session_events as server_events
 from orchestrator.core.hold import HoldLimits, HoldQueue
 from orchestrator.core.ike import (
     CharonGone,

@@ -12,7 +12,7 @@ from typing import Final
 from orchestrator.core.ike import CharonGone, IkeDown, IkeRekeyed, Tunnel, TunnelDown
 from orchestrator.core.kernel import Direction, KernelObject, Policy, Template, Verdict
 from orchestrator.core.quantities import IPAddress, Reqid, Seconds, UniqueId
-from orchestrator.core.sessions import (
+from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
     ApplySession,
@@ -22,15 +22,14 @@ from orchestrator.core.sessions import (
     MappingChanged,
     Release,
     Remembered,
-    Session,
     SessionReason,
-    Sessions,
     SessionState,
     StateMoved,
     Tell,
     Terminate,
     Tick,
 )
+from orchestrator.core.sessions import Session, Sessions
 from tests.unit.core.builders import (
     LTE,
     LTE6,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, strategies
 
 from orchestrator.core.mobility_events import State
-from orchestrator.core.sessions import MAX_TUNNELS, SessionReason, SessionState
+from orchestrator.core.session_events import SessionReason, SessionState
+from orchestrator.core.sessions import MAX_TUNNELS
 from tests.unit.core.builders import (
     LTE,
     LTE6,

@@ -20,10 +20,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
-from orchestrator.core.sessions import (
-    DRAIN,
-    FOLLOW_LIMIT,
-    MAX_TUNNELS,
+from orchestrator.core.session_events import (
     Heard,
     MappingChanged,
     SessionReason,
@@ -31,6 +28,7 @@ from orchestrator.core.sessions import (
     StateMoved,
     Tick,
 )
+from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT, MAX_TUNNELS
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
 from tests.unit.core.server_stories import LAPTOP, NAT, ServerStory, from_endpoint
 

@@ -22,7 +22,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueId
-from orchestrator.core.sessions import (
+from orchestrator.core.session_events import (
     Heard,
     MappingChanged,
     SessionState,

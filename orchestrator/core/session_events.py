@@ -1,0 +1,150 @@
+"""The server machine's vocabulary: the news it takes, the acts it orders, its words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.core.ike import (
+    CharonGone,
+    CharonUp,
+    IkeDown,
+    IkeMoved,
+    IkeRekeyed,
+    Tunnel,
+    TunnelDown,
+    TunnelRekeyed,
+    TunnelUp,
+)
+from orchestrator.core.kernel import KernelObject
+from orchestrator.core.quantities import IPAddress, Reqid, Spi
+
+
+class SessionState(StrEnum):
+    ATTACHED = "attached"
+    DETACHED = "detached"
+
+
+class SessionReason(StrEnum):
+    ADOPTED = "adopted"
+    ACTIVATED = "activated"
+    FOLLOWED = "followed"
+    UNHEARD = "unheard"
+    NO_TUNNEL = "no-tunnel"
+    TUNNEL_ENDED = "tunnel-ended"
+    """The active one; others are left, and wait to be activated."""
+    CHARON_ABSENT = "charon-absent"
+    SUPERSEDED = "superseded"
+    TOO_MANY = "too-many-tunnels"
+    NEVER_MOVED = "charon-did-not-follow"
+
+
+# News
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The tunnel's identity may use these virtual addresses: the lease says so."""
+
+    identity: str
+    vips: tuple[IPAddress, ...]
+    tunnel: Tunnel
+    adopted: bool = False
+    """It was there before this daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A probe from an endpoint, out of one of its SAs."""
+
+    vip: IPAddress
+    flip: int
+    spi: Spi
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MappingChanged:
+    """XFRM_MSG_MAPPING: an authenticated packet of this inbound SA came from elsewhere."""
+
+    spi: Spi
+
+
+@dataclass(frozen=True, slots=True)
+class StateMoved:
+    """XFRM_MSG_NEWSA: an outbound SA leads to this address now."""
+
+    spi: Spi
+    source: IPAddress
+    destination: IPAddress
+    reqid: Reqid
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A lease without a tunnel, from before: its packets are held from the first moment."""
+
+    identity: str
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline passed."""
+
+
+Event = (
+    Admitted
+    | Remembered
+    | Heard
+    | MappingChanged
+    | StateMoved
+    | Tick
+    | TunnelUp
+    | TunnelRekeyed
+    | TunnelDown
+    | IkeRekeyed
+    | IkeDown
+    | IkeMoved
+    | CharonUp
+    | CharonGone
+)
+
+
+# Acts
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySession:
+    identity: str
+    objects: tuple[KernelObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    tunnel: Tunnel
+    reason: SessionReason
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Send what is held for this session, in order."""
+
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    what: str
+    reasons: frozenset[SessionReason]
+    identity: str
+    fields: Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerProbe:
+    """Ordered after whatever the probe changed, so that the answer takes the new path."""
+
+    probe: Heard
+
+
+Effect = ApplySession | Terminate | Release | Tell | AnswerProbe
