@@ -190,6 +190,16 @@ class Charon:
             {"id": name, "type": "IKE", "data": secret, "owners": list(owners)},
         )
 
+    async def unload_shared(self, name: str) -> None:
+        await self._command("unload-shared", {"id": name})
+
+    async def shared(self) -> tuple[str, ...]:
+        """The names of the pre-shared keys that came over VICI with one."""
+        return tuple(
+            item.decode(errors="replace")
+            for item in _list(await self._command("get-shared"), "keys")
+        )
+
     async def load_key(self, pem: bytes) -> None:
         await self._command("load-key", {"type": "any", "data": pem})
 

@@ -1,7 +1,8 @@
 """Removes every trace of the daemons, from cold; twice is fine.
 
 No daemon may run meanwhile: it would put everything back. Leases and the endpoint's remembered
-address stay: with them the next start goes on with the same addresses.
+address stay: with them the next start goes on with the same addresses. So do private keys and
+certificates in charon's memory, until it ends: they have no name that says whose they are.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from orchestrator.core.kernel import ENDPOINT_REQID
 from orchestrator.core.mobility import CONNECTION_PREFIX
 from orchestrator.core.quantities import Spi
 from orchestrator.faces.lock import AlreadyRunning, DaemonLock
+from orchestrator.services import credentials
 from orchestrator.services.journal import Journal
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost
 from orchestrator.services.proxy_link import SOCKET as PROXY_SOCKET
@@ -146,12 +148,13 @@ async def _ended(pid: int) -> None:
 
 
 async def _forget_tunnels(charon: Charon, *, dry_run: bool) -> tuple[set[Spi], list[str]]:
-    """Deletes our IKE_SAs, connections and pools in charon; returns the SPIs of what it still
-    has."""
+    """Deletes our IKE_SAs, connections, pools and pre-shared keys in charon; returns the SPIs
+    of what it still has."""
     try:
         tunnels = await charon.tunnels()
         connections = [name for name in await charon.connections() if _ours(name)]
         pools = [name for name in await charon.pools() if name.startswith(FREE)]
+        secrets = [name for name in await charon.shared() if credentials.is_ours(name)]
         gone = [tunnel for tunnel in tunnels if _ours(tunnel.connection)]
         if not dry_run:
             for tunnel in gone:
@@ -160,11 +163,14 @@ async def _forget_tunnels(charon: Charon, *, dry_run: bool) -> tuple[set[Spi], l
                 await charon.unload_connection(name)
             for name in pools:
                 await charon.unload_pool(name)
+            for name in secrets:
+                await charon.unload_shared(name)
     except (CharonError, TimeoutError):
         return set(), []
     sentences = [f"delete the IKE_SA {tunnel.ike} with {tunnel.remote_id}" for tunnel in gone]
     sentences += [f"unload the connection {name} from charon" for name in connections]
     sentences += [f"unload the pool {name} from charon" for name in pools]
+    sentences += [f"unload the pre-shared key {name} from charon" for name in secrets]
     return _spis(tunnel for tunnel in tunnels if tunnel not in gone), sentences
 
 

@@ -203,8 +203,9 @@ def cleanup(socket: Path, state: Path, charon: Path, *, dry_run: bool, stop: boo
     """Remove every trace of a daemon from the system; twice is fine.
 
     Policies, rules, routes, the virtual device, the firewall table, security associations,
-    runtime files; system settings become what they were. Leases and the remembered virtual
-    address stay.
+    connections and pre-shared keys in charon, runtime files; system settings become what they
+    were. Leases and the remembered virtual address stay; private keys and certificates stay in
+    charon's memory until it ends.
     """
     from orchestrator.cli.cleanup import Places, clean_up
 

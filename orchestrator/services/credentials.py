@@ -14,7 +14,13 @@ from orchestrator.config.server import ServerConfig, ServerPsk
 from orchestrator.core.errors import ConfigError, ConfigFault
 
 PREFIX: Final = "orchestrator"
-"""Of the names under which charon knows our secrets."""
+"""Of the names under which charon knows our pre-shared keys. It names private keys and
+certificates itself, by what is in them."""
+
+
+def is_ours(shared: str) -> bool:
+    """Whether a pre-shared key of this name came from one of our daemons."""
+    return shared == PREFIX or shared.startswith(f"{PREFIX} ")
 
 
 class Credentials:
