@@ -95,6 +95,7 @@ class Server:
         self._tasks: asyncio.TaskGroup | None = None
         self._loading_newcomers = asyncio.Lock()
         self._started_at = clock.now()
+        self._state_since = self._started_at
 
     async def run(self) -> None:
         """Works until cancelled; leaves the kernel and the proxy as they are."""
@@ -153,7 +154,7 @@ class Server:
         """Tunnels come to the machine as admitted, or not at all."""
         match event:
             case CharonUp(version, tunnels):
-                self._charon_version = version
+                self._charon_is(version)
                 self._driver.post(event)
                 for tunnel in tunnels:
                     self._admit(tunnel, adopted=True)
@@ -161,9 +162,15 @@ class Server:
                 self._admit(tunnel, adopted=False)
             case _:
                 if isinstance(event, CharonGone):
-                    self._charon_version = None
+                    self._charon_is(None)
                     self.journal.tell("charon", ("charon-absent",), warning=True)
                 self._driver.post(event)
+
+    def _charon_is(self, version: str | None) -> None:
+        """Its version; None: it is absent."""
+        if (version is None) != (self._charon_version is None):
+            self._state_since = clock.now()
+        self._charon_version = version
 
     def _admit(self, tunnel: Tunnel, *, adopted: bool) -> None:
         """Looks the lease up: only it gives an identity its virtual addresses."""
@@ -327,12 +334,13 @@ class Server:
     def status(self) -> dict[str, object]:
         sessions = self._machine.by_identity.values()
         present = [s for s in sessions if s.state is SessionState.ATTACHED]
+        proxy = self.config.proxy.enabled
         return {
             "role": "server",
             "version": __version__,
             "state": "serving" if self._charon_version else "waiting",
             "reasons": [] if self._charon_version else ["charon-absent"],
-            "since_s": round(clock.now() - self._started_at, 3),
+            "since_s": round(clock.now() - self._state_since, 3),
             "uptime_s": round(clock.now() - self._started_at, 3),
             "identity": self.config.identity,
             "pools": [str(pool) for pool in self.config.vip.pools],
@@ -341,7 +349,7 @@ class Server:
             else "absent",
             "sessions": {"attached": len(present), "all": len(sessions)},
             "held": self._held(self._machine.vips()),
-            "proxy": self._proxy.problem or "running",
+            "proxy": (self._proxy.problem or "running") if proxy else "off",
             "repairs": self._reconciler.repairs,
             "warnings": self._warnings(),
             "counters": dict(self.journal.counters),
