@@ -35,6 +35,7 @@ SYSCTLS: Final = (
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/conf/all/ignore_routes_with_linkdown",
+    "net/ipv6/conf/all/ignore_routes_with_linkdown",
     "net/core/xfrm_larval_drop",
 )
 SYSCTLS_PER_LINK: Final = ("rp_filter", "disable_xfrm", "disable_policy")

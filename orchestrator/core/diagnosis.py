@@ -54,7 +54,7 @@ class CharonReading:
     version: str | None = None
     """None: it does not answer."""
     problem: str = ""
-    """Why it does not."""
+    """Why it does not: a sentence about charon."""
     socket: str = ""
     settings: Mapping[str, str] | None = None
     """Its strongswan.conf by dotted names; None: could not be read."""
@@ -180,14 +180,15 @@ def _settings(readings: Readings) -> Iterator[Finding]:
             "1",
         )
     yield from _per_link(readings)
-    linkdown = "net/ipv4/conf/all/ignore_routes_with_linkdown"
-    if readings.role != "server" and sysctls.get(linkdown) == "1":
-        yield _setting(
-            Severity.ERROR,
-            "net.ipv4.conf.all.ignore_routes_with_linkdown",
-            "while no daemon runs the TUN has no carrier, and its route is passed over",
-            "0",
-        )
+    for family in ("ipv4", "ipv6"):
+        linkdown = f"net/{family}/conf/all/ignore_routes_with_linkdown"
+        if readings.role != "server" and sysctls.get(linkdown) == "1":
+            yield _setting(
+                Severity.ERROR,
+                linkdown.replace("/", "."),
+                "while no daemon runs the TUN has no carrier, and its route is passed over",
+                "0",
+            )
     forwarding = {"net/ipv4/ip_forward": 4, "net/ipv6/conf/all/forwarding": 6}
     for path, version in forwarding.items():
         served = any(pool.version == version for pool in readings.expected.pools)
@@ -314,9 +315,9 @@ def _charon(readings: Readings) -> Iterator[Finding]:
         yield Finding(
             Severity.ERROR,
             "charon",
-            f"does not answer: {charon.problem}",
-            "start strongSwan's charon-systemd or strongswan-starter; its VICI socket is named "
-            "in [charon] socket",
+            charon.problem.removeprefix("charon "),
+            "start it: `systemctl start orchestrator-charon`, the unit of the README; if its "
+            "VICI socket is another one, name that in [charon] socket",
         )
         return
     numbers = tuple(int(part) for part in charon.version.split(".") if part.isdigit())

@@ -37,6 +37,7 @@ WELL = Readings(
         "net/ipv4/ip_forward": "1",
         "net/ipv6/conf/all/forwarding": "1",
         "net/ipv4/conf/all/ignore_routes_with_linkdown": "0",
+        "net/ipv6/conf/all/ignore_routes_with_linkdown": "0",
         "net/core/xfrm_larval_drop": "1",
         "net/ipv4/conf/all/rp_filter": "0",
         "net/ipv4/conf/eth0/rp_filter": "2",
@@ -133,9 +134,14 @@ class TestSettings:
         assert finding.severity is Severity.ERROR
         assert "not" in finding.what
 
-    def test_passing_the_route_over_the_tun_by_is_an_error_on_an_endpoint(self) -> None:
-        readings = but(net__ipv4__conf__all__ignore_routes_with_linkdown="1")
-        assert only(readings).severity is Severity.ERROR
+    @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+    def test_passing_the_route_over_the_tun_by_is_an_error_on_an_endpoint(
+        self, family: str
+    ) -> None:
+        readings = but(**{f"net__{family}__conf__all__ignore_routes_with_linkdown": "1"})
+        finding = only(readings)
+        assert finding.severity is Severity.ERROR
+        assert f"net.{family}.conf.all.ignore_routes_with_linkdown=0" in finding.remedy
         assert judge(replace(readings, role="server")) == ()
 
     def test_forwarding_switched_off_behind_a_running_server(self) -> None:
@@ -152,9 +158,11 @@ class TestSettings:
 
 class TestCharon:
     def test_absent(self) -> None:
-        finding = only(replace(WELL, charon=CharonReading(problem="no such file")))
+        problem = "charon does not answer at /run/x: no such file"
+        finding = only(replace(WELL, charon=CharonReading(problem=problem)))
         assert finding.severity is Severity.ERROR
-        assert "no such file" in finding.what
+        assert f"{finding.subject} {finding.what}" == problem
+        assert "orchestrator-charon" in finding.remedy
 
     @pytest.mark.parametrize(
         ("version", "old"), [("5.8.4", True), ("5.9.2", False), ("6.0", False)]
