@@ -37,7 +37,7 @@ from orchestrator.core.ike import (
     TunnelRekeyed,
     TunnelUp,
 )
-from orchestrator.core.kernel import ENDPOINT_REQID, TABLE_PATHS, Template
+from orchestrator.core.kernel import ENDPOINT_REQID, Template
 from orchestrator.core.liveness import Liveness, PathHealth
 from orchestrator.core.mobility_events import (
     Abandon,
@@ -64,9 +64,10 @@ from orchestrator.core.mobility_events import (
     Tick,
     Woke,
 )
-from orchestrator.core.network import Snapshot, changes
-from orchestrator.core.paths import Absence, LinkChoice, Path, absence, candidates
-from orchestrator.core.quantities import Instant, IPAddress, LinkIndex, Seconds, TableId
+from orchestrator.core.network import Snapshot
+from orchestrator.core.paths import Absence, LinkChoice, Path
+from orchestrator.core.places import Place, Places, place_of
+from orchestrator.core.quantities import Instant, IPAddress, Seconds
 
 MOVE_HORIZON: Final = Seconds(600.0)
 """A tunnel unheard for longer is not moved: a NAT, a rekeying or an operator at the server may
@@ -137,19 +138,6 @@ class _Failures:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What makes two paths the same point of presence towards the same server address."""
-
-    link: LinkIndex
-    pop: IPAddress
-    server: IPAddress
-
-
-def _place(path: Path) -> _Place:
-    return _Place(path.link, path.pop, path.server)
-
-
 def _given(tunnel: Tunnel) -> tuple[IPAddress, ...]:
     """The addresses that the server says are ours: by payload, or by narrowing our offer."""
     hosts = (ts.network_address for ts in tunnel.local_ts if ts.num_addresses == 1)
@@ -165,7 +153,6 @@ class Mobility:
         self.reasons: frozenset[AnyReason] = frozenset({Reason.STARTED})
         self.since = Instant(0.0)
         self.vips: tuple[IPAddress, ...] = policy.static_vips
-        self.paths: tuple[Path, ...] = ()
         self.charon: str | None = None
         """charon's version while it answers."""
         self.roams = 0
@@ -173,14 +160,13 @@ class Mobility:
         self.flip = first_flip
         """The number of the latest change of path; the server follows the newest."""
         self.liveness: Liveness | None = None
-        self._snapshot = Snapshot()
-        self._tables: dict[Path, TableId] = {}
+        self._places = Places(policy.servers, policy.choice)
         self._held: list[_Held] = []
         self._active: _Held | None = None
         self._attempt: _Attempt | None = None
         self._attempts = 0
         self._ask = Ask.LEASED
-        self._failures: dict[_Place, _Failures] = {}
+        self._failures: dict[Place, _Failures] = {}
         self._sequence = 0
         self._pinned: str | None = None
         self._lost_at: Instant | None = None
@@ -247,6 +233,11 @@ class Mobility:
     # For status
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The usable ones, best first."""
+        return self._places.paths
+
+    @property
     def active(self) -> Tunnel | None:
         return self._active.tunnel if self._active else None
 
@@ -259,10 +250,10 @@ class Mobility:
         return self._attempt.path if self._attempt else None
 
     def tunnel_of(self, path: Path) -> Tunnel | None:
-        return next((h.tunnel for h in self._held if _place(h.path) == _place(path)), None)
+        return next((h.tunnel for h in self._held if place_of(h.path) == place_of(path)), None)
 
     def failure_of(self, path: Path) -> tuple[IkeFailure, str] | None:
-        failures = self._failures.get(_place(path))
+        failures = self._failures.get(place_of(path))
         return (failures.last, failures.detail) if failures and failures.last else None
 
     def kernel(self) -> EndpointState:
@@ -271,16 +262,16 @@ class Mobility:
         if self._active is not None:
             tunnel = self._active.tunnel
             template = Template(tunnel.local, tunnel.remote, ENDPOINT_REQID)
-        return EndpointState(self.policy.inner, self.vips, dict(self._tables), template)
+        return EndpointState(self.policy.inner, self.vips, self._places.tables, template)
 
     # Start and network
 
     def _started(self, event: Started, now: Instant) -> None:
         self.vips = self.policy.static_vips or event.vips
         self.since = now
-        self._look(event.snapshot)
+        self._places.look(event.snapshot, self.vips)
         if event.adopted is not None:
-            path = self._path_of(event.adopted)
+            path = self._places.between(event.adopted.local, event.adopted.remote)
             if path is not None:
                 held = _Held(
                     event.adopted,
@@ -293,51 +284,29 @@ class Mobility:
                 self._held.append(held)
                 self._activate(held, {Reason.ADOPTED}, now)
                 return
-        self._set_state(State.DETACHED, {Reason.STARTED, *self._why_none()}, now)
+        self._set_state(State.DETACHED, {Reason.STARTED, *self._places.why_none()}, now)
         self._apply()
 
     def _network(self, snapshot: Snapshot, now: Instant) -> None:
-        what = changes(self._snapshot, snapshot)
-        applied = self._tables
-        self._look(snapshot)
+        applied = self._places.tables
+        what = self._places.look(snapshot, self.vips)
+        live = {place_of(path) for path in self.paths}
+        self._failures = {p: f for p, f in self._failures.items() if p in live}
         if self._active is not None:
-            path = self._path_at(self._active.path)
+            path = self._places.at(self._active.path)
             if path is None:
-                self._lose(frozenset({*what, *self._why_none()}), now)
-                applied = self._tables
+                self._lose(what | self._places.why_none(), now)
+                applied = self._places.tables
             else:
                 self._active.path = path
-        if self._tables != applied:
+        if self._places.tables != applied:
             self._apply()
-        if self._attempt is not None and _place(self._attempt.path) not in self._places():
+        if self._attempt is not None and self._places.at(self._attempt.path) is None:
             self._abandon()
         if self._active is None and what:
-            if self._why_none() != self.reasons & frozenset(Absence):
-                self._set_state(State.DETACHED, {*what, *self._why_none()}, now)
-            self._recover(frozenset(what), now)
-
-    def _look(self, snapshot: Snapshot) -> None:
-        """Takes the snapshot in: paths, and a routing table for each place, kept stable.
-
-        With more places than tables the worst of them are not used.
-        """
-        self._snapshot = snapshot
-        found = candidates(
-            snapshot, self.policy.servers, self.policy.choice, frozenset(self.vips)
-        )
-        kept = {(path.link, path.pop): table for path, table in self._tables.items()}
-        used = {kept[path.link, path.pop] for path in found if (path.link, path.pop) in kept}
-        free = (TableId(number) for number in TABLE_PATHS if number not in used)
-        tables: dict[Path, TableId] = {}
-        for path in found:
-            key = (path.link, path.pop)
-            table = kept.get(key) or next(free, None)
-            if table is not None:
-                kept[key] = tables[path] = table
-        self._tables = tables
-        self.paths = tuple(tables)
-        live = self._places()
-        self._failures = {p: f for p, f in self._failures.items() if p in live}
+            if self._places.why_none() != self.reasons & frozenset(Absence):
+                self._set_state(State.DETACHED, what | self._places.why_none(), now)
+            self._recover(what, now)
 
     def _woke(self, now: Instant) -> None:
         """Everything is doubtful; the next answer, or its absence, decides."""
@@ -365,7 +334,7 @@ class Mobility:
         """Rule 2."""
         latest = sorted(self._held, key=lambda held: held.heard, reverse=True)
         for held in latest:
-            path = self._path_at(held.path)
+            path = self._places.at(held.path)
             if path is not None and held.retire_at is None and not self._silent(path):
                 held.path = path
                 self._activate(held, {*reasons, Reason.PATH_RETURNED}, now)
@@ -380,7 +349,7 @@ class Mobility:
         return (
             now - held.heard < MOVE_HORIZON
             and held.retire_at is None
-            and self._path_at(held.path) is None
+            and self._places.at(held.path) is None
             and held.tunnel.local.version == path.pop.version
             and held.tunnel.remote == path.server
         )
@@ -418,7 +387,7 @@ class Mobility:
         for held in self._held:
             if held is self._active or held.retire_at is not None:
                 continue
-            path = self._path_at(held.path)
+            path = self._places.at(held.path)
             works = held.answered and path is not None and not self._silent(path)
             if proven or not works:
                 held.retire_at = Instant(now + self.policy.drain)
@@ -475,7 +444,7 @@ class Mobility:
         self._active.heard = now
         self._active.answered = True
         if not self._why_more(self._active.path):
-            self._failures.pop(_place(self._active.path), None)
+            self._failures.pop(place_of(self._active.path), None)
         if self.state is State.MOVING:
             self._retire(now, proven=True)
             elapsed = now - self.since if self._lost_at is None else now - self._lost_at
@@ -517,7 +486,7 @@ class Mobility:
         active = self._active
         if active is None:
             return frozenset()
-        if _place(path) == _place(active.path):
+        if place_of(path) == place_of(active.path):
             why = Reason.TUNNEL_MOVED if active.moved else active.renew
             return frozenset({why} if why else ())
         if self._rank(path) < self._rank(active.path):
@@ -560,7 +529,7 @@ class Mobility:
             self.reasons = frozenset({why})
 
     def _failure(self, path: Path) -> _Failures:
-        return self._failures.setdefault(_place(path), _Failures())
+        return self._failures.setdefault(place_of(path), _Failures())
 
     # Tunnels
 
@@ -574,7 +543,7 @@ class Mobility:
                 self._effects.append(Terminate(tunnel))  # an answer that came too late
             return
         self._attempt = None
-        path = self._path_at(attempt.path)
+        path = self._places.at(attempt.path)
         if path is None:
             self._effects.append(Terminate(tunnel))
             return
@@ -637,7 +606,7 @@ class Mobility:
         and if we did not move it: then we know better than charon.
         """
         before = held.tunnel
-        path = None if held.moved else self._path_of(told)
+        path = None if held.moved else self._places.between(told.local, told.remote)
         if path is None:
             held.tunnel = replace(told, local=before.local, remote=before.remote)
             return
@@ -674,7 +643,7 @@ class Mobility:
         self._tell("charon", {Reason.STARTED}, None, version=version)
         if self._active is None:
             if Reason.CHARON_ABSENT in self.reasons:
-                self.reasons = frozenset({Reason.CHARON_RESTARTED, *self._why_none()})
+                self.reasons = frozenset({Reason.CHARON_RESTARTED, *self._places.why_none()})
             self._recover(frozenset({Reason.STARTED}), now)
 
     def _charon_gone(self) -> None:
@@ -683,7 +652,7 @@ class Mobility:
         self.charon = None
         self._attempt = None
         if self._active is None:
-            self.reasons = frozenset({Reason.CHARON_ABSENT, *self._why_none()})
+            self.reasons = frozenset({Reason.CHARON_ABSENT, *self._places.why_none()})
 
     def _roam_requested(self, link_name: str | None, now: Instant) -> None:
         if link_name is None:
@@ -698,35 +667,9 @@ class Mobility:
         self._pinned = link_name
         for path in self.paths:
             if path.link_name == link_name:
-                self._failures.pop(_place(path), None)
+                self._failures.pop(place_of(path), None)
 
     # Small things
-
-    def _path_at(self, path: Path) -> Path | None:
-        """The usable path at the same place, whose gateway may be another by now."""
-        return next((p for p in self.paths if _place(p) == _place(path)), None)
-
-    def _path_of(self, tunnel: Tunnel) -> Path | None:
-        return next(
-            (p for p in self.paths if (p.pop, p.server) == (tunnel.local, tunnel.remote)), None
-        )
-
-    def _places(self) -> frozenset[_Place]:
-        return frozenset(_place(path) for path in self.paths)
-
-    def _why_none(self) -> frozenset[AnyReason]:
-        if self.paths:
-            return frozenset()
-        return frozenset(
-            {
-                absence(
-                    self._snapshot,
-                    self.policy.servers,
-                    self.policy.choice,
-                    frozenset(self.vips),
-                )
-            }
-        )
 
     def _apply(self) -> None:
         self._effects.append(Apply(self.kernel()))
