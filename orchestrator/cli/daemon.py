@@ -1,4 +1,4 @@
-"""Runs a daemon in the foreground, as systemd wants it: logs to stderr, ends on SIGTERM."""
+"""Runs a daemon in the foreground, as systemd wants it: logs to it, ends on SIGTERM."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from orchestrator.adapters import journald
 from orchestrator.cli.outcome import Failure, say
 from orchestrator.config import certificates
 from orchestrator.config.endpoint import EndpointConfig
@@ -16,16 +17,6 @@ from orchestrator.core.errors import ConfigError, KernelError, OrchestratorError
 
 CAP_NET_ADMIN: Final = 12
 """include/uapi/linux/capability.h"""
-PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-"""Levels as syslog(3) counts them, for journald (sd-daemon(3))."""
-
-
-class _JournalFormatter(logging.Formatter):
-    """Lines that begin with their priority: journald keeps it, and adds the time."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        priority = next((p for level, p in PRIORITIES if record.levelno >= level), 7)
-        return f"<{priority}>{super().format(record)}"
 
 
 def configuration(path: Path) -> EndpointConfig | ServerConfig:
@@ -103,9 +94,10 @@ def _may_administer_networks() -> bool:
 
 
 def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    if "JOURNAL_STREAM" in os.environ:
-        handler.setFormatter(_JournalFormatter("%(message)s"))
+    if journald.is_stderr():
+        handler: logging.Handler = journald.JournalHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
     else:
+        handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -4,7 +4,7 @@
 2. It is whole: loading it replaces whatever the table held (`adapters.nftables`).
 3. What crosses the underlay for a virtual address is protected, in both directions, whatever
    routes and policies say. This is the second lock; XFRM policies and routing are the first.
-4. Every drop has a named counter, so that `status` and tests can see it.
+4. Every drop has a named counter, for `nft list counters` and for tests.
 
 What "came out of an SA" and "leaves into one" mean to nft is a `TunnelMatch`, so that a kernel
 without ESP can try everything else.

@@ -1,7 +1,7 @@
 """Tells people what happens: one record to the log, the same one to everybody who watches.
 
-The message is constant, the values stand in fields, so that journald keeps them searchable as
-ORCH_* and `watch --json` prints them as they are.
+The values stand in fields: `watch --json` prints them as they are, and the journal has them as
+ORCH_* (`adapters.journald`). Elsewhere the log is a line with all of them.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ class Journal:
         }
         self.count(event)
         shown = " ".join(f"{key}={value}" for key, value in values.items())
-        extra = {f"ORCH_{key.upper()}": value for key, value in values.items()}
+        extra: dict[str, object] = {"ORCH_EVENT": event, "ORCH_REASON": words}
+        extra |= {f"ORCH_{key.upper()}": value for key, value in values.items()}
         level = logging.WARNING if warning else logging.INFO
         _LOG.log(level, "%s (%s) %s", event, ", ".join(words), shown, extra=extra)
         for queue in tuple(self._watchers):
