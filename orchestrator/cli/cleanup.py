@@ -20,10 +20,10 @@ from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.cli.client import ask
 from orchestrator.cli.outcome import Failure
+from orchestrator.core.attempts import CONNECTION_PREFIX
 from orchestrator.core.errors import CharonError, OrchestratorError
 from orchestrator.core.ike import Tunnel
 from orchestrator.core.kernel import ENDPOINT_REQID
-from orchestrator.core.mobility import CONNECTION_PREFIX
 from orchestrator.core.quantities import Spi
 from orchestrator.faces.lock import AlreadyRunning, DaemonLock
 from orchestrator.services import credentials

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
+from orchestrator.core.attempts import CONNECTION_PREFIX, Attempts, Patience
 from orchestrator.core.endpoint_state import EndpointState, Inner
 from orchestrator.core.ike import (
     CharonGone,
@@ -40,16 +41,13 @@ from orchestrator.core.ike import (
 from orchestrator.core.kernel import ENDPOINT_REQID, Template
 from orchestrator.core.liveness import Liveness, PathHealth
 from orchestrator.core.mobility_events import (
-    Abandon,
     AnyReason,
     Apply,
-    Ask,
     AttemptFailed,
     Effect,
     Event,
     MoveEnded,
     MoveTunnel,
-    Negotiate,
     NetworkChanged,
     ProbeAnswered,
     Reason,
@@ -66,7 +64,7 @@ from orchestrator.core.mobility_events import (
 )
 from orchestrator.core.network import Snapshot
 from orchestrator.core.paths import Absence, LinkChoice, Path
-from orchestrator.core.places import Place, Places, place_of
+from orchestrator.core.places import Places, place_of
 from orchestrator.core.quantities import Instant, IPAddress, Seconds
 
 MOVE_HORIZON: Final = Seconds(600.0)
@@ -74,15 +72,7 @@ MOVE_HORIZON: Final = Seconds(600.0)
 have ended it, and what is released into it would be lost. IKE costs two round trips."""
 REFUSAL_WINDOW: Final = Seconds(5.0)
 """An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
-OVERTIME: Final = Seconds(5.0)
-"""Beyond its limit a negotiation of which we hear nothing at all is taken for failed."""
-DOUBLINGS: Final = 16
-"""Of the pause between two negotiations; by then it is as long as anybody configures."""
 SEQUENCES: Final = 2**32
-CONNECTION_PREFIX: Final = "orchestrator-"
-"""Of the connections we negotiate. The first flip follows, which no two runs of the daemon have
-in common, and a number: a name is how an attempt is abandoned, so that it must never mean an
-older tunnel as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +110,6 @@ class _Held:
     retire_at: Instant | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    connection: str
-    path: Path
-    since: Instant
-    reasons: frozenset[AnyReason]
-
-
-@dataclass(slots=True)
-class _Failures:
-    """How a place in the network treated our negotiations."""
-
-    count: int = 0
-    retry_at: Instant = Instant(0.0)
-    last: IkeFailure | None = None
-    detail: str = ""
-
-
 def _given(tunnel: Tunnel) -> tuple[IPAddress, ...]:
     """The addresses that the server says are ours: by payload, or by narrowing our offer."""
     hosts = (ts.network_address for ts in tunnel.local_ts if ts.num_addresses == 1)
@@ -156,17 +128,14 @@ class Mobility:
         self.charon: str | None = None
         """charon's version while it answers."""
         self.roams = 0
-        self._names = f"{CONNECTION_PREFIX}{first_flip}-"
         self.flip = first_flip
         """The number of the latest change of path; the server follows the newest."""
         self.liveness: Liveness | None = None
         self._places = Places(policy.servers, policy.choice)
+        patience = Patience(policy.attempt_limit, policy.backoff_min, policy.backoff_max)
+        self._attempts = Attempts(patience, policy.static_vips, first_flip)
         self._held: list[_Held] = []
         self._active: _Held | None = None
-        self._attempt: _Attempt | None = None
-        self._attempts = 0
-        self._ask = Ask.LEASED
-        self._failures: dict[Place, _Failures] = {}
         self._sequence = 0
         self._pinned: str | None = None
         self._lost_at: Instant | None = None
@@ -224,10 +193,10 @@ class Mobility:
         times = [held.retire_at for held in self._held if held.retire_at is not None]
         if self.liveness is not None:
             times.append(self.liveness.deadline())
-        if self._attempt is not None:
-            times.append(Instant(self._attempt.since + self.policy.attempt_limit + OVERTIME))
+        if self._attempts.current is not None:
+            times.append(self._attempts.current.overdue)
         elif self.charon is not None:
-            times += [self._failure(path).retry_at for path in self._targets()]
+            times += [self._attempts.retry_at(path) for path in self._targets()]
         return min(times, default=None)
 
     # For status
@@ -247,14 +216,13 @@ class Mobility:
 
     @property
     def attempt_path(self) -> Path | None:
-        return self._attempt.path if self._attempt else None
+        return self._attempts.current.path if self._attempts.current else None
 
     def tunnel_of(self, path: Path) -> Tunnel | None:
         return next((h.tunnel for h in self._held if place_of(h.path) == place_of(path)), None)
 
     def failure_of(self, path: Path) -> tuple[IkeFailure, str] | None:
-        failures = self._failures.get(place_of(path))
-        return (failures.last, failures.detail) if failures and failures.last else None
+        return self._attempts.failure_of(path)
 
     def kernel(self) -> EndpointState:
         """What the kernel has to look like now."""
@@ -290,8 +258,7 @@ class Mobility:
     def _network(self, snapshot: Snapshot, now: Instant) -> None:
         applied = self._places.tables
         what = self._places.look(snapshot, self.vips)
-        live = {place_of(path) for path in self.paths}
-        self._failures = {p: f for p, f in self._failures.items() if p in live}
+        self._attempts.keep(self.paths)
         if self._active is not None:
             path = self._places.at(self._active.path)
             if path is None:
@@ -301,8 +268,9 @@ class Mobility:
                 self._active.path = path
         if self._places.tables != applied:
             self._apply()
-        if self._attempt is not None and self._places.at(self._attempt.path) is None:
-            self._abandon()
+        attempt = self._attempts.current
+        if attempt is not None and self._places.at(attempt.path) is None:
+            self._effects += self._attempts.abandon()
         if self._active is None and what:
             if self._places.why_none() != self.reasons & frozenset(Absence):
                 self._set_state(State.DETACHED, what | self._places.why_none(), now)
@@ -310,8 +278,8 @@ class Mobility:
 
     def _woke(self, now: Instant) -> None:
         """Everything is doubtful; the next answer, or its absence, decides."""
-        self._failures.clear()
-        self._abandon()
+        self._attempts.forgive_all()
+        self._effects += self._attempts.abandon()
         if self._active is not None and self.liveness is not None:
             self.liveness = self._fresh_liveness(now)
             self._set_state(State.MOVING, {Reason.WOKE}, now)
@@ -335,7 +303,7 @@ class Mobility:
         latest = sorted(self._held, key=lambda held: held.heard, reverse=True)
         for held in latest:
             path = self._places.at(held.path)
-            if path is not None and held.retire_at is None and not self._silent(path):
+            if path is not None and held.retire_at is None and not self._attempts.silent(path):
                 held.path = path
                 self._activate(held, {*reasons, Reason.PATH_RETURNED}, now)
                 return
@@ -388,16 +356,16 @@ class Mobility:
             if held is self._active or held.retire_at is not None:
                 continue
             path = self._places.at(held.path)
-            works = held.answered and path is not None and not self._silent(path)
+            works = held.answered and path is not None and not self._attempts.silent(path)
             if proven or not works:
                 held.retire_at = Instant(now + self.policy.drain)
 
     def _tick(self, now: Instant) -> None:
         for held in [h for h in self._held if h.retire_at is not None and h.retire_at <= now]:
             self._discard(held)
-        attempt = self._attempt
-        if attempt and now >= attempt.since + self.policy.attempt_limit + OVERTIME:
-            self._abandon()
+        attempt = self._attempts.current
+        if attempt and now >= attempt.overdue:
+            self._effects += self._attempts.abandon()
             self._fail(attempt.path, IkeFailure.SILENT, "no outcome", now)
         if self._active is None or self.liveness is None:
             return
@@ -409,18 +377,14 @@ class Mobility:
     def _dead(self, active: _Held, now: Instant) -> None:
         """Rule 6."""
         self._lose(frozenset({Reason.PATH_DEAD}), now)
-        failures = self._failure(active.path)
-        failures.last, failures.detail = IkeFailure.SILENT, "probes unanswered"
+        self._attempts.fell_silent(active.path, "probes unanswered")
         if not active.answered and not active.moved:
             # Negotiated, and never a sign of data: the same again would end the same.
             self._fail(active.path, IkeFailure.SILENT, "probes unanswered", now)
-        attempt = self._attempt
-        if attempt and self._silent(attempt.path) and not all(map(self._silent, self.paths)):
-            self._abandon()
+        attempt, silent = self._attempts.current, self._attempts.silent
+        if attempt and silent(attempt.path) and not all(map(silent, self.paths)):
+            self._effects += self._attempts.abandon()
         self._recover(frozenset({Reason.PATH_DEAD}), now)
-
-    def _silent(self, path: Path) -> bool:
-        return self._failure(path).last is IkeFailure.SILENT
 
     # Probes
 
@@ -444,7 +408,7 @@ class Mobility:
         self._active.heard = now
         self._active.answered = True
         if not self._why_more(self._active.path):
-            self._failures.pop(place_of(self._active.path), None)
+            self._attempts.forgive(self._active.path)
         if self.state is State.MOVING:
             self._retire(now, proven=True)
             elapsed = now - self.since if self._lost_at is None else now - self._lost_at
@@ -461,25 +425,21 @@ class Mobility:
 
     def _negotiate_if_needed(self, now: Instant) -> None:
         """Rule 8: one negotiation at a time, on the best path whose pause is over."""
-        if self._attempt is not None or self.charon is None:
+        if self._attempts.current is not None or self.charon is None:
             return
         for path in self._targets():
-            if self._failure(path).retry_at <= now:
-                self._attempts += 1
-                name = f"{self._names}{self._attempts}"
+            if self._attempts.retry_at(path) <= now:
                 reasons = self.reasons if self._active is None else self._why_more(path)
-                self._attempt = _Attempt(name, path, now, frozenset(reasons))
-                fixed = self.policy.static_vips
-                ask = Ask.FIXED if fixed else self._ask
-                limit = self.policy.attempt_limit
-                self._effects.append(Negotiate(name, path, ask, fixed, limit))
+                self._effects.append(self._attempts.begin(path, reasons, now))
                 self._tell("negotiating", reasons, path)
                 return
 
     def _targets(self) -> Sequence[Path]:
         """Where a negotiation would help now, best first."""
         wanted = (p for p in self.paths if self._active is None or self._why_more(p))
-        return sorted(wanted, key=lambda p: (self._silent(p), p.link_name != self._pinned))
+        return sorted(
+            wanted, key=lambda p: (self._attempts.silent(p), p.link_name != self._pinned)
+        )
 
     def _why_more(self, path: Path) -> frozenset[AnyReason]:
         """Why to renew the path in use, or to leave it for this one."""
@@ -500,36 +460,16 @@ class Mobility:
             return -1
         return self.policy.choice.rank(path.link_name)
 
-    def _abandon(self) -> None:
-        if self._attempt is not None:
-            self._effects.append(Abandon(self._attempt.connection))
-            self._attempt = None
-
     def _attempt_failed(self, event: AttemptFailed, now: Instant) -> None:
-        attempt = self._attempt
-        if attempt is None or attempt.connection != event.connection:
-            return
-        self._attempt = None
-        if event.why is IkeFailure.MUST_ASK and self._ask is Ask.LEASED:
-            self._ask = Ask.ASSIGN  # at once: this was a question, not a failure
-            return
-        self._ask = Ask.LEASED
-        self._fail(attempt.path, event.why, event.detail, now)
+        attempt = self._attempts.lost(event.connection, event.why)
+        if attempt is not None:
+            self._fail(attempt.path, event.why, event.detail, now)
 
     def _fail(self, path: Path, why: IkeFailure, detail: str, now: Instant) -> None:
-        failures = self._failure(path)
-        doubled = self.policy.backoff_min * 2 ** min(failures.count, DOUBLINGS)
-        pause = min(doubled, self.policy.backoff_max)
-        failures.count += 1
-        failures.retry_at = Instant(now + pause)
-        failures.last = why
-        failures.detail = detail
+        pause = self._attempts.failed(path, why, detail, now)
         self._tell("failed", {why}, path, detail=detail, retry_s=round(pause, 1))
         if self._active is None:
             self.reasons = frozenset({why})
-
-    def _failure(self, path: Path) -> _Failures:
-        return self._failures.setdefault(place_of(path), _Failures())
 
     # Tunnels
 
@@ -537,17 +477,15 @@ class Mobility:
         """Rule 3."""
         if not tunnel.connection.startswith(CONNECTION_PREFIX):
             return
-        attempt = self._attempt
-        if attempt is None or attempt.connection != tunnel.connection:
+        attempt = self._attempts.won(tunnel.connection)
+        if attempt is None:
             if all(held.tunnel.ike != tunnel.ike for held in self._held):
                 self._effects.append(Terminate(tunnel))  # an answer that came too late
             return
-        self._attempt = None
         path = self._places.at(attempt.path)
         if path is None:
             self._effects.append(Terminate(tunnel))
             return
-        self._ask = Ask.LEASED
         given = _given(tunnel)
         outer = {path.pop for path in self.paths} & set(given)
         if outer:
@@ -623,9 +561,8 @@ class Mobility:
     def _charon_up(self, version: str, tunnels: Sequence[Tunnel], now: Instant) -> None:
         """Rule 7: what charon knows is matched by SPI; what it does not know is renewed."""
         self.charon = version
-        self._attempt = None
-        for failures in self._failures.values():
-            failures.count, failures.retry_at = 0, now
+        self._attempts.drop()
+        self._attempts.end_pauses(now)
         by_spi = {tunnel.spi_out: tunnel for tunnel in tunnels}
         for held in self._held:
             known = by_spi.pop(held.tunnel.spi_out, None)
@@ -650,14 +587,14 @@ class Mobility:
         if self.charon is not None:
             self._tell("charon", {Reason.CHARON_ABSENT}, None)
         self.charon = None
-        self._attempt = None
+        self._attempts.drop()
         if self._active is None:
             self.reasons = frozenset({Reason.CHARON_ABSENT, *self._places.why_none()})
 
     def _roam_requested(self, link_name: str | None, now: Instant) -> None:
         if link_name is None:
             if self._active is None or self.charon is None:
-                self._failures.clear()
+                self._attempts.forgive_all()
                 return
             self._active.renew = Reason.OPERATOR
             return
@@ -667,7 +604,7 @@ class Mobility:
         self._pinned = link_name
         for path in self.paths:
             if path.link_name == link_name:
-                self._failures.pop(place_of(path), None)
+                self._attempts.forgive(path)
 
     # Small things
 
