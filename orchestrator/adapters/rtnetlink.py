@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink import rtnl
+from pyroute2.netlink import NLM_F_REPLACE, rtnl
 from pyroute2.netlink.exceptions import NetlinkError
 
 from orchestrator.core.errors import KernelError
@@ -110,6 +110,10 @@ class Rtnetlink:
                             ours = picture.shows_as_ours(message) and not self._did(message)
                             if picture.absorb(message) or ours:
                                 yield NetworkNews(picture.snapshot(), ours_touched=ours)
+                            if _takes_routes_in_silence(message) and picture.take_gateways(
+                                await self._dump("routes")
+                            ):
+                                yield NetworkNews(picture.snapshot(), ours_touched=False)
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise KernelError(error.errno or 0, "watch", "the network") from error
@@ -331,8 +335,8 @@ class _Picture:
         return False
 
     def shows_as_ours(self, message: Message) -> bool:
-        """Whether this is about an object of ours: one with our protocol number, or what is
-        taken from our TUN devices, along with which the kernel takes routes in silence."""
+        """Whether this is about an object of ours: one with our protocol number, what is taken
+        from our TUN devices, or what takes routes of ours along in silence."""
         match message["event"]:
             case "RTM_NEWROUTE" | "RTM_DELROUTE":
                 return bool(message["proto"] == ROUTE_PROTOCOL)
@@ -340,11 +344,20 @@ class _Picture:
                 return bool(message.get("protocol") == ROUTE_PROTOCOL)
             case "RTM_DELADDR":
                 link = self._links.get(message["index"])
-                return link is not None and link.name in _OUR_LINKS
-            case "RTM_NEWLINK" | "RTM_DELLINK" as event:
-                taken = event == "RTM_DELLINK" or not message["flags"] & _IFF_UP
-                return taken and message.get("ifname") in _OUR_LINKS
+                ours = link is not None and link.name in _OUR_LINKS
+                return ours or _VERSION[message["family"]] == 4
+            case "RTM_DELLINK":
+                return True
+            case "RTM_NEWLINK":
+                return not message["flags"] & _IFF_UP
         return False
+
+    def take_gateways(self, routes: Iterable[Message]) -> bool:
+        """Takes the default routes of a whole dump for all there are; whether that is news."""
+        before, self._gateways = self._gateways, {}
+        for message in routes:
+            self._route(message, gone=False)
+        return self._gateways != before
 
     def _new_link(self, message: Message) -> bool:
         up = message["flags"] & _IFF_UP and message["flags"] & _IFF_LOWER_UP
@@ -446,3 +459,15 @@ def _parse_rule(message: Message) -> Rule:
         mark_inverted=bool(message["flags"] & 2),
         suppress_prefixlength=None if suppress in (None, none) else int(suppress),
     )
+
+
+def _takes_routes_in_silence(message: Message) -> bool:
+    """Whether routes may have gone that no RTM_DELROUTE tells of: with an IPv4 address those
+    that need it (net/ipv4/fib_frontend.c, fib_del_ifaddr), with a replacement the one replaced.
+    """
+    match message["event"]:
+        case "RTM_DELADDR":
+            return _VERSION[message["family"]] == 4
+        case "RTM_NEWROUTE":
+            return bool(message["header"]["flags"] & NLM_F_REPLACE) and not message["dst_len"]
+    return False

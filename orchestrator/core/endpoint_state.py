@@ -107,14 +107,11 @@ def _inner_routes(state: EndpointState) -> Iterator[Route]:
     by_version = {vip.version: vip for vip in state.vips}
     for version in (4, 6):
         vip = by_version.get(version)
-        if state.inner.full:
+        for destination in state.inner.destinations(version):
             # Whatever becomes of the route to the TUN, and for a family without a virtual
             # address (yet): nothing leaves beside the tunnel.
-            yield Route(
-                TABLE_INNER, EVERYTHING[version], RouteKind.UNREACHABLE, metric=LAST_RESORT
-            )
-        if vip is not None:
-            for destination in state.inner.destinations(version):
+            yield Route(TABLE_INNER, destination, RouteKind.UNREACHABLE, metric=LAST_RESORT)
+            if vip is not None:
                 yield Route(TABLE_INNER, destination, link=TUN_ENDPOINT, source=vip)
 
 

@@ -207,7 +207,12 @@ class Reconciler:
                 for operation in plan((), {s.key: s for s in await self.read(Aspect.ALL)})
                 if not isinstance(operation.subject, Tun)
             ]
-            sentences = [f"drop {operation.subject}" for operation in operations]
+            sentences = []
+            for path in self._sysctls.changed():  # first: nothing is forwarded unfiltered
+                sentences.append(f"restore sysctl {path}")
+                if not dry_run:
+                    self._sysctls.restore(path)
+            sentences += [f"drop {operation.subject}" for operation in operations]
             if not dry_run:
                 await self._carry_out(operations)
             for name in TUNS:
@@ -215,10 +220,6 @@ class Reconciler:
                     sentences.append(f"delete device {name}")
                     if not dry_run:
                         await self._rtnetlink.delete_link(name)
-            for path in self._sysctls.changed():
-                sentences.append(f"restore sysctl {path}")
-                if not dry_run:
-                    self._sysctls.restore(path)
             return sentences
 
     async def _carry_out(self, operations: Iterable[Operation]) -> None:

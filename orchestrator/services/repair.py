@@ -10,6 +10,7 @@ from typing import Final
 
 from orchestrator.adapters.nftables import NftablesChanges
 from orchestrator.adapters.xfrm import Monitor, NewsLost
+from orchestrator.core.errors import KernelError
 from orchestrator.core.kernel import Policy
 from orchestrator.services.journal import Journal
 from orchestrator.services.reconciler import Aspect, Reconciler
@@ -22,6 +23,9 @@ from orchestrator.wire.netlink_xfrm import (
 
 COLLECT: Final = 0.2
 """Seconds between the first foreign change and the look at it."""
+
+AGAIN: Final = 2.0
+"""Seconds until what could not be read is looked at again."""
 
 
 class Repair:
@@ -59,7 +63,13 @@ class Repair:
             await asyncio.sleep(COLLECT)
             self._wake.clear()
             touched, self._touched = self._touched, Aspect(0)
-            repaired = await self._reconciler.audit(touched)
+            try:
+                repaired = await self._reconciler.audit(touched)
+            except KernelError as error:
+                self._journal.tell("unaudited", fields={"detail": str(error)}, warning=True)
+                self.touched(touched)
+                await asyncio.sleep(AGAIN)
+                continue
             if repaired:
                 fields = {"operations": len(repaired), "first": repaired[0].subject.key}
                 self._journal.tell("repaired", ("touched-by-others",), fields, warning=True)

@@ -210,7 +210,7 @@ def test_what_is_taken_from_our_device_is_told(
     network_namespace: Namespace, meddling: str
 ) -> None:
     build(network_namespace)
-    network_namespace.ip("addr add 192.168.10.2/24 dev wlan0")
+    network_namespace.ip("addr add 2001:db8::2/64 dev wlan0")
 
     async def work(rtnetlink: Rtnetlink) -> None:
         await rtnetlink.configure_tun(Tun("vip0", 1380))
@@ -224,10 +224,61 @@ def test_what_is_taken_from_our_device_is_told(
     async def control(rtnetlink: Rtnetlink) -> None:
         news = await first(
             rtnetlink,
-            lambda news: ip_address("192.168.10.2") not in addresses(news),
-            lambda: network_namespace.ip("addr flush dev wlan0"),
+            lambda news: ip_address("2001:db8::2") not in addresses(news),
+            lambda: network_namespace.ip("addr del 2001:db8::2/64 dev wlan0"),
         )
         assert not news.ours_touched, "what is taken from others is not ours"
 
     in_kernel(work)
     in_kernel(control)
+
+
+def gateways(news: NetworkNews) -> set[IPAddress | None]:
+    return {gateway.address for gateway in news.snapshot.gateways}
+
+
+@pytest.mark.parametrize(
+    "renumber",
+    [
+        ("addr del 192.168.10.2/24 dev wlan0", "addr add 10.0.0.2/24 dev wlan0",
+         "route add default via 10.0.0.1"),
+        ("addr add 10.0.0.2/24 dev wlan0", "route replace default via 10.0.0.1"),
+        ("addr add 10.0.0.2/24 dev wlan0", "addr del 192.168.10.2/24 dev wlan0",
+         "route replace default via 10.0.0.1"),
+    ],
+)  # fmt: skip
+def test_a_gateway_that_went_in_silence_is_forgotten(
+    network_namespace: Namespace, renumber: tuple[str, ...]
+) -> None:
+    build(network_namespace)
+    network_namespace.ip(
+        "addr add 192.168.10.2/24 dev wlan0", "route add default via 192.168.10.1"
+    )
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        await first(
+            rtnetlink,
+            lambda news: gateways(news) == {ip_address("10.0.0.1")},
+            lambda: network_namespace.ip(*renumber),
+        )
+
+    in_kernel(work)
+
+
+def test_routes_of_ours_that_a_link_takes_along_are_missed(
+    network_namespace: Namespace,
+) -> None:
+    build(network_namespace)
+    network_namespace.ip("addr add 192.168.10.2/24 dev wlan0")
+    route = OURS[4]
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        await rtnetlink.put(route)
+        await first(
+            rtnetlink,
+            lambda news: news.ours_touched,
+            lambda: network_namespace.ip("link set wlan0 down", "link set wlan0 up"),
+        )
+        assert route not in await rtnetlink.present([])
+
+    in_kernel(work)

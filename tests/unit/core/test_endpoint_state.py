@@ -220,6 +220,17 @@ class TestSplitTunnel:
             TUN_ENDPOINT, TABLE_INNER, Verdict.HOLD
         )
 
+    def test_prefixes_never_leave_beside_the_tunnel(self) -> None:
+        both = Inner(prefixes=(ip_network("10.50.0.0/15"), ip_network("fd00:51::/32")))
+        before = endpoint_objects(state(inner=both))
+        assert outcome(before, Packet(PEER4)) == Outcome(None, TABLE_INNER)
+        assert outcome(before, Packet(PEER6)) == Outcome(None, TABLE_INNER)
+        v4_only = endpoint_objects(state(VIP4, active=WIFI_TEMPLATE, inner=both))
+        assert outcome(v4_only, Packet(PEER6)) == Outcome(None, TABLE_INNER)
+        without_tun = [o for o in v4_only if getattr(o, "link", None) != TUN_ENDPOINT]
+        assert outcome(without_tun, Packet(PEER4)) == Outcome(None, TABLE_INNER)
+        assert outcome(without_tun, Packet(ELSEWHERE)) == Outcome("wlan0", MAIN)
+
     def test_the_virtual_address_outside_the_prefixes_is_blocked(self) -> None:
         objects = endpoint_objects(state(VIP4, active=WIFI_TEMPLATE, inner=SPLIT))
         assert outcome(objects, Packet(ELSEWHERE, source=VIP4)).verdict is Verdict.BLOCK
