@@ -37,7 +37,8 @@ def config_failure(error: ConfigError) -> Failure:
         }
         for fault in error.faults
     ]
-    return Failure(str(error), more={"faults": faults})
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return Failure(str(error), more={"error": count, "faults": faults})
 
 
 def run(path: Path) -> None:

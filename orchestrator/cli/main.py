@@ -4,7 +4,6 @@ Few verbs; `--json` everywhere, stable; results to stdout, talk to stderr; exit 
 `cli.outcome`. The shapes of the results are in docs/man/orchestrator.1.md.
 """
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,16 +13,8 @@ from typing import Any, Final, TypeVar
 import click
 
 from orchestrator import __version__
-from orchestrator.cli import client, render
-from orchestrator.cli.outcome import (
-    JSON_WANTED,
-    Exit,
-    Failure,
-    report,
-    say,
-    show,
-    show_line,
-)
+from orchestrator.cli import client, entry, render
+from orchestrator.cli.outcome import JSON_WANTED, Exit, show, show_line
 from orchestrator.config.common import CharonSocket, Control, State
 from orchestrator.wire.control import Request, Verb
 
@@ -43,7 +34,7 @@ def _with_json(command: Command) -> Command:
         expose_value=False,
         is_eager=True,
         callback=_remember_json,
-        help="Print the result for programs.",
+        help="Print JSON.",
     )(command)
 
 
@@ -61,6 +52,7 @@ _config_argument = click.argument("config", type=click.Path(path_type=Path, read
 
 
 @click.group(
+    cls=entry.Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=False,
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 the daemon is not running.",
@@ -74,7 +66,7 @@ def cli() -> None:
 @_with_json
 @_config_argument
 def run(config: Path) -> None:
-    """Run the daemon that the file CONFIG is for, until it is stopped."""
+    """Run the daemon that CONFIG is for, until it is stopped."""
     from orchestrator.cli import daemon
 
     daemon.run(config)
@@ -84,7 +76,10 @@ def run(config: Path) -> None:
 @_with_json
 @_config_argument
 def check(config: Path) -> None:
-    """Say everything that is wrong with the file CONFIG, and do nothing else."""
+    """Say everything that is wrong with CONFIG.
+
+    Does nothing else.
+    """
     from orchestrator.cli import daemon
     from orchestrator.config import certificates
     from orchestrator.core.errors import ConfigError
@@ -134,9 +129,9 @@ def flows(socket: Path) -> None:
 @_with_json
 @_with_socket
 def watch(socket: Path) -> None:
-    """Tell what happens, as it happens, with its reasons, until Ctrl-C.
+    """Tell what happens, as it happens, with its reasons.
 
-    With --json, one object a line.
+    Until Ctrl-C. With --json, one object a line.
     """
     for event in client.watch(socket):
         show_line(event, render.event(render.clean(event)))
@@ -147,7 +142,11 @@ def watch(socket: Path) -> None:
 @_with_socket
 @click.argument("link", required=False)
 def roam(socket: Path, link: str | None) -> None:
-    """Move the traffic to LINK, or negotiate anew where it is best (endpoint)."""
+    """Move the traffic to LINK, and prefer that (endpoint).
+
+    LINK is preferred to all others until the next `roam`. Without LINK none is any more, and
+    a tunnel is negotiated anew where it is best.
+    """
     _ask(socket, Request(Verb.ROAM, link), _roaming)
 
 
@@ -155,7 +154,10 @@ def roam(socket: Path, link: str | None) -> None:
 @_with_json
 @_with_socket
 def reload(socket: Path) -> None:
-    """Let the daemon read its configuration again."""
+    """Ask the daemon to read its configuration again.
+
+    Both daemons of this version refuse. Restart them instead: connections go on.
+    """
     _ask(socket, Request(Verb.RELOAD), lambda _: "reloaded")
 
 
@@ -164,9 +166,10 @@ def reload(socket: Path) -> None:
 @_with_socket
 @click.argument("config", type=click.Path(path_type=Path, readable=False), required=False)
 def doctor(socket: Path, config: Path | None) -> None:
-    """Look for what keeps this machine from working well: kernel, settings, charon, networks.
+    """Look for what keeps this machine from working well.
 
-    With CONFIG, look for what that file needs. Changes nothing. Fails if it finds an error.
+    Looks at the kernel, its settings, charon, networks; with CONFIG, at what that file needs.
+    Changes nothing. Fails if it finds an error.
     """
     from orchestrator.cli.doctor import diagnose
 
@@ -230,31 +233,10 @@ def main() -> None:
 
 def execute(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    as_json = "--json" in arguments
-    try:
-        context = cli.make_context(PROGRAM, list(arguments))
-        if os.environ.get("NO_COLOR"):
-            context.color = False
-        with context:
-            cli.invoke(context)
-    except click.exceptions.Exit as ending:
-        return ending.exit_code
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else PROGRAM
-        usage = Failure(error.format_message(), f"see {command} --help", Exit.USAGE)
-        report(usage, as_json=as_json)
-        return Exit.USAGE
-    except click.ClickException as error:
-        report(Failure(error.format_message()), as_json=as_json)
-        return Exit.FAILED
-    except Failure as failure:
-        report(failure, as_json=as_json)
-        return failure.code
-    except (KeyboardInterrupt, click.Abort):
-        # Ctrl-C is how `watch` ends; for the others it means that nothing came of it.
-        say("")
-        return Exit.DONE if "watch" in arguments[:1] else Exit.FAILED
-    except BrokenPipeError:
-        # Whoever read our results has seen enough; say nothing at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return Exit.DONE
+    return entry.execute(
+        cli,
+        PROGRAM,
+        arguments,
+        as_json="--json" in arguments,
+        until_interrupt="watch" in arguments[:1],
+    )

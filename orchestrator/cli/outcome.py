@@ -42,7 +42,7 @@ class Failure(Exception):
         self.remedy = remedy
         self.code = code
         self.more = more or {}
-        """Further keys of the JSON object."""
+        """Further keys of the JSON object, or its `error` where people get more words."""
 
 
 def wants_json() -> bool:

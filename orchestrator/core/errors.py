@@ -24,7 +24,8 @@ class ConfigFault:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.problem}; {self.remedy}"
+        where = f"{self.file}:{self.line}" if self.line else str(self.file)
+        return f"{where}: {self.problem}; {self.remedy}"
 
 
 class ConfigError(OrchestratorError):

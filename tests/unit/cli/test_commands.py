@@ -135,6 +135,17 @@ class TestUsage:
         assert captured.err.count("\n") == 2
         assert "--help" in captured.err
 
+    @pytest.mark.parametrize("arguments", [["doctor", "--socket"], ["doctor", "--what"]])
+    def test_the_remedy_is_the_help_of_the_command_that_was_wrong(
+        self, arguments: list[str], capsys: Capture
+    ) -> None:
+        assert execute(arguments) == 2
+        assert capsys.readouterr().err.endswith("remedy: see orchestrator doctor --help\n")
+
+    def test_the_list_of_commands_cuts_no_sentence(self, capsys: Capture) -> None:
+        assert execute(["--help"]) == 0
+        assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
     def test_help_and_version_are_results(self, capsys: Capture) -> None:
         assert execute(["--help"]) == 0
         assert "Exit codes: 0 done" in capsys.readouterr().out
@@ -187,14 +198,25 @@ class TestCheck:
     def test_every_fault_in_json(self, config: Path, capsys: Capture) -> None:
         config.write_text(ENDPOINT + "tunel.mtu = 1400\n")
         assert execute(["check", str(config), "--json"]) == 1
-        assert json.loads(capsys.readouterr().out)["faults"] == [
-            {
-                "file": str(config),
-                "line": 8,
-                "problem": "unknown key tunel",
-                "remedy": "did you mean tunnel?",
-            }
-        ]
+        assert json.loads(capsys.readouterr().out) == {
+            "error": "1 fault",
+            "remedy": "",
+            "faults": [
+                {
+                    "file": str(config),
+                    "line": 8,
+                    "problem": "unknown key tunel",
+                    "remedy": "did you mean tunnel?",
+                }
+            ],
+        }
+        config.write_text(ENDPOINT + "tunel.mtu = 1400\ntunnel.mtu = 9\n")
+        assert execute(["check", str(config), "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)["error"] == "2 faults"
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path, capsys: Capture) -> None:
+        assert execute(["check", str(tmp_path / "none")]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'}: cannot be read")
 
 
 class TestRunning:

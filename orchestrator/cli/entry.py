@@ -1,0 +1,64 @@
+"""How both commands, `orchestrator` and `vagrant/lab`, take their words, and how they end.
+
+What is wrong gets a sentence and a remedy, not the whole help.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from orchestrator.cli.outcome import Exit, Failure, report, say
+
+
+class Command(click.Command):
+    """One whose wrong options are its own: the remedy names its help, not the program's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+
+class Group(click.Group):
+    command_class = Command
+
+
+def execute(
+    group: Group,
+    program: str,
+    arguments: Sequence[str],
+    *,
+    as_json: bool,
+    until_interrupt: bool = False,
+) -> int:
+    """Runs the command; returns its exit code. `until_interrupt`: Ctrl-C is how it ends."""
+    try:
+        context = group.make_context(program, list(arguments))
+        if os.environ.get("NO_COLOR"):
+            context.color = False
+        with context:
+            group.invoke(context)
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else program
+        usage = Failure(error.format_message(), f"see {command} --help", Exit.USAGE)
+        report(usage, as_json=as_json)
+        return Exit.USAGE
+    except click.ClickException as error:
+        report(Failure(error.format_message()), as_json=as_json)
+        return Exit.FAILED
+    except Failure as failure:
+        report(failure, as_json=as_json)
+        return failure.code
+    except (KeyboardInterrupt, click.Abort):
+        say("")
+        return Exit.DONE if until_interrupt else Exit.FAILED
+    except BrokenPipeError:
+        # Whoever read our results has seen enough; say nothing at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.DONE
