@@ -8,10 +8,11 @@ Formats: src/libcharon/plugins/vici/README.md in strongSwan.
 """
 
 import asyncio
+import contextlib
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_network, summarize_address_range
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -105,6 +106,8 @@ class _Connection:
         trace: TracebackType | None,
     ) -> None:
         self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
     def send(self, packet: bytes) -> None:
         self._writer.write(struct.pack("!I", len(packet)) + packet)
@@ -141,7 +144,11 @@ class _Connection:
         on_event: Callable[[Section], None] | None = None,
     ) -> Section:
         """Sends a command; returns its response, having passed every event to `on_event`."""
-        self.send(Packet.request(name, None if message is None else Message.serialize(message)))
+        try:
+            payload = None if message is None else Message.serialize(message)
+        except struct.error as error:
+            raise CharonError(f"{name}: a name or a value is too long for VICI") from error
+        self.send(Packet.request(name, payload))
         while True:
             kind, _, content = await self.receive()
             if kind == Packet.CMD_RESPONSE:
@@ -157,16 +164,12 @@ class Charon:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
+        self.unreadable = 0
+        """Events and SAs that made no sense to us: left away, whoever negotiated them."""
 
     async def _command(self, name: str, message: ViciMessage | None = None) -> Section:
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT):
-                async with await _Connection.open(self._socket) as connection:
-                    answer = await connection.command(name, message)
-        except TimeoutError as error:
-            raise CharonError(
-                f"charon did not answer {name} within {COMMAND_TIMEOUT:g} s"
-            ) from error
+        async with _soon(name), await _Connection.open(self._socket) as connection:
+            answer = await connection.command(name, message)
         if answer.get("success", b"yes") != b"yes":
             raise CharonError(f"charon refused {name}: {_text(answer, 'errmsg')}")
         return answer
@@ -260,29 +263,52 @@ class Charon:
 
     async def tunnels(self) -> tuple[Tunnel, ...]:
         found: list[Tunnel] = []
-        async with asyncio.timeout(COMMAND_TIMEOUT):
-            async with await _Connection.open(self._socket) as connection:
-                await connection.register("list-sa")
-                await connection.command(
-                    "list-sas", {"noblock": "yes"}, lambda sa: found.extend(_tunnels(sa))
-                )
+        async with _soon("list-sas"), await _Connection.open(self._socket) as connection:
+            await connection.register("list-sa")
+            await connection.command(
+                "list-sas", {"noblock": "yes"}, lambda sa: found.extend(self._read(sa))
+            )
         return tuple(found)
 
-    async def events(self) -> AsyncIterator[IkeEvent]:
+    def _read(self, content: Section) -> list[Tunnel]:
+        try:
+            return _tunnels(content)
+        except (ValueError, TypeError):
+            self.unreadable += 1
+            return []
+
+    async def events(self) -> AsyncGenerator[IkeEvent, None]:
         """CharonUp with everything established, then the news, until charon goes away.
 
         Raises CharonError when charon is absent or goes away; the caller decides when to
         try again.
         """
         async with await _Connection.open(self._socket) as connection:
-            async with asyncio.timeout(COMMAND_TIMEOUT):
+            async with _soon("register"):
                 for event in EVENTS:
                     await connection.register(event)
             yield CharonUp(await self.version(), await self.tunnels())
             while True:
                 _, name, content = await connection.receive()
-                for news in parse_event(name, content):
+                try:
+                    events = parse_event(name, content)
+                except (ValueError, TypeError):
+                    self.unreadable += 1
+                    continue
+                for news in events:
                     yield news
+
+
+@contextlib.asynccontextmanager
+async def _soon(name: str) -> AsyncIterator[None]:
+    """Raises CharonError when what is done in here takes longer than COMMAND_TIMEOUT."""
+    try:
+        async with asyncio.timeout(COMMAND_TIMEOUT):
+            yield
+    except TimeoutError as error:
+        raise CharonError(
+            f"charon did not answer {name} within {COMMAND_TIMEOUT:g} s"
+        ) from error
 
 
 def parse_event(name: str, content: Section) -> tuple[IkeEvent, ...]:
@@ -365,8 +391,18 @@ def _tunnel(name: str, ike: Section, child: Section) -> Tunnel:
 
 
 def _networks(section: Section, key: str) -> tuple[IPNetwork, ...]:
-    """Traffic selectors; ports and protocols, which we never propose, are left away."""
-    return tuple(ip_network(item.decode().partition("[")[0]) for item in _list(section, key))
+    """Traffic selectors; ports and protocols, which we never propose, are left away.
+
+    A peer may propose any range of addresses (RFC 7296, 3.13.1): "192.0.2.1..192.0.2.5".
+    """
+    found: list[IPNetwork] = []
+    for item in _list(section, key):
+        first, dots, last = item.decode(errors="replace").partition("[")[0].partition("..")
+        if dots:
+            found += summarize_address_range(ip_address(first), ip_address(last))
+        else:
+            found.append(ip_network(first))
+    return tuple(found)
 
 
 def _address(text: str) -> IPAddress:

@@ -113,11 +113,11 @@ class Hold:
     """How much is kept of what cannot be sent now. When full, the oldest packet goes first."""
 
     max_bytes: Annotated[Octets, Between(64 * 1024, 1024**3)] = Octets(4 * 1024 * 1024)
-    """Octets held for one endpoint. Twice the bandwidth-delay product of 100 Mbit/s at
-    150 ms: what was in flight when the path went fits in."""
+    """Octets held for each virtual address. Twice the bandwidth-delay product of 100 Mbit/s
+    at 150 ms: what was in flight when the path went fits in."""
     max_packets: Annotated[int, Between(16, 1_000_000)] = 8192
-    """Packets held for one endpoint. Bounds the cost of many small packets; 8192 of them
-    with 512 octets each fill the default `max_bytes`."""
+    """Packets held for each virtual address. Bounds the cost of many small packets; 8192 of
+    them with 512 octets each fill the default `max_bytes`."""
     max_age: Annotated[Seconds, Between(1, 86400)] = Seconds(120.0)
     """What has waited longer is dropped. A TCP sender in back-off waits two minutes at most
     before it sends again itself."""

@@ -58,8 +58,8 @@ class ServerPsk:
     kind: Literal["psk"]
     """How the two sides authenticate each other."""
     secret_file: Path | None = None
-    """A file with the pre-shared key of every endpoint that `secrets` does not name. Any of
-    them can then pose as any other of them: for trying things out."""
+    """A file with the one pre-shared key of all endpoints, instead of `secrets`. Any of them
+    can then pose as any other: for trying things out."""
     secrets: Mapping[Identity, Path] = field(default_factory=lambda: MappingProxyType({}))
     """A file with the pre-shared key of each endpoint, by its identity."""
 
@@ -69,6 +69,12 @@ class ServerPsk:
                 (),
                 "no secret is given",
                 'add [auth.secrets] with lines like "laptop1@example.org" = "/etc/…"',
+            )
+        if self.secret_file is not None and self.secrets:
+            yield Contradiction(
+                ("secret_file",),
+                "who knows this key could pose as each endpoint with a key of its own",
+                "give every endpoint a key in [auth.secrets], and leave secret_file away",
             )
         if self.secret_file is not None:
             yield from psk_file_faults("secret_file", self.secret_file)
@@ -196,7 +202,8 @@ class Limits:
 
     sessions: Annotated[int, Between(1, 100_000)] = 2000
     """Endpoints with a session, present or away; beyond it, a further one is refused. With the
-    default hold they can keep 8 GB of memory at the very most, all of them at once."""
+    default hold, and two virtual addresses each, they can keep 17 GB of memory at the very
+    most, all of them at once."""
 
 
 @dataclass(frozen=True, slots=True)

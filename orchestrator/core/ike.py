@@ -47,6 +47,8 @@ class IkeFailure(StrEnum):
     UNREACHABLE = "server-unreachable"
     REFUSED = "refused-after-authentication"
     CHARON = "charon-absent"
+    CREDENTIALS = "credentials-unreadable"
+    """Our own: a certificate or a key file cannot be read."""
     OTHER = "negotiation-failed"
 
 

@@ -109,8 +109,13 @@ def fits(plan: AddressPlan, lease: Lease) -> bool:
     fixed = plan.static.get(lease.identity)
     if fixed is not None:
         return set(lease.vips) == set(fixed)
-    others = {vip for vips in plan.static.values() for vip in vips}
-    return all(_may_give(plan, vip) and vip not in others for vip in lease.vips)
+    return not overruled(plan, lease) and all(_may_give(plan, vip) for vip in lease.vips)
+
+
+def overruled(plan: AddressPlan, lease: Lease) -> bool:
+    """Whether the operator has fixed an address of the lease for somebody else."""
+    others = (vips for name, vips in plan.static.items() if name != lease.identity)
+    return any(vip in lease.vips for vips in others for vip in vips)
 
 
 def in_order(vips: Iterable[IPAddress]) -> tuple[IPAddress, ...]:

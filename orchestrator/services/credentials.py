@@ -39,7 +39,9 @@ class Credentials:
                 await charon.load_shared(PREFIX, self._auth.key(), owners)
             case ServerPsk():
                 for name, key in self._auth.keys():  # noqa: SIM118 - no dictionary
-                    owners = [self._identity, *([name] if name else [])]
+                    # Not ours as well: charon takes any key of either side for good, and
+                    # who has one of them could pose as everybody.
+                    owners = [name] if name else [self._identity]
                     await charon.load_shared(f"{PREFIX} {name or 'default'}", key, owners)
             case CertificateAuth(private_key=private_key, ca=authorities):
                 await charon.load_key(_read(private_key))

@@ -123,3 +123,16 @@ def test_the_line_that_says_why_is_told_whatever_follows() -> None:
 
 def test_a_time_out_without_a_word_is_silence() -> None:
     assert verdict([], "CHILD_SA 'inner' not established after 8000ms").why is IkeFailure.SILENT
+
+
+def test_any_range_of_addresses_is_read() -> None:
+    """RFC 7296, 3.13.1: a peer may propose what is no prefix."""
+    child = {**CHILD, "remote-ts": [b"10.0.0.1..10.0.0.5"]}
+    event: Section = {"up": b"yes", "a": ike({"child-sas": {"inner-7": child}})}
+    (news,) = parse_event("child-updown", event)
+    assert isinstance(news, TunnelUp)
+    assert news.tunnel.remote_ts == (
+        ip_network("10.0.0.1/32"),
+        ip_network("10.0.0.2/31"),
+        ip_network("10.0.0.4/31"),
+    )

@@ -249,3 +249,18 @@ def test_anything_in_a_file_is_read_or_refused(
     reader = Reader(Path("/nowhere"))
     config = reader.table(cls, raw, ())
     assert (config is None) == bool(reader.found)
+
+
+def test_one_key_for_all_beside_keys_for_each_is_refused(tmp_path: Path) -> None:
+    place(tmp_path, "secret", f"{SECRET}\n")
+    text = """
+role = "server"
+identity = "b"
+underlay = { interfaces = ["lo"] }
+auth = { kind = "psk", secret_file = "secret", secrets = { a = "secret" } }
+vip = { pools = ["10.99.0.0/24"] }
+"""
+    with pytest.raises(ConfigError) as caught:
+        load(place(tmp_path, "server.toml", text))
+    (fault,) = caught.value.faults
+    assert (fault.line, "pose as" in fault.problem) == (5, True)

@@ -17,6 +17,7 @@ from orchestrator.core.leases import (
     decide,
     fits,
     next_free,
+    overruled,
 )
 from orchestrator.core.quantities import IPAddress, IPNetwork
 
@@ -115,6 +116,12 @@ class TestFixed:
         before = [lease("truck", "10.99.0.5")]
         decision = decide(FIXED, before, "truck", vips("10.99.0.5"))
         assert decision == Reassign(vips("10.99.0.3", "fd00:99::7"))
+
+    def test_overrule_whoever_has_them(self) -> None:
+        assert overruled(FIXED, lease("b", "10.99.0.3"))
+        assert overruled(FIXED, lease("b", "10.99.0.2", "fd00:99::7"))
+        assert not overruled(FIXED, lease("b", "10.99.0.2"))
+        assert not overruled(FIXED, lease("truck", "10.99.0.3"))
 
     def test_wait_while_somebody_else_still_has_it(self) -> None:
         before = [lease("a", "10.99.0.3")]
