@@ -46,7 +46,8 @@ def execute(
         return ending.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else program
-        usage = Failure(error.format_message(), f"see {command} --help", Exit.USAGE)
+        sentence = " ".join(error.format_message().split())  # click makes lists of choices
+        usage = Failure(sentence, f"see {command} --help", Exit.USAGE)
         report(usage, as_json=as_json)
         return Exit.USAGE
     except click.ClickException as error:

@@ -7,17 +7,23 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 n
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from orchestrator.cli import entry
+from orchestrator.cli.outcome import Exit, Failure
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab import backends, client
 from orchestrator.lab.internet import INTERNET
 from orchestrator.lab.keeper import lab_folder
 
-_NOT_UP: Final = 3
+PROGRAM: Final = "vagrant/lab"
+_LINKS: Final = [link.name for link in INTERNET.links]
+_ACCESS_LINKS: Final = [link.name for link in INTERNET.access_links]
+_HOSTS: Final = [host.name for host in INTERNET.hosts]
 _PASS_ON: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -26,41 +32,41 @@ _backend_option = click.option(
     type=click.Choice(list(backends.NAMES)),
     help="Instead of the one that suits this machine.",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
-_host_argument = click.argument(
-    "host", type=click.Choice([host.name for host in INTERNET.hosts])
-)
-_link_argument = click.argument(
-    "link", type=click.Choice([link.name for link in INTERNET.links])
-)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_host_argument = click.argument("host", type=click.Choice(_HOSTS), metavar="HOST")
+_link_argument = click.argument("link", type=click.Choice(_LINKS), metavar="LINK")
 
 
-class _Group(click.Group):
-    """Turns our errors into one line on stderr."""
+class _Group(entry.Group):
+    """Turns our errors into failures of the command."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except client.NotUp as error:
-            _say(str(error))
-            sys.exit(_NOT_UP)
+            raise Failure(str(error), code=Exit.NOT_RUNNING) from error
         except OrchestratorError as error:
-            raise click.ClickException(str(error)) from error
+            raise Failure(str(error)) from error
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=False,
+    epilog=f"HOST is one of {', '.join(_HOSTS)}; LINK one of {', '.join(_LINKS)}.",
+)
+def cli() -> None:
     """A small internet to try the orchestrator in."""
 
 
-@main.command()
+@cli.command()
 @_backend_option
 @click.option("--json", "as_json", is_flag=True, help="One object instead of the table.")
 def demo(backend: str | None, as_json: bool) -> None:
-    """A download and an ssh session over Wi-Fi, LTE, out of range and back.
+    """Show a download and an ssh session that roam.
 
-    With our daemons, then with stock strongSwan; takes some three minutes. Exits with 0 only
-    if no byte, no connection and no secret was lost.
+    Over Wi-Fi, LTE, out of range and back; with our daemons, then with stock strongSwan. Takes
+    some three minutes. Exits with 0 only if no byte, no connection and no secret was lost.
     """
     chosen = backends.choose(backend)
     _say(f"{chosen.name}: {chosen.reason}")
@@ -68,18 +74,20 @@ def demo(backend: str | None, as_json: bool) -> None:
     sys.exit(chosen.run(words, None, _say))
 
 
-@main.command(context_settings=_PASS_ON)
+@cli.command(context_settings=_PASS_ON)
 @_backend_option
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The one folder of this machine that the command can write to.",
+    help="A folder that the command can write to; with `uml` the only one of this machine.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def kernel(backend: str | None, results: Path | None, command: tuple[str, ...]) -> None:
     """Run COMMAND as root in a kernel that has all the lab needs.
 
-    It sees this machine's files, and changes none of them.
+    As `uml`, it sees this machine's files and can change none of them. As `netns`, it is root
+    on this machine: networks, processes and mounts are its own, /run, /etc, /var/lib and /root
+    too, and what it writes elsewhere stays.
     """
     if results is not None:
         results.mkdir(parents=True, exist_ok=True)
@@ -88,75 +96,80 @@ def kernel(backend: str | None, results: Path | None, command: tuple[str, ...]) 
     sys.exit(chosen.run(command, results, _say))
 
 
-@main.command()
+@cli.command()
 @_backend_option
 @click.option("--bare", is_flag=True, help="Hosts, links and the peers' servers only.")
 @_json_option
 def up(backend: str | None, bare: bool, as_json: bool) -> None:
-    """Start the lab, in the background: both daemons, the endpoint attached over Wi-Fi."""
+    """Start the lab, in the background.
+
+    Both daemons run, and the endpoint is attached over Wi-Fi.
+    """
     if not client.bring_up(lab_folder(), backend or "", _say):
         _say("it is up already")
     _show_status(client.ask(lab_folder(), {"do": "status" if bare else "product"}), as_json)
 
 
-@main.command()
+@cli.command()
 def down() -> None:
     """End the lab and everything in it."""
     client.ask(lab_folder(), {"do": "down"})
     _say("down")
 
 
-@main.command()
+@cli.command()
 @_json_option
 def status(as_json: bool) -> None:
     """Show where the endpoint is attached and what its links are like."""
     _show_status(client.ask(lab_folder(), {"do": "status"}), as_json)
 
 
-@main.command()
+@cli.command()
 @_host_argument
 def shell(host: str) -> None:
-    """A shell on HOST."""
+    """Open a shell on HOST."""
     shell = os.environ.get("SHELL", "/bin/sh")
     sys.exit(client.execute(lab_folder(), host, [shell]))
 
 
-@main.command(name="exec", context_settings=_PASS_ON)
+@cli.command(name="exec", context_settings=_PASS_ON)
 @_host_argument
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def execute(host: str, command: tuple[str, ...]) -> None:
+def run_on(host: str, command: tuple[str, ...]) -> None:
     """Run COMMAND on HOST, here in this terminal."""
     sys.exit(client.execute(lab_folder(), host, command[command[0] == "--" :]))
 
 
-@main.command()
-@_link_argument
-@click.argument("addresses", nargs=-1)
+@cli.command()
+@click.argument("link", type=click.Choice(_ACCESS_LINKS), metavar="LINK")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @_json_option
 def roam(link: str, addresses: tuple[str, ...], as_json: bool) -> None:
-    """Take the endpoint out of range of all other access links, and into that of LINK.
+    """Take the endpoint into the range of LINK.
 
-    ADDRESSES are what it gets there, instead of what it usually gets.
+    And out of that of all other access links. ADDRESS is what it gets there, instead of what it
+    usually gets.
     """
     request = {"do": "roam", "link": link, "addresses": addresses}
     _show_status(client.ask(lab_folder(), request), as_json)
 
 
-@main.command()
+@cli.command()
 @_link_argument
-@click.argument("changes", nargs=-1, required=True)
+@click.argument("changes", nargs=-1, required=True, metavar="CHANGE...")
 @_json_option
 def link(link: str, changes: tuple[str, ...], as_json: bool) -> None:
-    """Change LINK: attach, detach, up, down, cut, mend, delay=MS, loss=PERCENT, rate=MBIT.
+    """Change the quality of LINK, or who is on it.
 
-    `down` takes the carrier only, `detach` the addresses as well; `cut` drops everything
-    silently until `mend`. Delay and loss are those of one direction, rate=0 is no limit.
+    CHANGE is attach, detach, up, down, cut, mend, delay=MS, loss=PERCENT or rate=MBIT. `down`
+    takes the carrier only, `detach` the addresses as well; `cut` drops everything silently
+    until `mend`. Delay and loss are those of one direction, rate=0 is no limit.
     """
     request = {"do": "link", "link": link, "changes": changes}
     _show_status(client.ask(lab_folder(), request), as_json)
 
 
-@main.command()
+@cli.command()
 @_link_argument
 @click.option(
     "--write",
@@ -164,7 +177,7 @@ def link(link: str, changes: tuple[str, ...], as_json: bool) -> None:
     help="Write the packets to this file (pcap) instead of showing them.",
 )
 def capture(link: str, write: Path | None) -> None:
-    """Show the packets on LINK until ^C."""
+    """Show the packets on LINK, until Ctrl-C."""
     end = INTERNET.link(link).near
     listen = ["tcpdump", "--interface", end.device, "-n", "-U"]
     if write is None:
@@ -195,5 +208,11 @@ def _say(line: str) -> None:
     click.echo(f"lab: {line}", err=True)
 
 
+def execute(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    ours = arguments[:1] not in (["kernel"], ["exec"])  # others' words follow these
+    return entry.execute(cli, PROGRAM, arguments, as_json=ours and "--json" in arguments)
+
+
 if __name__ == "__main__":
-    main(prog_name="vagrant/lab")
+    sys.exit(execute(sys.argv[1:]))
