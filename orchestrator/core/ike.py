@@ -31,6 +31,12 @@ class Tunnel:
     local_vips: tuple[IPAddress, ...] = ()
     """The virtual addresses the other side gave us in the configuration payload."""
 
+    @property
+    def given(self) -> tuple[IPAddress, ...]:
+        """Our addresses, as the other side says: by payload, or by narrowing our offer."""
+        hosts = (ts.network_address for ts in self.local_ts if ts.num_addresses == 1)
+        return self.local_vips or tuple(hosts)
+
 
 class IkeFailure(StrEnum):
     """Why an attempt to negotiate did not end in a tunnel; the words people see."""

@@ -21,7 +21,7 @@ The rules, each with the method that keeps it:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, assert_never
 
 from orchestrator.core.attempts import CONNECTION_PREFIX, Attempts, Patience
@@ -65,11 +65,9 @@ from orchestrator.core.mobility_events import (
 from orchestrator.core.network import Snapshot
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Places, place_of
-from orchestrator.core.quantities import Instant, IPAddress, Seconds
+from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId
+from orchestrator.core.tunnels import Held, Tunnels
 
-MOVE_HORIZON: Final = Seconds(600.0)
-"""A tunnel unheard for longer is not moved: a NAT, a rekeying or an operator at the server may
-have ended it, and what is released into it would be lost. IKE costs two round trips."""
 REFUSAL_WINDOW: Final = Seconds(5.0)
 """An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
 SEQUENCES: Final = 2**32
@@ -93,29 +91,6 @@ class MobilityPolicy:
     """A replaced tunnel still receives this long: more than any RTT we work with."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """A tunnel we have, and where it leads."""
-
-    tunnel: Tunnel
-    path: Path
-    since: Instant
-    heard: Instant
-    """When data was last seen through it."""
-    answered: bool = False
-    """A probe came back through it, where it leads now."""
-    moved: bool = False
-    renew: Reason | None = None
-    """Why it is to be negotiated anew although it works."""
-    retire_at: Instant | None = None
-
-
-def _given(tunnel: Tunnel) -> tuple[IPAddress, ...]:
-    """The addresses that the server says are ours: by payload, or by narrowing our offer."""
-    hosts = (ts.network_address for ts in tunnel.local_ts if ts.num_addresses == 1)
-    return tunnel.local_vips or tuple(hosts)
-
-
 class Mobility:
     """One endpoint. `handle` and `deadline` are the whole interface; the rest is for status."""
 
@@ -134,12 +109,14 @@ class Mobility:
         self._places = Places(policy.servers, policy.choice)
         patience = Patience(policy.attempt_limit, policy.backoff_min, policy.backoff_max)
         self._attempts = Attempts(patience, policy.static_vips, first_flip)
-        self._held: list[_Held] = []
-        self._active: _Held | None = None
+        self._tunnels = Tunnels(self._places)
+        self._active: Held | None = None
         self._sequence = 0
         self._pinned: str | None = None
         self._lost_at: Instant | None = None
         self._effects: list[Effect] = []
+        self._ordered = self.kernel()
+        """What the latest Apply ordered."""
 
     # The interface
 
@@ -156,17 +133,15 @@ class Mobility:
             case TunnelUp(tunnel):
                 self._tunnel_up(tunnel, now)
             case TunnelRekeyed(old, tunnel):
-                self._tunnel_rekeyed(old, tunnel)
+                self._tunnels.rekeyed(old, tunnel)
             case TunnelDown(ike, child):
                 self._tunnel_down(ike, child, now)
             case IkeDown(ike):
                 self._tunnel_down(ike, None, now)
             case IkeRekeyed(old, new):
-                for held in self._held:
-                    if held.tunnel.ike == old:
-                        held.tunnel = replace(held.tunnel, ike=new)
+                self._tunnels.ike_rekeyed(old, new)
             case IkeMoved():
-                self._ike_moved(event)
+                self._tunnels.ike_moved(event)
             case CharonUp(version, tunnels):
                 self._charon_up(version, tunnels, now)
             case CharonGone():
@@ -185,12 +160,13 @@ class Mobility:
                 self._tick(now)
             case _:
                 assert_never(event)
+        self._apply_what_changed()
         self._negotiate_if_needed(now)
         return tuple(self._effects)
 
     def deadline(self) -> Instant | None:
         """When to send `Tick` if nothing else happens; None: never."""
-        times = [held.retire_at for held in self._held if held.retire_at is not None]
+        times = [held.retire_at for held in self._tunnels.held if held.retire_at is not None]
         if self.liveness is not None:
             times.append(self.liveness.deadline())
         if self._attempts.current is not None:
@@ -219,7 +195,7 @@ class Mobility:
         return self._attempts.current.path if self._attempts.current else None
 
     def tunnel_of(self, path: Path) -> Tunnel | None:
-        return next((h.tunnel for h in self._held if place_of(h.path) == place_of(path)), None)
+        return self._tunnels.at(path)
 
     def failure_of(self, path: Path) -> tuple[IkeFailure, str] | None:
         return self._attempts.failure_of(path)
@@ -241,33 +217,24 @@ class Mobility:
         if event.adopted is not None:
             path = self._places.between(event.adopted.local, event.adopted.remote)
             if path is not None:
-                held = _Held(
-                    event.adopted,
-                    path,
-                    now,
-                    now,
-                    answered=True,
-                    renew=Reason.CHARON_RESTARTED,
-                )
-                self._held.append(held)
+                held = Held(event.adopted, path, now, now, answered=True)
+                held.renew = Reason.CHARON_RESTARTED  # unless charon says that it knows it
+                self._tunnels.held.append(held)
                 self._activate(held, {Reason.ADOPTED}, now)
                 return
         self._set_state(State.DETACHED, {Reason.STARTED, *self._places.why_none()}, now)
         self._apply()
 
     def _network(self, snapshot: Snapshot, now: Instant) -> None:
-        applied = self._places.tables
         what = self._places.look(snapshot, self.vips)
         self._attempts.keep(self.paths)
         if self._active is not None:
             path = self._places.at(self._active.path)
             if path is None:
                 self._lose(what | self._places.why_none(), now)
-                applied = self._places.tables
             else:
                 self._active.path = path
-        if self._places.tables != applied:
-            self._apply()
+        self._apply_what_changed()
         attempt = self._attempts.current
         if attempt is not None and self._places.at(attempt.path) is None:
             self._effects += self._attempts.abandon()
@@ -300,30 +267,20 @@ class Mobility:
 
     def _recover(self, reasons: frozenset[AnyReason], now: Instant) -> None:
         """Rule 2."""
-        latest = sorted(self._held, key=lambda held: held.heard, reverse=True)
-        for held in latest:
+        for held in self._tunnels.latest():
             path = self._places.at(held.path)
-            if path is not None and held.retire_at is None and not self._attempts.silent(path):
+            if path is not None and not self._attempts.silent(path):
                 held.path = path
                 self._activate(held, {*reasons, Reason.PATH_RETURNED}, now)
                 return
         for path in self.paths:
-            for held in latest:
-                if self._movable(held, path, now):
-                    self._effects.append(MoveTunnel(held.tunnel, path))
-                    return
-
-    def _movable(self, held: _Held, path: Path, now: Instant) -> bool:
-        return (
-            now - held.heard < MOVE_HORIZON
-            and held.retire_at is None
-            and self._places.at(held.path) is None
-            and held.tunnel.local.version == path.pop.version
-            and held.tunnel.remote == path.server
-        )
+            movable = self._tunnels.movable(path, now)
+            if movable is not None:
+                self._effects.append(MoveTunnel(movable.tunnel, path))
+                return
 
     def _move_ended(self, event: MoveEnded, now: Instant) -> None:
-        held = next((h for h in self._held if h.tunnel == event.tunnel), None)
+        held = next((h for h in self._tunnels.held if h.tunnel == event.tunnel), None)
         if held is None:
             return
         if not event.moved:
@@ -331,13 +288,10 @@ class Mobility:
             self._discard(held)
             self._tell("failed", {Reason.MOVE_REFUSED}, event.path, detail=event.detail)
             return
-        held.tunnel = replace(held.tunnel, local=event.path.pop)
-        held.path = event.path
-        held.moved = True
-        held.answered = False
+        held.move(event.path)
         self._activate(held, {Reason.TUNNEL_MOVED}, now)
 
-    def _activate(self, held: _Held, reasons: Iterable[AnyReason], now: Instant) -> None:
+    def _activate(self, held: Held, reasons: Iterable[AnyReason], now: Instant) -> None:
         """Sends the traffic into this tunnel."""
         self._active = held
         held.retire_at = None
@@ -352,8 +306,8 @@ class Mobility:
 
     def _retire(self, now: Instant, *, proven: bool) -> None:
         """Rule 4: what lost the traffic has a while left, unless we may want to go back."""
-        for held in self._held:
-            if held is self._active or held.retire_at is not None:
+        for held in self._tunnels.latest():
+            if held is self._active:
                 continue
             path = self._places.at(held.path)
             works = held.answered and path is not None and not self._attempts.silent(path)
@@ -361,7 +315,7 @@ class Mobility:
                 held.retire_at = Instant(now + self.policy.drain)
 
     def _tick(self, now: Instant) -> None:
-        for held in [h for h in self._held if h.retire_at is not None and h.retire_at <= now]:
+        for held in self._tunnels.over(now):
             self._discard(held)
         attempt = self._attempts.current
         if attempt and now >= attempt.overdue:
@@ -374,11 +328,11 @@ class Mobility:
         elif now >= self.liveness.due:
             self._probe(now)
 
-    def _dead(self, active: _Held, now: Instant) -> None:
+    def _dead(self, active: Held, now: Instant) -> None:
         """Rule 6."""
         self._lose(frozenset({Reason.PATH_DEAD}), now)
         self._attempts.fell_silent(active.path, "probes unanswered")
-        if not active.answered and not active.moved:
+        if active.unproven:
             # Negotiated, and never a sign of data: the same again would end the same.
             self._fail(active.path, IkeFailure.SILENT, "probes unanswered", now)
         attempt, silent = self._attempts.current, self._attempts.silent
@@ -413,13 +367,8 @@ class Mobility:
             self._retire(now, proven=True)
             elapsed = now - self.since if self._lost_at is None else now - self._lost_at
             self._lost_at = None
-            self._set_state(
-                State.ATTACHED,
-                {*self.reasons, Reason.ANSWERED},
-                now,
-                elapsed_ms=round(elapsed * 1000, 1),
-                rtt_ms=round(rtt * 1000, 1),
-            )
+            times = {"elapsed_ms": round(elapsed * 1000, 1), "rtt_ms": round(rtt * 1000, 1)}
+            self._set_state(State.ATTACHED, {*self.reasons, Reason.ANSWERED}, now, **times)
 
     # Negotiating
 
@@ -479,23 +428,22 @@ class Mobility:
             return
         attempt = self._attempts.won(tunnel.connection)
         if attempt is None:
-            if all(held.tunnel.ike != tunnel.ike for held in self._held):
+            if not self._tunnels.of(tunnel.ike, None):
                 self._effects.append(Terminate(tunnel))  # an answer that came too late
             return
         path = self._places.at(attempt.path)
         if path is None:
             self._effects.append(Terminate(tunnel))
             return
-        given = _given(tunnel)
-        outer = {path.pop for path in self.paths} & set(given)
+        outer = {path.pop for path in self.paths} & set(tunnel.given)
         if outer:
             self._effects.append(Terminate(tunnel))
             detail = f"the server gave us {min(map(str, outer))}, an address we have outside"
             self._fail(path, IkeFailure.OTHER, detail, now)
             return
-        self._take_vips(given)
-        held = _Held(tunnel, path, now, now)
-        self._held.append(held)
+        self._take_vips(tunnel.given)
+        held = Held(tunnel, path, now, now)
+        self._tunnels.held.append(held)
         if self._active is None or self._why_more(path):
             self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
 
@@ -507,53 +455,18 @@ class Mobility:
         self.vips = given
         self._effects.append(RememberVips(given))
 
-    def _tunnel_rekeyed(self, old: int, tunnel: Tunnel) -> None:
-        for held in self._held:
-            if held.tunnel.ike == tunnel.ike and held.tunnel.child == old:
-                self._follow(held, tunnel)
-
-    def _tunnel_down(self, ike: int, child: int | None, now: Instant) -> None:
-        for held in list(self._held):
-            if held.tunnel.ike != ike or child not in (None, held.tunnel.child):
-                continue
-            self._held.remove(held)
+    def _tunnel_down(self, ike: UniqueId, child: UniqueId | None, now: Instant) -> None:
+        for held in self._tunnels.of(ike, child):
+            self._tunnels.held.remove(held)
             if held is not self._active:
                 continue
             self._lose(frozenset({Reason.TUNNEL_DELETED}), now)
-            unproven = not held.answered and not held.moved
-            if unproven and now - held.since < REFUSAL_WINDOW:
+            if held.unproven and now - held.since < REFUSAL_WINDOW:
                 self._fail(held.path, IkeFailure.REFUSED, "the server ended the IKE_SA", now)
             self._recover(frozenset({Reason.TUNNEL_DELETED}), now)
 
-    def _ike_moved(self, event: IkeMoved) -> None:
-        for held in self._held:
-            if held.tunnel.ike == event.ike and not held.moved:
-                elsewhere = replace(
-                    held.tunnel,
-                    local=event.local,
-                    local_port=event.local_port,
-                    remote=event.remote,
-                    remote_port=event.remote_port,
-                )
-                self._follow(held, elsewhere)
-
-    def _follow(self, held: _Held, told: Tunnel) -> None:
-        """Takes what charon tells of a tunnel.
-
-        Where it leads is taken too if that is a usable path, which a virtual address never is,
-        and if we did not move it: then we know better than charon.
-        """
-        before = held.tunnel
-        path = None if held.moved else self._places.between(told.local, told.remote)
-        if path is None:
-            held.tunnel = replace(told, local=before.local, remote=before.remote)
-            return
-        held.tunnel, held.path = told, path
-        if held is self._active and (told.local, told.remote) != (before.local, before.remote):
-            self._apply()
-
-    def _discard(self, held: _Held) -> None:
-        self._held.remove(held)
+    def _discard(self, held: Held) -> None:
+        self._tunnels.held.remove(held)
         self._effects.append(Terminate(held.tunnel))
 
     # charon
@@ -563,18 +476,7 @@ class Mobility:
         self.charon = version
         self._attempts.drop()
         self._attempts.end_pauses(now)
-        by_spi = {tunnel.spi_out: tunnel for tunnel in tunnels}
-        for held in self._held:
-            known = by_spi.pop(held.tunnel.spi_out, None)
-            if known is None:
-                held.renew = Reason.CHARON_RESTARTED
-                continue
-            # A predecessor moved it: policy and SAs are where we found them, charon is behind.
-            here = (held.tunnel.local, held.tunnel.remote)
-            held.moved = held.moved or (known.local, known.remote) != here
-            held.renew = None
-            self._follow(held, known)
-        for stranger in by_spi.values():
+        for stranger in self._tunnels.compare(tunnels):
             if stranger.connection.startswith(CONNECTION_PREFIX):
                 self._effects.append(Terminate(stranger))
         self._tell("charon", {Reason.STARTED}, None, version=version)
@@ -609,14 +511,16 @@ class Mobility:
     # Small things
 
     def _apply(self) -> None:
-        self._effects.append(Apply(self.kernel()))
+        self._ordered = self.kernel()
+        self._effects.append(Apply(self._ordered))
+
+    def _apply_what_changed(self) -> None:
+        """A table, or where the active tunnel leads."""
+        if self.kernel() != self._ordered:
+            self._apply()
 
     def _set_state(
-        self,
-        state: State,
-        reasons: Iterable[AnyReason],
-        now: Instant,
-        **fields: str | float,
+        self, state: State, reasons: Iterable[AnyReason], now: Instant, **fields: str | float
     ) -> None:
         self.reasons = frozenset(reasons)
         if state is not self.state:
@@ -625,10 +529,6 @@ class Mobility:
         self._tell(state, self.reasons, self.active_path, **fields)
 
     def _tell(
-        self,
-        what: str,
-        reasons: Iterable[AnyReason],
-        path: Path | None,
-        **fields: str | float,
+        self, what: str, reasons: Iterable[AnyReason], path: Path | None, **fields: str | float
     ) -> None:
         self._effects.append(Tell(what, frozenset(reasons), path, fields))

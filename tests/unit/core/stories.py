@@ -325,7 +325,7 @@ def the_attempt_is_the_one_that_charon_works_on(story: EndpointStory) -> None:
 
 
 def every_tunnel_of_ours_is_held_or_ended(story: EndpointStory) -> None:
-    held = {each.tunnel.ike for each in story.machine._held}
+    held = {each.tunnel.ike for each in story.machine._tunnels.held}
     assert set(story.in_charon) <= held, "charon has a tunnel that nobody looks after"
 
 
@@ -345,7 +345,7 @@ def tables_are_ours_and_one_for_each_point_of_presence(story: EndpointStory) -> 
 
 
 def no_more_than_a_handful_is_held(story: EndpointStory) -> None:
-    lasting = [each for each in story.machine._held if each.retire_at is None]
+    lasting = [each for each in story.machine._tunnels.held if each.retire_at is None]
     assert len(lasting) <= len(story.machine.paths) + 2
 
 

@@ -147,7 +147,7 @@ class TestPauses:
         for _ in range(8):
             some.failed(ON_WIFI, IkeFailure.AUTHENTICATION, "", at(100))
         some.end_pauses(at(101))
-        assert some.retry_at(ON_WIFI) == 101
+        assert some.retry_at(ON_WIFI) == at(101)
         assert some.failed(ON_WIFI, IkeFailure.AUTHENTICATION, "", at(101)) == 0.5
 
     def test_what_happened_is_known_after_the_pause_too(self) -> None:

@@ -21,7 +21,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import TABLE_PATHS
-from orchestrator.core.mobility import MOVE_HORIZON, MobilityPolicy
+from orchestrator.core.mobility import MobilityPolicy
 from orchestrator.core.mobility_events import (
     Ask,
     AttemptFailed,
@@ -34,6 +34,7 @@ from orchestrator.core.mobility_events import (
     Woke,
 )
 from orchestrator.core.quantities import Seconds, Spi, UniqueId
+from orchestrator.core.tunnels import MOVE_HORIZON
 from tests.unit.core.builders import (
     LTE,
     LTE6,
@@ -301,6 +302,15 @@ class TestReturn:
         assert story.is_at(WIFI, LTE6)[-3:] == ["protect wifi", "probe", "release"]
         assert story.negotiated() == []
         assert story.machine.active_path == path(WIFI)
+
+    def test_another_virtual_address_from_a_tunnel_that_stays_warm_is_taken_too(self) -> None:
+        story = attached(WIFI, policy=replace(POLICY, servers=(SERVER4, SERVER6)))
+        story.is_at(LTE6)
+        story.is_at(WIFI, LTE6)
+        other = ip_address("10.99.0.8")
+        assert story.negotiated((other,)) == ["remember 10.99.0.8", "protect wifi"]
+        assert story.kernel is not None
+        assert story.kernel.vips == (other,)
 
     def test_flips_to_a_warm_tunnel_at_once_when_the_active_one_ends(self) -> None:
         story = attached(WIFI, policy=replace(POLICY, servers=(SERVER4, SERVER6)))
