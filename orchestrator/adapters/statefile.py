@@ -12,11 +12,16 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.quantities import IPAddress
 
 FLIPS_PER_EPOCH: Final = 2**16
 """A daemon that flips more often than this between two restarts runs into its successor's
 numbers; at one flip a second that is 18 hours of nothing else."""
+
+
+class StateFileError(OrchestratorError):
+    """The file, or its folder, cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,11 @@ class StateFile:
         self._path = path
 
     def load(self) -> Remembered:
+        """What was saved last; nothing if nothing was, or if the file is damaged. A damaged
+        file is there as `.unreadable` afterwards.
+
+        Raises StateFileError.
+        """
         try:
             found = json.loads(self._path.read_text())
             vips = tuple(ip_address(vip) for vip in found["vips"])
@@ -44,26 +54,42 @@ class StateFile:
             return Remembered(vips, int(found["epoch"]), servers)
         except FileNotFoundError:
             return Remembered()
-        except (ValueError, KeyError, TypeError):
-            self._path.replace(self._path.with_suffix(".unreadable"))
+        except OSError as error:
+            raise self._translated(error, "read") from error
+        except (ValueError, KeyError, TypeError, OverflowError):
+            self._set_aside()
             return Remembered()
 
     def save(self, state: Remembered) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("w") as file:
-            json.dump(
-                {
-                    "vips": [str(vip) for vip in state.vips],
-                    "epoch": state.epoch,
-                    "servers": [str(server) for server in state.servers],
-                },
-                file,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+        """On disk when it returns.
 
-    def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
+        Raises StateFileError: the file is what it was, whole.
+        """
+        fresh = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with fresh.open("w") as file:
+                json.dump(
+                    {
+                        "vips": [str(vip) for vip in state.vips],
+                        "epoch": state.epoch,
+                        "servers": [str(server) for server in state.servers],
+                    },
+                    file,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise self._translated(error, "written") from error
+
+    def _set_aside(self) -> None:
+        try:
+            self._path.replace(self._path.with_suffix(".unreadable"))
+        except OSError as error:
+            raise self._translated(error, "set aside") from error
+
+    def _translated(self, error: OSError, done: str) -> StateFileError:
+        return StateFileError(f"{self._path} cannot be {done}: {error.strerror}")

@@ -7,8 +7,7 @@ here.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from orchestrator import __version__
@@ -59,9 +58,11 @@ from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
 from orchestrator.services.journal import Journal
+from orchestrator.services.memory import Memory
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
+from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
 from orchestrator.wire.xfrm_structs import Group
 
@@ -105,60 +106,50 @@ class Endpoint:
         self._xfrm = xfrm
         self._charon = Charon(config.charon.socket)
         self._credentials = Credentials(config)
-        self._statefile = statefile
-        before = statefile.load()
-        self._remembered = replace(before, epoch=before.epoch + 1)
-        statefile.save(self._remembered)
-        self._machine = Mobility(policy, self._remembered.first_flip)
+        self._memory = Memory(statefile, self.journal)
+        self._machine = Mobility(policy, self._memory.first_flip)
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), clock.now
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = EndpointProbes(self._answered)
-        self._holder: Holder | None = None
         self._flowing = False
         """Whether the kernel's policies, not only our decisions, let the traffic out."""
-        self._tasks: asyncio.TaskGroup | None = None
+        self._holder = Holder(
+            lambda packet: packet.source,
+            lambda _: self._flowing,
+            config.hold.limits,
+            clock.now,
+            self.journal,
+        )
+        self._tasks = Tasks()
         self._repair = Repair(self._reconciler, self.journal)
         self._started_at = clock.now()
 
     async def run(self) -> None:
         """Works until cancelled; leaves everything in the kernel as it is."""
         found = await self._reconciler.adopt()
-        vips = self._machine.vips or self._remembered.vips
+        vips = self._machine.vips or self._memory.vips
         at_rest = EndpointState(self._machine.policy.inner, vips)
         await self._reconciler.establish(SCOPE, endpoint_objects(at_rest))
         snapshot = await self._rtnetlink.snapshot()
-        await self._driver.handle(
-            Started(snapshot, self._remembered.vips, self._adoptable(found))
-        )
-        self._holder = Holder(
-            self._reconciler.tun(TUN_ENDPOINT),
-            lambda packet: packet.source,
-            lambda _: self._flowing,
-            self.config.hold.limits,
-            clock.now,
-        )
-        self._holder.own(self._machine.vips)
-        self._holder.start()
+        await self._driver.handle(Started(snapshot, self._memory.vips, self._adoptable(found)))
+        self._holder.start(self._reconciler.tun(TUN_ENDPOINT))
         monitor = Monitor((Group.POLICY,))
         loop = asyncio.get_running_loop()
         loop.add_reader(monitor.fileno(), self._repair.watch_xfrm, monitor)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                tasks.create_task(self._driver.run(), name="driver")
-                tasks.create_task(self._watch_network(), name="network")
-                tasks.create_task(self._watch_clock(), name="clock")
-                tasks.create_task(self._repair.run(), name="repair")
-                tasks.create_task(self._reconciler.sweep(), name="sweep")
-                tasks.create_task(self._repair.watch_firewall(), name="firewall")
-                tasks.create_task(
-                    ike.follow(self._charon, self._prepare_charon, self._driver.post),
-                    name="charon",
+            async with self._tasks as tasks:
+                tasks.begin(self._driver.run(), "driver")
+                tasks.begin(self._watch_network(), "network")
+                tasks.begin(self._watch_clock(), "clock")
+                tasks.begin(self._repair.run(), "repair")
+                tasks.begin(self._reconciler.sweep(), "sweep")
+                tasks.begin(self._repair.watch_firewall(), "firewall")
+                tasks.begin(
+                    ike.follow(self._charon, self._prepare_charon, self._driver.post), "charon"
                 )
         finally:
-            self._tasks = None
             loop.remove_reader(monitor.fileno())
             monitor.close()
             self._holder.stop()
@@ -232,14 +223,13 @@ class Endpoint:
             case Release():
                 self._release()
             case Negotiate():
-                self._begin(self._negotiate(effect), effect.connection)
+                self._tasks.begin(self._negotiate(effect), effect.connection)
             case Abandon(connection):
-                self._begin(self._abandon(connection), f"abandon {connection}")
+                self._tasks.begin(self._abandon(connection), f"abandon {connection}")
             case Terminate(tunnel):
-                self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+                self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
             case RememberVips(vips):
-                self._remembered = replace(self._remembered, vips=vips)
-                self._statefile.save(self._remembered)
+                self._memory.keep(vips)
             case Tell():
                 self._tell(effect)
         return None
@@ -249,8 +239,7 @@ class Endpoint:
         await self._reconciler.apply(SCOPE, endpoint_objects(state))
         self._flowing = state.active is not None
         self._probes.bind(state.vips)
-        if self._holder is not None:
-            self._holder.own(state.vips)
+        self._holder.hold(SCOPE, state.vips)
 
     def _move(self, order: MoveTunnel) -> MoveEnded:
         """The optimistic move: both SAs, counters and all, to the new point of presence."""
@@ -265,7 +254,7 @@ class Endpoint:
         return MoveEnded(tunnel, order.path, moved=True)
 
     def _release(self) -> None:
-        if self._holder is not None and (sent := self._holder.release(self._machine.vips)):
+        if sent := self._holder.release(self._machine.vips):
             self.journal.tell("released", fields={"packets": sent})
 
     async def _negotiate(self, order: Negotiate) -> None:
@@ -294,12 +283,6 @@ class Endpoint:
         self._xfrm.drop_state(tunnel.local, tunnel.spi_in)
         self._xfrm.drop_state(tunnel.remote, tunnel.spi_out)
 
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
-        if self._tasks is None:
-            work.close()
-            return
-        self._tasks.create_task(work, name=name)
-
     def _tell(self, effect: Tell) -> None:
         warning = effect.what in (State.DETACHED, "failed", "roam-refused", "vip-changed")
         path = str(effect.path) if effect.path else None
@@ -321,7 +304,7 @@ class Endpoint:
             "vip": [str(vip) for vip in machine.vips],
             "active_path": self._path(machine.active_path) if machine.active_path else None,
             "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
-            "held": self._held(),
+            "held": self._holder.tally(machine.vips),
             "roams": machine.roams,
             "repairs": self._reconciler.repairs,
             "warnings": self._warnings(),
@@ -393,19 +376,6 @@ class Endpoint:
             "spi_out": f"{tunnel.spi_out:08x}" if tunnel else None,
         }
 
-    def _held(self) -> dict[str, int]:
-        queues = [
-            queue
-            for vip in self._machine.vips
-            if self._holder and (queue := self._holder.queue(vip))
-        ]
-        return {
-            "packets": sum(len(queue) for queue in queues),
-            "bytes": sum(queue.held_bytes for queue in queues),
-            "limit_bytes": self.config.hold.limits.max_bytes,
-            "dropped": sum(queue.dropped for queue in queues),
-        }
-
     def _warnings(self) -> list[str]:
         found = [str(error) for error in self._reconciler.failures.values()]
         if self._machine.charon is None:
@@ -413,4 +383,6 @@ class Endpoint:
                 f"charon does not answer at {self.config.charon.socket}: start strongSwan; "
                 "until then a roam cannot renew its keys"
             )
+        if self._memory.problem is not None:
+            found.append(self._memory.problem)
         return found

@@ -15,6 +15,7 @@ from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.errors import KernelError, PeerError
 from orchestrator.core.hold import HoldLimits, HoldQueue
 from orchestrator.core.quantities import Instant, IPAddress
+from orchestrator.services.journal import Journal
 from orchestrator.wire.packets import IPHeader, parse_ip
 
 READS_PER_WAKEUP: Final = 64
@@ -25,34 +26,38 @@ routed an instant before the flip."""
 
 
 class Holder:
-    """Queues by virtual address; one holder reads one TUN."""
+    """A queue for each virtual address, which is in one scope; one holder reads one TUN."""
 
     def __init__(
         self,
-        tun: TunDevice,
         owner: Callable[[IPHeader], IPAddress],
         attached: Callable[[IPAddress], bool],
         limits: HoldLimits,
         clock: Callable[[], Instant],
+        journal: Journal,
     ) -> None:
-        self._tun = tun
         self._owner = owner
         self._attached = attached
         self._limits = limits
         self._clock = clock
-        self._injector = Injector()
+        self._journal = journal
+        self._tun: TunDevice | None = None
+        self._injector: Injector | None = None
+        self._scopes: dict[str, frozenset[IPAddress]] = {}
         self._queues: dict[IPAddress, HoldQueue] = {}
         self._stragglers: dict[IPAddress, asyncio.TimerHandle] = {}
         self._crowded: dict[int, set[IPAddress]] = {}
         """Whose packets wait for room in the socket of an address family."""
-        self.foreign = 0
-        """Packets in the TUN that belong to no virtual address we hold for; dropped."""
-        self.released = 0
 
-    def start(self) -> None:
-        asyncio.get_running_loop().add_reader(self._tun.fileno(), self._read)
+    def start(self, tun: TunDevice) -> None:
+        """Takes what falls into the TUN from now on. Raises KernelError."""
+        self._tun, self._injector = tun, Injector()
+        asyncio.get_running_loop().add_reader(tun.fileno(), self._read, tun)
 
     def stop(self) -> None:
+        """What is held is gone; the TUN stays open."""
+        if self._tun is None or self._injector is None:
+            return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._tun.fileno())
         for handle in self._stragglers.values():
@@ -61,65 +66,72 @@ class Holder:
             loop.remove_writer(self._injector.fileno(version))
         self._injector.close()
 
-    def own(self, vips: Iterable[IPAddress]) -> None:
-        """Holds for these addresses too from now on."""
-        for vip in vips:
-            if vip not in self._queues:
-                self._queues[vip] = HoldQueue(self._limits)
-
-    def disown(self, vips: Iterable[IPAddress]) -> None:
-        """Holds for these no longer; what is held is gone."""
-        for vip in vips:
+    def hold(self, scope: str, vips: Iterable[IPAddress]) -> None:
+        """Replaces the addresses that this scope holds for; what waited for one that it gives
+        up is gone, and reaches nobody who is given that address next."""
+        before = self._scopes.get(scope, frozenset())
+        after = self._scopes[scope] = frozenset(vips)
+        for vip in before - after:
             self._queues.pop(vip, None)
+        for vip in after - before:
+            self._queues[vip] = HoldQueue(self._limits)
 
-    def queue(self, vip: IPAddress) -> HoldQueue | None:
-        return self._queues.get(vip)
+    def tally(self, vips: Iterable[IPAddress]) -> dict[str, int]:
+        """What is held for these addresses, of how much, and what was lost to the limits."""
+        queues = [self._queues[vip] for vip in vips if vip in self._queues]
+        return {
+            "packets": sum(len(queue) for queue in queues),
+            "bytes": sum(queue.held_bytes for queue in queues),
+            "limit_bytes": self._limits.max_bytes * len(queues),
+            "dropped": sum(queue.dropped for queue in queues),
+        }
 
     def release(self, vips: Iterable[IPAddress]) -> int:
         """Re-sends what is held for these addresses, in order; returns how many packets went.
 
         What the socket has no room for stays in the queue until it has.
         """
-        sent = sum(self._release(vip) for vip in vips)
-        self.released += sent
-        return sent
+        return sum(self._release(vip) for vip in vips)
 
     def _release(self, vip: IPAddress) -> int:
-        queue = self._queues.get(vip)
-        packets = queue.release(self._clock()) if queue else ()
+        queue, injector = self._queues.get(vip), self._injector
+        if queue is None or injector is None:
+            return 0
+        packets = queue.release(self._clock())
         for number, packet in enumerate(packets):
             # A packet the kernel will not take (no route, too long) is lost, like any packet
             # on a network; its sender repeats it.
             with contextlib.suppress(KernelError):
-                if not self._injector.send(packet) and queue is not None:
+                if not injector.send(packet):
                     queue.put_back(packets[number:], self._clock())
-                    self._wait_for_room(vip)
+                    self._wait_for_room(injector, vip)
                     return number
         return len(packets)
 
-    def _wait_for_room(self, vip: IPAddress) -> None:
+    def _wait_for_room(self, injector: Injector, vip: IPAddress) -> None:
         self._crowded.setdefault(vip.version, set()).add(vip)
         loop = asyncio.get_running_loop()
-        loop.add_writer(self._injector.fileno(vip.version), self._has_room, vip.version)
+        descriptor = injector.fileno(vip.version)
+        loop.add_writer(descriptor, self._has_room, descriptor, vip.version)
 
-    def _has_room(self, version: int) -> None:
-        asyncio.get_running_loop().remove_writer(self._injector.fileno(version))
+    def _has_room(self, descriptor: int, version: int) -> None:
+        asyncio.get_running_loop().remove_writer(descriptor)
         waiting = self._crowded.pop(version, set())
         self.release(vip for vip in waiting if self._attached(vip))
 
-    def _read(self) -> None:
+    def _read(self, tun: TunDevice) -> None:
         for _ in range(READS_PER_WAKEUP):
-            packet = self._tun.read()
+            packet = tun.read()
             if packet is None:
                 return
             try:
                 vip = self._owner(parse_ip(packet))
             except PeerError:
-                self.foreign += 1
+                self._journal.count("foreign-packet")
                 continue
             queue = self._queues.get(vip)
             if queue is None:
-                self.foreign += 1
+                self._journal.count("foreign-packet")
                 continue
             queue.push(packet, self._clock())
             if self._attached(vip) and vip not in self._stragglers:

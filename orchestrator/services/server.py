@@ -7,7 +7,7 @@ virtual address its identity may use does its session get policies (`_admit`).
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final
 
 from orchestrator import __version__
@@ -53,6 +53,7 @@ from orchestrator.services.proxy_client import ProxyLost
 from orchestrator.services.proxy_link import ProxyLink, proxy_ports
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
+from orchestrator.services.tasks import Tasks
 from orchestrator.wire import netlink_xfrm as xfrm_news
 from orchestrator.wire.control import NotThisRole, Refused
 from orchestrator.wire.xfrm_structs import Group
@@ -91,8 +92,14 @@ class Server:
         self._probes = ServerProbes(self._heard)
         self._repair = Repair(self._reconciler, self.journal)
         self._proxy = ProxyLink(config, self.journal)
-        self._holder: Holder | None = None
-        self._tasks: asyncio.TaskGroup | None = None
+        self._holder = Holder(
+            lambda packet: packet.destination,
+            self._attached,
+            config.hold.limits,
+            clock.now,
+            self.journal,
+        )
+        self._tasks = Tasks()
         self._loading_newcomers = asyncio.Lock()
         self._started_at = clock.now()
         self._state_since = self._started_at
@@ -115,33 +122,22 @@ class Server:
         for lease in self._leases.all():
             await self._driver.handle(Remembered(lease.identity, lease.vips))
         self._probes.bind(SERVICE[pool.version] for pool in self.config.vip.pools)
-        self._holder = Holder(
-            self._reconciler.tun(TUN_SERVER),
-            lambda packet: packet.destination,
-            self._attached,
-            self.config.hold.limits,
-            clock.now,
-        )
-        self._holder.own(self._machine.vips())
-        self._holder.start()
+        self._holder.start(self._reconciler.tun(TUN_SERVER))
         loop = asyncio.get_running_loop()
         loop.add_reader(self._monitor.fileno(), self._watch_xfrm)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                tasks.create_task(self._driver.run(), name="driver")
-                tasks.create_task(self._watch_network(), name="network")
-                tasks.create_task(self._repair.run(), name="repair")
-                tasks.create_task(self._reconciler.sweep(), name="sweep")
-                tasks.create_task(self._repair.watch_firewall(), name="firewall")
+            async with self._tasks as tasks:
+                tasks.begin(self._driver.run(), "driver")
+                tasks.begin(self._watch_network(), "network")
+                tasks.begin(self._repair.run(), "repair")
+                tasks.begin(self._reconciler.sweep(), "sweep")
+                tasks.begin(self._repair.watch_firewall(), "firewall")
                 if self.config.proxy.enabled:
-                    tasks.create_task(self._proxy.run(), name="proxy")
-                tasks.create_task(
-                    ike.follow(self._charon, self._prepare_charon, self._ike_event),
-                    name="charon",
+                    tasks.begin(self._proxy.run(), "proxy")
+                tasks.begin(
+                    ike.follow(self._charon, self._prepare_charon, self._ike_event), "charon"
                 )
         finally:
-            self._tasks = None
             loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self._holder.stop()
@@ -194,15 +190,15 @@ class Server:
         match leases.decide(self.config.vip, self._leases.all(), identity, offered):
             case leases.Accept(vips=vips, fresh=True):
                 self._leases.assign(identity, vips)
-                self._begin(self._load_leased(identity, vips), f"lease {identity}")
-                self._begin(self._load_newcomers(), "newcomers")
+                self._tasks.begin(self._load_leased(identity, vips), f"lease {identity}")
+                self._tasks.begin(self._load_newcomers(), "newcomers")
                 return None
             case leases.Accept():
                 self._leases.seen(identity)
                 return None
             case leases.Reassign(vips=vips):
                 # With this connection charon narrows what the identity offers to its lease.
-                self._begin(self._load_leased(identity, vips), f"lease {identity}")
+                self._tasks.begin(self._load_leased(identity, vips), f"lease {identity}")
                 return "leased-another-address"
             case leases.Refuse(reason=reason):
                 return str(reason)
@@ -211,7 +207,7 @@ class Server:
         """No session: the SA stays without policies, and goes."""
         fields = {"identity": tunnel.remote_id, "pop": str(tunnel.remote), "ike_sa": tunnel.ike}
         self.journal.tell("refused", (why,), fields, warning=True)
-        self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+        self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
 
     def _heard(self, probe: Heard) -> None:
         """The kernel told of a moved sender before it passed this probe on: so do we."""
@@ -290,25 +286,18 @@ class Server:
         match effect:
             case ApplySession(identity, objects):
                 await self._reconciler.apply(f"session {identity}", objects)
-                if self._holder is not None:
-                    self._holder.own(self._machine.by_identity[identity].vips)
+                self._holder.hold(identity, self._machine.by_identity[identity].vips)
             case Release(vips):
-                if self._holder is not None and (sent := self._holder.release(vips)):
+                if sent := self._holder.release(vips):
                     self.journal.tell("released", fields={"packets": sent, "vip": str(vips[0])})
             case AnswerProbe(probe):
                 self._probes.answer(probe)
             case Terminate(tunnel, reason):
                 self.journal.tell("terminated", (reason,), {"identity": tunnel.remote_id})
-                self._begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+                self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
             case Tell(what, reasons, identity, fields):
                 self.journal.tell(what, reasons, {"identity": identity, **fields})
         return None
-
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
-        if self._tasks is None:
-            work.close()
-            return
-        self._tasks.create_task(work, name=name)
 
     def _attached(self, vip: IPAddress) -> bool:
         session = self._machine.session_of_vip(vip)
@@ -348,7 +337,7 @@ class Server:
             if self._charon_version
             else "absent",
             "sessions": {"attached": len(present), "all": len(sessions)},
-            "held": self._held(self._machine.vips()),
+            "held": self._holder.tally(self._machine.vips()),
             "proxy": (self._proxy.problem or "running") if proxy else "off",
             "repairs": self._reconciler.repairs,
             "warnings": self._warnings(),
@@ -397,18 +386,8 @@ class Server:
             "tunnels": len(session.tunnels),
             "roams": session.roams,
             "flows": sum(flows[vip] for vip in session.vips),
-            "held": self._held(session.vips),
+            "held": self._holder.tally(session.vips),
             "lease": self._leases.lookup(session.identity),
-        }
-
-    def _held(self, vips: Iterable[IPAddress]) -> dict[str, int]:
-        found = (self._holder.queue(vip) for vip in vips) if self._holder else ()
-        queues = [queue for queue in found if queue is not None]
-        return {
-            "packets": sum(len(queue) for queue in queues),
-            "bytes": sum(queue.held_bytes for queue in queues),
-            "limit_bytes": self.config.hold.limits.max_bytes,
-            "dropped": sum(queue.dropped for queue in queues),
         }
 
     def _warnings(self) -> list[str]:

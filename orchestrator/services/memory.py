@@ -1,0 +1,45 @@
+"""What an endpoint knows of the time before its restart: its virtual addresses and its flips.
+
+At the start a file that cannot be used is an error: without it every connection of before would
+be lost. Later it costs a warning: the addresses work all the same, until the next restart.
+"""
+
+from dataclasses import replace
+
+from orchestrator.adapters.statefile import StateFile, StateFileError
+from orchestrator.core.quantities import IPAddress
+from orchestrator.services.journal import Journal
+
+
+class Memory:
+    """One daemon's; its flips begin above those of its predecessors."""
+
+    def __init__(self, statefile: StateFile, journal: Journal) -> None:
+        """Raises StateFileError."""
+        self._statefile = statefile
+        self._journal = journal
+        before = statefile.load()
+        self._remembered = replace(before, epoch=before.epoch + 1)
+        statefile.save(self._remembered)
+        self.problem: str | None = None
+        """Why the virtual addresses are not written down, and what that costs."""
+
+    @property
+    def vips(self) -> tuple[IPAddress, ...]:
+        return self._remembered.vips
+
+    @property
+    def first_flip(self) -> int:
+        return self._remembered.first_flip
+
+    def keep(self, vips: tuple[IPAddress, ...]) -> None:
+        """Writes the virtual addresses down; where that fails, says so and goes on."""
+        self._remembered = replace(self._remembered, vips=vips)
+        try:
+            self._statefile.save(self._remembered)
+        except StateFileError as error:
+            self.problem = f"{error}; connections will end when this daemon is restarted"
+            fields = {"vip": str(vips[0]) if vips else None, "detail": self.problem}
+            self._journal.tell("not-remembered", fields=fields, warning=True)
+        else:
+            self.problem = None

@@ -1,0 +1,97 @@
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from orchestrator.adapters.tun import TunDevice
+from orchestrator.core.hold import HoldLimits
+from orchestrator.core.quantities import Instant, IPAddress
+from orchestrator.services.hold import Holder
+from orchestrator.services.journal import Journal
+
+VIP, VIP6 = ip_address("10.99.0.2"), ip_address("fd00:99::2")
+OTHER = ip_address("10.99.0.3")
+LIMITS = HoldLimits(max_bytes=100, max_packets=4)
+EMPTY = {"packets": 0, "bytes": 0, "limit_bytes": 100, "dropped": 0}
+
+
+def packet(source: IPAddress) -> bytes:
+    """A header and nothing behind it."""
+    if source.version == 4:
+        return (
+            b"\x45\x00\x00\x14" + bytes(4) + b"\x40\x11" + bytes(2) + source.packed + bytes(4)
+        )
+    return b"\x60\x00\x00\x00\x00\x00\x3b\x40" + source.packed + bytes(16)
+
+
+class Held:
+    """A holder for detached addresses, and the other end of its TUN."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self.holder = Holder(
+            lambda header: header.source,
+            lambda _: False,
+            LIMITS,
+            lambda: Instant(0.0),
+            self.journal,
+        )
+        self._kernel, self._daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._daemon.setblocking(False)  # noqa: FBT003 - the standard library's signature
+
+    def send(self, octets: bytes) -> None:
+        self._kernel.send(octets)
+        self.holder._read(TunDevice("vip0", self._daemon.fileno()))
+
+    def close(self) -> None:
+        self._kernel.close()
+        self._daemon.close()
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.close()
+
+
+def test_the_tally_is_of_all_addresses_asked_for(held: Held) -> None:
+    held.holder.hold("carol", (VIP, VIP6))
+    held.holder.hold("dave", (OTHER,))
+    for _ in range(6):
+        held.send(packet(VIP))
+    held.send(packet(VIP6))
+    held.send(packet(OTHER))
+    assert held.holder.tally((VIP, VIP6)) == {
+        "packets": 5,
+        "bytes": 4 * 20 + 40,
+        "limit_bytes": 200,
+        "dropped": 2,
+    }
+    assert held.holder.tally((OTHER,)) == {**EMPTY, "packets": 1, "bytes": 20}
+    assert held.holder.tally(()) == {**EMPTY, "limit_bytes": 0}
+
+
+def test_packets_stay_while_their_address_does(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    held.send(packet(VIP))
+    held.holder.hold("carol", (VIP, VIP6))
+    assert held.holder.tally((VIP,))["packets"] == 1
+
+
+def test_what_is_held_for_an_address_goes_with_it(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    held.send(packet(VIP))
+    held.holder.hold("carol", ())
+    assert held.holder.tally((VIP,)) == {**EMPTY, "limit_bytes": 0}
+    held.holder.hold("dave", (VIP,))
+    assert held.holder.tally((VIP,)) == EMPTY
+
+
+def test_packets_of_nobody_are_counted_and_dropped(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    held.send(packet(OTHER))
+    held.send(b"nonsense")
+    assert held.journal.counters == {"foreign-packet": 2}
+    assert held.holder.tally((VIP,)) == EMPTY
