@@ -112,7 +112,6 @@ class Mobility:
         self._tunnels = Tunnels(self._places)
         self._active: Held | None = None
         self._sequence = 0
-        self._pinned: str | None = None
         self._lost_at: Instant | None = None
         self._effects: list[Effect] = []
         self._ordered = self.kernel()
@@ -153,7 +152,7 @@ class Mobility:
             case ProbeAnswered(sequence):
                 self._answered(sequence, now)
             case RoamRequested(link_name):
-                self._roam_requested(link_name, now)
+                self._roam_requested(link_name)
             case Woke():
                 self._woke(now)
             case Tick():
@@ -386,9 +385,8 @@ class Mobility:
     def _targets(self) -> Sequence[Path]:
         """Where a negotiation would help now, best first."""
         wanted = (p for p in self.paths if self._active is None or self._why_more(p))
-        return sorted(
-            wanted, key=lambda p: (self._attempts.silent(p), p.link_name != self._pinned)
-        )
+        pinned = self._places.pinned
+        return sorted(wanted, key=lambda p: (self._attempts.silent(p), p.link_name != pinned))
 
     def _why_more(self, path: Path) -> frozenset[AnyReason]:
         """Why to renew the path in use, or to leave it for this one."""
@@ -398,16 +396,10 @@ class Mobility:
         if place_of(path) == place_of(active.path):
             why = Reason.TUNNEL_MOVED if active.moved else active.renew
             return frozenset({why} if why else ())
-        if self._rank(path) < self._rank(active.path):
-            wish = path.link_name == self._pinned
+        if self._places.rank(path) < self._places.rank(active.path):
+            wish = path.link_name == self._places.pinned
             return frozenset({Reason.OPERATOR if wish else Reason.BETTER_LINK})
         return frozenset()
-
-    def _rank(self, path: Path) -> int:
-        """Smaller is better; the link that the operator asked for is the best."""
-        if path.link_name == self._pinned:
-            return -1
-        return self.policy.choice.rank(path.link_name)
 
     def _attempt_failed(self, event: AttemptFailed, now: Instant) -> None:
         attempt = self._attempts.lost(event.connection, event.why)
@@ -493,17 +485,18 @@ class Mobility:
         if self._active is None:
             self.reasons = frozenset({Reason.CHARON_ABSENT, *self._places.why_none()})
 
-    def _roam_requested(self, link_name: str | None, now: Instant) -> None:
+    def _roam_requested(self, link_name: str | None) -> None:
         if link_name is None:
-            if self._active is None or self.charon is None:
-                self._attempts.forgive_all()
-                return
-            self._active.renew = Reason.OPERATOR
+            # Wherever it is best: a better link comes first, and this one if that fails.
+            self._places.pinned = None
+            self._attempts.forgive_all()
+            if self._active is not None and self.charon is not None:
+                self._active.renew = Reason.OPERATOR
             return
         if all(path.link_name != link_name for path in self.paths):
             self._tell("roam-refused", {Reason.NO_SUCH_PATH}, None, link=link_name)
             return
-        self._pinned = link_name
+        self._places.pinned = link_name
         for path in self.paths:
             if path.link_name == link_name:
                 self._attempts.forgive(path)

@@ -85,9 +85,10 @@ class ProbeAnswered:
 
 @dataclass(frozen=True, slots=True)
 class RoamRequested:
-    """The operator wants to be on this link, or simply elsewhere negotiated anew."""
+    """The operator wants to be on this link and to stay there, or negotiated anew."""
 
     link_name: str | None
+    """None: wherever it is best; a link asked for before is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

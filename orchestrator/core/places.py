@@ -10,6 +10,8 @@ The rules, each with the method that keeps it:
    address to the gateway of another (`_tables_for`).
 4. With more points of presence than tables, whoever has one keeps it, and the worst of the
    others are not used (`_tables_for`).
+5. The link that the operator asked for is better than any other, whatever is preferred
+   otherwise (`rank`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +44,8 @@ class Places:
         """Best first."""
         self.tables: Mapping[Path, TableId] = {}
         """Each path with the routing table of its point of presence."""
+        self.pinned: str | None = None
+        """The link that the operator asked for."""
         self._servers = servers
         self._choice = choice
         self._snapshot = Snapshot()
@@ -64,6 +68,10 @@ class Places:
     def between(self, pop: IPAddress, server: IPAddress) -> Path | None:
         """The best usable path from this address of ours to that one of the server."""
         return next((p for p in self.paths if (p.pop, p.server) == (pop, server)), None)
+
+    def rank(self, path: Path) -> int:
+        """Rule 5. Smaller is better; equal links are no reason to leave one for the other."""
+        return -1 if path.link_name == self.pinned else self._choice.rank(path.link_name)
 
     def why_none(self) -> frozenset[Absence]:
         """Why there is no path; empty exactly when there is one."""

@@ -830,6 +830,32 @@ class TestOperator:
         assert story.reasons() >= {"operator"}
         assert "charon-restarted" not in story.reasons()
 
+    def test_asking_without_a_link_gives_up_the_one_that_was_asked_for(self) -> None:
+        story = on_the_link_asked_for()
+        assert story.hears(RoamRequested(None)) == ["negotiate wifi"]
+        assert story.negotiated() == ["protect wifi", "probe", "release"]
+        assert story.reasons() >= {"better-link"}
+        story.answered()
+        assert set(story.waits(60, answering=True)) == {"probe", "terminate 2"}
+        assert story.machine.active_path == path(WIFI)
+
+    def test_asking_without_a_link_renews_this_one_when_the_better_one_fails(self) -> None:
+        story = on_the_link_asked_for()
+        story.hears(RoamRequested(None))
+        assert story.fails() == ["negotiate lte"]
+
+    def test_asking_without_a_link_tries_a_better_one_that_failed_before(self) -> None:
+        story = attached(LTE)
+        story.is_at(LTE, WIFI)
+        story.fails()
+        assert story.hears(RoamRequested(None)) == ["negotiate wifi"]
+
+    def test_the_link_asked_for_is_given_up_without_charon_too(self) -> None:
+        story = on_the_link_asked_for()
+        story.hears(CharonGone("crashed"))
+        assert story.hears(RoamRequested(None)) == []
+        assert story.finds_charon() == ["negotiate wifi"]
+
     def test_asking_while_detached_ends_the_pause(self) -> None:
         story = EndpointStory()
         story.starts(WIFI)
@@ -937,6 +963,17 @@ class TestLimits:
         assert mine is not None
         orders = story.handles(Woke(Seconds(0)))
         assert not any(isinstance(order, MoveTunnel) for order in orders)
+
+
+def on_the_link_asked_for() -> EndpointStory:
+    """Attached over LTE, because the operator asked for it, though there is Wi-Fi."""
+    story = attached(WIFI, LTE)
+    story.hears(RoamRequested("wwan0"))
+    story.negotiated()
+    story.answered()
+    story.waits(1.5, answering=True)
+    assert story.machine.active_path == path(LTE)
+    return story
 
 
 def adopted() -> Tunnel:

@@ -99,6 +99,17 @@ class TestLook:
         assert found.why_none() == {Absence.NO_ADDRESS}
 
 
+class TestRank:
+    def test_is_the_operators_preference(self) -> None:
+        found = Places((SERVER4,), LinkChoice(preference=("wlan*", "wwan*")))
+        assert found.rank(path(WIFI)) == found.rank(path(WIFI2)) < found.rank(path(LTE))
+
+    def test_of_the_link_asked_for_is_the_best(self) -> None:
+        found = Places((SERVER4,), LinkChoice(preference=("wlan*", "wwan*")))
+        found.pinned = "wwan0"
+        assert found.rank(path(LTE)) < found.rank(path(WIFI))
+
+
 class TestTables:
     def test_every_point_of_presence_has_its_own(self) -> None:
         now = places(WIFI, WIFI_SECOND, LTE, LTE6)
