@@ -78,15 +78,14 @@ class MobilityPolicy:
     """What the operator configured, as far as moving is concerned."""
 
     servers: tuple[IPAddress, ...]
+    attempt_limit: Seconds
+    backoff_min: Seconds
+    backoff_max: Seconds
+    probe_interval: Seconds
+    dead_after: Seconds
     choice: LinkChoice = LinkChoice()
     inner: Inner = Inner()
     static_vips: tuple[IPAddress, ...] = ()
-    attempt_limit: Seconds = Seconds(8.0)
-    """One negotiation: charon sends IKE_SA_INIT at 0, 1, 2.5 and 4.8 s."""
-    backoff_min: Seconds = Seconds(0.5)
-    backoff_max: Seconds = Seconds(30.0)
-    probe_interval: Seconds = Seconds(2.0)
-    dead_after: Seconds = Seconds(2.0)
     drain: Seconds = Seconds(1.0)
     """A replaced tunnel still receives this long: more than any RTT we work with."""
 

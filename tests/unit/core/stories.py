@@ -45,7 +45,7 @@ from orchestrator.core.mobility_events import (
     Tick,
 )
 from orchestrator.core.paths import LinkChoice, Path
-from orchestrator.core.quantities import IPAddress, UniqueId
+from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from tests.unit.core.builders import (
     LTE,
     LTE6,
@@ -62,8 +62,14 @@ from tests.unit.core.builders import (
 
 POLICY: Final = MobilityPolicy(
     servers=(SERVER4,),
+    attempt_limit=Seconds(8.0),
+    backoff_min=Seconds(0.5),
+    backoff_max=Seconds(30.0),
+    probe_interval=Seconds(2.0),
+    dead_after=Seconds(2.0),
     choice=LinkChoice(preference=("wlan0", "wlan1", "wwan0")),
 )
+"""What stories count on when they wait; others are made of it with `replace`."""
 NAMES: Final[dict[IPAddress, str]] = {
     ip_address(place.pop): name
     for place, name in (

@@ -21,7 +21,6 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import TABLE_PATHS
-from orchestrator.core.mobility import MobilityPolicy
 from orchestrator.core.mobility_events import (
     Ask,
     AttemptFailed,
@@ -33,6 +32,7 @@ from orchestrator.core.mobility_events import (
     Tick,
     Woke,
 )
+from orchestrator.core.paths import LinkChoice
 from orchestrator.core.quantities import Seconds, Spi, UniqueId
 from orchestrator.core.tunnels import MOVE_HORIZON
 from tests.unit.core.builders import (
@@ -339,7 +339,7 @@ class TestMakeBeforeBreak:
         assert story.attempt is None
 
     def test_stays_where_it_is_when_the_operator_has_no_preference(self) -> None:
-        story = attached(LTE, policy=MobilityPolicy(servers=(SERVER4,)))
+        story = attached(LTE, policy=replace(POLICY, choice=LinkChoice()))
         assert story.is_at(LTE, WIFI) == ["protect lte"]
         assert story.attempt is None
 
