@@ -71,8 +71,8 @@ def tunnel_interface(name: str) -> TunnelMatch:
 class ProxyPorts:
     """Where the connection proxy listens on 127.0.0.1 and ::1, by where the SYN came from."""
 
-    from_endpoints: int = 11110
-    to_endpoints: int = 11111
+    from_endpoints: int
+    to_endpoints: int
 
 
 ECHO_RATE: Final = "50/second burst 100 packets"
@@ -121,11 +121,12 @@ class ServerFirewall:
     underlay: Sequence[str]
     """Interfaces that the internet is on; all others are the LAN, and left alone."""
     pools: Sequence[IPNetwork]
+    service_port: int
+    """UDP, where the server answers at `services`."""
+    proxy: ProxyPorts | None
+    """None: TCP is forwarded like everything else."""
     services: Sequence[IPAddress] = ()
     """Where the server answers inside the tunnel."""
-    service_port: int = 4242
-    proxy: ProxyPorts | None = ProxyPorts()
-    """None: TCP is forwarded like everything else."""
     management_ports: Sequence[int] = ()
     """TCP ports of the server that are reachable from the underlay and from endpoints. None by
     default: a gateway is administered from its LAN side, and a forgotten port is a hole."""

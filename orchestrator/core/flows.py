@@ -5,7 +5,7 @@ flows that stand are untouched.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -71,16 +71,15 @@ class ProxySettings:
     """What the daemon tells the worker; a change holds for the flows that come after it."""
 
     pools: tuple[IPNetwork, ...]
-    source: SourcePolicy = SourcePolicy.VIP
-    ports: ProxyPorts = field(default_factory=ProxyPorts)
-    flows_per_vip: int = 1024
-    """A busy browser keeps some 300 connections, a scanner opens 65,000."""
-    flows: int = 16384
+    source: SourcePolicy
+    ports: ProxyPorts
+    flows_per_vip: int
+    """Open at once."""
+    flows: int
     """In all; two descriptors each. The worker lowers it to what its descriptors allow."""
-    octets_per_flow: int = 1024 * KIB
+    octets_per_flow: int
     """What is acknowledged for an absent reader, each way, socket buffers included. It bounds a
-    flow's rate to a window per round trip: 1 MiB carries 50 Mbit/s over 100 ms. More only makes
-    sleeping flows heavier: 10,000 of them, each stopped in a download, weigh 10 GiB."""
+    flow's rate to as much per round trip."""
     dial_seconds: Seconds = Seconds(30.0)
     """For a peer to answer. The endpoint believes it is connected meanwhile; people give a page
     up after some 30 s."""
@@ -108,6 +107,15 @@ class ProxySettings:
         return any(address in pool for pool in self.pools)
 
 
+UNCONFIGURED: Final = ProxySettings(
+    pools=(),
+    source=SourcePolicy.VIP,
+    ports=ProxyPorts(1, 2),
+    flows_per_vip=1,
+    flows=1,
+    octets_per_flow=LEAST_OCTETS_PER_FLOW,
+)
+"""Before the daemon has said anything: without pools nothing is listened for."""
 UNLIMITED_MS: Final = 2**31 - 1
 """TCP_USER_TIMEOUT at its maximum, 24.8 days: how long sent bytes may stay unacknowledged."""
 FIXED_MS: Final = 15 * 60 * 1000

@@ -22,8 +22,14 @@ from orchestrator.core.diagnosis import (
     Tried,
     judge,
 )
+from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.errors import CharonError
-from orchestrator.core.firewall import ServerFirewall, endpoint_ruleset, server_ruleset
+from orchestrator.core.firewall import (
+    ProxyPorts,
+    ServerFirewall,
+    endpoint_ruleset,
+    server_ruleset,
+)
 from orchestrator.core.kernel import MARK_MASK, MARK_UNDERLAY, TUN_ENDPOINT
 from orchestrator.core.network import Snapshot
 from orchestrator.core.quantities import IPNetwork
@@ -86,7 +92,8 @@ def _try_features(config: EndpointConfig | ServerConfig | None) -> tuple[Tried, 
     if isinstance(config, ServerConfig):
         pools, underlay = config.vip.pools, config.underlay.interfaces
     check = ["nft", "--check", "--file", "-"]
-    server = server_ruleset(ServerFirewall(underlay, pools))
+    ports = ProxyPorts(1, 2)  # any will do: the ruleset is checked, not loaded
+    server = server_ruleset(ServerFirewall(underlay, pools, SERVICE_PORT, ports))
     endpoint = endpoint_ruleset((), TUN_ENDPOINT)
     run = diagnosis.try_in_namespace
     ip = ["ip", "-batch", "-"]

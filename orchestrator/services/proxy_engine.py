@@ -32,6 +32,7 @@ from orchestrator.adapters.transparent import (
 from orchestrator.core.errors import KernelError
 from orchestrator.core.flows import (
     LARGEST_QUEUE,
+    UNCONFIGURED,
     DialFailure,
     FlowDirection,
     FlowEnded,
@@ -85,7 +86,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._capacity = capacity
         self._on_event = on_event
-        self._settings = ProxySettings(pools=())
+        self._settings = UNCONFIGURED
         self._shares = tunings(self._settings)
         self._pump = Pump(LARGEST_QUEUE, self._connected, self._over)
         self._loop.add_reader(self._pump.fileno(), self._turn)

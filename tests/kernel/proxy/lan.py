@@ -21,13 +21,15 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
+from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.firewall import (
     SECPATH,
+    ProxyPorts,
     ServerFirewall,
     server_ruleset,
     tunnel_interface,
 )
-from orchestrator.core.flows import ProxySettings
+from orchestrator.core.flows import ProxySettings, SourcePolicy
 from orchestrator.core.kernel import MARK_MASK, MARK_TPROXY, TABLE_INNER
 from tests.kernel.netns import Namespace
 
@@ -37,7 +39,15 @@ PEER: Final = {4: "10.50.0.2", 6: "fd00:50::2"}
 SERVER: Final = {4: "10.50.0.1", 6: "fd00:50::1"}
 POOLS: Final = (ip_network("10.99.0.0/24"), ip_network("fd00:99::/64"))
 OUTER: Final = {"endpoint": "192.0.2.2", "server": "192.0.2.1"}
-SETTINGS: Final = ProxySettings(pools=POOLS)
+PORTS: Final = ProxyPorts(11110, 11111)
+SETTINGS: Final = ProxySettings(
+    pools=POOLS,
+    source=SourcePolicy.VIP,
+    ports=PORTS,
+    flows_per_vip=1024,
+    flows=16384,
+    octets_per_flow=1024 * 1024,
+)
 PROTECTED: Final = (
     ("10.96.0.0/11", "10.50.0.0/16"),
     ("10.96.0.0/11", "192.0.0.8/32"),
@@ -57,6 +67,8 @@ class Lan:
         self.firewall = ServerFirewall(
             underlay=["ep0"],
             pools=POOLS,
+            service_port=SERVICE_PORT,
+            proxy=PORTS,
             services=[ip_address("192.0.0.8")],
             tunnel=SECPATH if esp else tunnel_interface("ep0"),
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.nftables import Nftables
+from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.firewall import (
     EndpointCounter,
     ServerCounter,
@@ -28,6 +29,7 @@ from tests.kernel.proxy.lan import (
     PATIENCE,
     PEER,
     POOLS,
+    PORTS,
     SERVER,
     VIP,
     Lan,
@@ -356,7 +358,7 @@ def test_the_rulesets_for_real_ipsec_load(network_namespace: Namespace) -> None:
     for text in (
         endpoint_ruleset([ip_address(vip) for vip in VIP.values()], "vip0"),
         endpoint_ruleset([], "vip0"),
-        server_ruleset(ServerFirewall(underlay=["wan0"], pools=POOLS)),
-        server_ruleset(ServerFirewall(underlay=[], pools=[], proxy=None)),
+        server_ruleset(ServerFirewall(["wan0"], POOLS, SERVICE_PORT, PORTS)),
+        server_ruleset(ServerFirewall([], [], SERVICE_PORT, proxy=None)),
     ):
         load_rules(network_namespace, text)

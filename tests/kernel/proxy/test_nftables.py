@@ -6,15 +6,16 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.adapters.nftables import Count, Nftables, NftablesChanges
+from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.errors import KernelError
 from orchestrator.core.firewall import ServerFirewall, endpoint_ruleset, server_ruleset
 from orchestrator.core.kernel import Ruleset
 from tests.kernel.netns import Namespace
-from tests.kernel.proxy.lan import POOLS, load_rules
+from tests.kernel.proxy.lan import POOLS, PORTS, load_rules
 
 FOREIGN = "table inet foreign {\n chain input { counter; }\n}\n"
 ENDPOINT = Ruleset(endpoint_ruleset([], "vip0"))
-SERVER = Ruleset(server_ruleset(ServerFirewall(["wan0"], POOLS)))
+SERVER = Ruleset(server_ruleset(ServerFirewall(["wan0"], POOLS, SERVICE_PORT, PORTS)))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Final
 
+from orchestrator.core.firewall import ProxyPorts
 from orchestrator.core.ike import Tunnel
 from orchestrator.core.kernel import ENDPOINT_REQID
 from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
@@ -27,6 +28,7 @@ SERVER4: Final[IPAddress] = ip_address("203.0.113.10")
 SERVER6: Final[IPAddress] = ip_address("2001:db8:113::10")
 VIP4: Final[IPAddress] = ip_address("10.99.0.7")
 VIP6: Final[IPAddress] = ip_address("fd00:99::7")
+PORTS: Final = ProxyPorts(11110, 11111)
 EVERYTHING4: Final = ip_network("0.0.0.0/0")
 EVERYTHING6: Final = ip_network("::/0")
 

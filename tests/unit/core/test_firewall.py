@@ -15,12 +15,15 @@ from orchestrator.core.firewall import (
     tunnel_interface,
 )
 from orchestrator.core.quantities import IPAddress
+from tests.unit.core.builders import PORTS
 
 GOLDEN = Path(__file__).parent / "golden"
 VIPS: list[IPAddress] = [ip_address("10.99.0.7"), ip_address("fd00:99::7")]
 SERVER = ServerFirewall(
     underlay=["wan0"],
     pools=[ip_network("10.99.0.0/24"), ip_network("fd00:99::/64")],
+    service_port=4242,
+    proxy=PORTS,
     services=[ip_address("192.0.0.8"), ip_address("fd6f:7263:6865::1")],
     management_ports=[22],
 )

@@ -9,15 +9,23 @@ from hypothesis import given, strategies
 from orchestrator.core.flows import (
     LEAST_OCTETS_PER_FLOW,
     MOST_OCTETS_PER_FLOW,
+    UNCONFIGURED,
     UNLIMITED_MS,
     ProxySettings,
     Refusal,
+    SourcePolicy,
     admit,
     tunings,
 )
+from tests.unit.core.builders import PORTS
 
 SETTINGS = ProxySettings(
-    pools=(ip_network("10.99.0.0/24"), ip_network("fd00:99::/64")), flows_per_vip=2, flows=3
+    pools=(ip_network("10.99.0.0/24"), ip_network("fd00:99::/64")),
+    source=SourcePolicy.VIP,
+    ports=PORTS,
+    flows_per_vip=2,
+    flows=3,
+    octets_per_flow=1024 * 1024,
 )
 
 
@@ -38,6 +46,12 @@ def test_takes_a_connection_between_a_vip_and_anybody() -> None:
     assert verdict("10.99.0.7", "10.50.0.2") is None
     assert verdict("fd00:99::7", "2001:db8::1") is None
     assert verdict("10.99.0.7", "10.99.0.8") is None
+
+
+def test_refuses_everybody_before_it_is_configured() -> None:
+    vip, peer = ip_address("10.99.0.7"), ip_address("10.50.0.2")
+    refusal = admit(UNCONFIGURED, vip, peer, of_vip=0, in_all=0, capacity=1000)
+    assert refusal is Refusal.FOREIGN
 
 
 def test_refuses_who_has_no_vip() -> None:
@@ -83,4 +97,4 @@ def test_only_a_leg_whose_far_end_may_be_away_is_waited_for_without_end() -> Non
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"."):
-        ProxySettings(SETTINGS.pools, **wrong)  # type: ignore[arg-type]
+        replace(SETTINGS, **wrong)  # type: ignore[arg-type]
