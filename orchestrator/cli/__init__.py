@@ -1,0 +1,1 @@
+"""The `orchestrator` command: what people type, and how results and failures are shown."""

@@ -1,0 +1,1 @@
+"""What an operator writes down, and the sentences about what is wrong with it."""

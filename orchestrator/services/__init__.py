@@ -1,0 +1,1 @@
+"""Joins the deciding machines with their neighbours in running daemons, with asyncio."""

@@ -1,0 +1,1 @@
+"""Codecs: octets from outside become values, or PeerError; values become octets."""
