@@ -4,6 +4,8 @@ The lock next to the control socket comes first: a second daemon ends before it 
 anything.
 """
 
+from typing import Final
+
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Xfrm
@@ -15,7 +17,8 @@ from orchestrator.services import names
 from orchestrator.services.endpoint import Endpoint, mobility_policy
 from orchestrator.services.server import Server
 
-STATE_FILE = "endpoint.json"
+STATE_FILE: Final = "endpoint.json"
+"""In the state folder: what `adapters.statefile` keeps."""
 
 
 async def run(config: EndpointConfig | ServerConfig) -> None:

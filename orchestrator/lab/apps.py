@@ -70,7 +70,7 @@ class Download:
         )  # fmt: skip
         if self._process.stdout is None:
             raise RuntimeError("popen gave no pipe")
-        self.data = _Hashed(self._process.stdout)
+        self.output = _Hashed(self._process.stdout)
 
     @property
     def done(self) -> bool:
@@ -83,11 +83,11 @@ class Download:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self.data.join()
+        self.output.join()
         told = self._process.stderr.read() if self._process.stderr is not None else b""
         connects = re.search(rb"connects=(\d+)", told)
         return (
-            self._process.returncode == 0 and self.data.sha256 == self._expected,
+            self._process.returncode == 0 and self.output.sha256 == self._expected,
             int(connects[1]) if connects else 0,
         )
 

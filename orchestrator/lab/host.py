@@ -15,6 +15,8 @@ from orchestrator.lab.namespaces import NamespaceThread, write_sysctls
 from orchestrator.lab.rtnl import Rtnetlink
 
 _LOOPBACK_INDEX: Final = 1
+RUN_SECONDS: Final = 60.0
+"""What a command may take; those that the lab runs take a second or two on its one slow CPU."""
 SYSCTLS: Final = {
     # Nobody else can have the same address: no second of tentative addresses.
     "net/ipv6/conf/all/accept_dad": "0",
@@ -51,7 +53,7 @@ class Host:
         command: Sequence[str | Path],
         *,
         check: bool = True,
-        timeout: float | None = 60,
+        timeout: float | None = RUN_SECONDS,
         input: str | None = None,  # noqa: A002  subprocess.run calls it so
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,

@@ -17,7 +17,6 @@ from orchestrator.core.quantities import IPAddress, IPNetwork
 from orchestrator.lab.internet import IPInterface, Quality
 
 _RTM_NEWLINK: Final = 16
-_RTM_DELLINK: Final = 17
 _RTM_GETLINK: Final = 18
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
@@ -49,14 +48,34 @@ _NETEM: Final = struct.Struct("=IIIIII")
 """tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter."""
 _NETEM_RATE: Final = struct.Struct("=IiIi")
 """tc_netem_rate: octets a second, packet overhead, cell size, cell overhead."""
-_NETEM_RATE_ATTRIBUTE: Final = 6
-_NETEM_LATENCY64_ATTRIBUTE: Final = 10
+
+_IFLA_ADDRESS: Final = 1
+_IFLA_IFNAME: Final = 3
+_IFLA_OPERSTATE: Final = 16
+_IFLA_LINKINFO: Final = 18
+_IFLA_NET_NS_FD: Final = 28
+_IFLA_INFO_KIND: Final = 1
+_IFLA_INFO_DATA: Final = 2
+_VETH_INFO_PEER: Final = 1
+_IFA_ADDRESS: Final = 1
+_IFA_LOCAL: Final = 2
+_RTA_DST: Final = 1
+_RTA_OIF: Final = 4
+_RTA_GATEWAY: Final = 5
+_RTA_PRIORITY: Final = 6
+_NDA_DST: Final = 1
+_NDA_LLADDR: Final = 2
+_TCA_KIND: Final = 1
+_TCA_OPTIONS: Final = 2
+_TCA_NETEM_RATE: Final = 6
+_TCA_NETEM_LATENCY64: Final = 10
 
 _AF: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IFF_UP: Final = 0x1
 _IFA_F_NODAD: Final = 0x02
 _NUD_PERMANENT: Final = 0x80
 _TABLE_MAIN: Final = 254
+_RTN_UNICAST: Final = 1
 _TC_H_ROOT: Final = 0xFFFF_FFFF
 _NETEM_HANDLE: Final = 0x1_0000
 
@@ -71,8 +90,9 @@ _LEAST_LIMIT: Final = 200
 _LIMIT_WITHOUT_RATE: Final = 20_000
 """Packets: 100 ms of full-size packets at 2 Gbit/s."""
 
-_OPERSTATE_ATTRIBUTE: Final = 16
 _OPERSTATE_UP: Final = 6
+_RECEIVED_OCTETS: Final = 65536
+"""No message is longer: the kernel fills datagrams of 32 KiB at most."""
 
 GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 """What the kernel says when the thing to delete is not there."""
@@ -91,15 +111,18 @@ def veth(
     """
     peer_body = (
         _IFINFO.pack(0, 0, peer_index, 0, 0)
-        + _text(3, peer)
-        + _attribute(1, peer_mac)
-        + _attribute(28, struct.pack("=I", peer_ns))
+        + _text(_IFLA_IFNAME, peer)
+        + _attribute(_IFLA_ADDRESS, peer_mac)
+        + _attribute(_IFLA_NET_NS_FD, struct.pack("=I", peer_ns))
+    )
+    kind = _text(_IFLA_INFO_KIND, "veth") + _attribute(
+        _IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, peer_body)
     )
     body = (
         _IFINFO.pack(0, 0, index, 0, 0)
-        + _text(3, name)
-        + _attribute(1, mac)
-        + _attribute(18, _text(1, "veth") + _attribute(2, _attribute(1, peer_body)))
+        + _text(_IFLA_IFNAME, name)
+        + _attribute(_IFLA_ADDRESS, mac)
+        + _attribute(_IFLA_LINKINFO, kind)
     )
     return (_RTM_NEWLINK, _NLM_F_CREATE | _NLM_F_EXCL, body)
 
@@ -141,8 +164,8 @@ def neighbour(index: int, address: IPAddress, mac: bytes) -> Sentence:
     """Says for good which device has an address, so that nobody ever asks for it."""
     body = (
         _NDMSG.pack(_AF[address.version], index, _NUD_PERMANENT, 0, 0)
-        + _attribute(1, address.packed)
-        + _attribute(2, mac)
+        + _attribute(_NDA_DST, address.packed)
+        + _attribute(_NDA_LLADDR, mac)
     )
     return (_RTM_NEWNEIGH, _NLM_F_CREATE | _NLM_F_REPLACE, body)
 
@@ -159,13 +182,13 @@ def netem(index: int, quality: Quality) -> Sentence:
     delay_ns = round(quality.delay_ms * 1e6)
     options = (
         _NETEM.pack(0, limit, loss, 0, 0, 0)
-        + _attribute(_NETEM_LATENCY64_ATTRIBUTE, struct.pack("=q", delay_ns))
-        + _attribute(_NETEM_RATE_ATTRIBUTE, _NETEM_RATE.pack(rate, 0, 0, 0))
+        + _attribute(_TCA_NETEM_LATENCY64, struct.pack("=q", delay_ns))
+        + _attribute(_TCA_NETEM_RATE, _NETEM_RATE.pack(rate, 0, 0, 0))
     )
     body = (
         _TCMSG.pack(0, index, _NETEM_HANDLE, _TC_H_ROOT, 0)
-        + _text(1, "netem")
-        + _attribute(2, options)
+        + _text(_TCA_KIND, "netem")
+        + _attribute(_TCA_OPTIONS, options)
     )
     return (_RTM_NEWQDISC, _NLM_F_CREATE | _NLM_F_REPLACE, body)
 
@@ -201,7 +224,7 @@ class Rtnetlink:
         failed: KernelError | None = None
         answered = 0
         while answered < len(sentences):
-            for kind, sequence, body in _messages(self._socket.recv(65536)):
+            for kind, sequence, body in _messages(self._socket.recv(_RECEIVED_OCTETS)):
                 if kind != _NLMSG_ERROR:
                     continue
                 answered += 1
@@ -227,13 +250,13 @@ class LinkNews:
     def wait_until_running(self, index: int, seconds: float) -> None:
         """Returns when the device has carrier and a queue. Raises TimeoutError."""
         self._socket.settimeout(seconds)
-        ask = _HEADER.pack(32, _RTM_GETLINK, _NLM_F_REQUEST, 1, 0)
+        ask = _HEADER.pack(_HEADER.size + _IFINFO.size, _RTM_GETLINK, _NLM_F_REQUEST, 1, 0)
         self._socket.send(ask + _IFINFO.pack(0, 0, index, 0, 0))
         while True:
-            for kind, _, body in _messages(self._socket.recv(65536)):
+            for kind, _, body in _messages(self._socket.recv(_RECEIVED_OCTETS)):
                 if kind == _RTM_NEWLINK and _IFINFO.unpack_from(body)[2] == index:
                     attributes = dict(_attributes(body[_IFINFO.size :]))
-                    if attributes.get(_OPERSTATE_ATTRIBUTE) == bytes([_OPERSTATE_UP]):
+                    if attributes.get(_IFLA_OPERSTATE) == bytes([_OPERSTATE_UP]):
                         return
 
 
@@ -270,13 +293,12 @@ def _text(kind: int, value: str) -> bytes:
 
 
 def _address(index: int, interface: IPInterface) -> bytes:
-    local = _attribute(2, interface.packed)
     # Nobody else is on these links: waiting for duplicates would measure the waiting.
     flags = _IFA_F_NODAD if interface.version == 6 else 0
     return (
         _IFADDR.pack(_AF[interface.version], interface.network.prefixlen, flags, 0, index)
-        + local
-        + _attribute(1, interface.packed)
+        + _attribute(_IFA_LOCAL, interface.packed)
+        + _attribute(_IFA_ADDRESS, interface.packed)
     )
 
 
@@ -284,12 +306,14 @@ def _route(
     destination: IPNetwork, gateway: IPAddress, index: int | None, metric: int, protocol: int
 ) -> bytes:
     family = _AF[destination.version]
-    body = _RTMSG.pack(family, destination.prefixlen, 0, 0, _TABLE_MAIN, protocol, 0, 1, 0)
+    body = _RTMSG.pack(
+        family, destination.prefixlen, 0, 0, _TABLE_MAIN, protocol, 0, _RTN_UNICAST, 0
+    )
     if destination.prefixlen:
-        body += _attribute(1, destination.network_address.packed)
-    body += _attribute(5, gateway.packed)
+        body += _attribute(_RTA_DST, destination.network_address.packed)
+    body += _attribute(_RTA_GATEWAY, gateway.packed)
     if index is not None:
-        body += _attribute(4, struct.pack("=I", index))
+        body += _attribute(_RTA_OIF, struct.pack("=I", index))
     if metric:
-        body += _attribute(6, struct.pack("=I", metric))
+        body += _attribute(_RTA_PRIORITY, struct.pack("=I", metric))
     return body

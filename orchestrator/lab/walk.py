@@ -100,7 +100,7 @@ class Walk:
             self._pause.wait(_LOOK)
         whole, connects = self._download.result(1.0)
         session_ok = self._session.result(10.0)
-        self._say(f"{self._download.data.received} bytes received, the session is closed")
+        self._say(f"{self._download.output.received} bytes received, the session is closed")
         return Walked(
             roams=tuple(roams),
             sha256_ok=whole,
@@ -108,7 +108,7 @@ class Walk:
             session_ok=session_ok,
             cleartext_packets=self._capture.in_clear,
             protected_packets=self._capture.protected,
-            received_bytes=self._download.data.received,
+            received_bytes=self._download.output.received,
         )
 
     def _roam(self, link: str, absence: float) -> Roam:
@@ -125,9 +125,9 @@ class Walk:
         self._last_attached = attached
         self._say(f"{names} -> {link}: a new address")
         self._watch(attached)
-        data = self._download.data
-        quiet, noisy = data.longest_silence(begun, data.arrivals[-1])
-        resumed = 1000 * (noisy - attached) if data.came_since(attached) else None
+        output = self._download.output
+        quiet, noisy = output.longest_silence(begun, output.arrivals[-1])
+        resumed = 1000 * (noisy - attached) if output.came_since(attached) else None
         self._say(f"data again {'never' if resumed is None else f'after {resumed:.0f} ms'}")
         between = f"nothing for {absence:g} s -> " if absence else ""
         return Roam(f"{names} -> {between}{link}", 1000 * (noisy - quiet), resumed)
@@ -136,7 +136,7 @@ class Walk:
         """Lets the applications run on the new link; longer if nothing comes at all."""
         end = time.monotonic() + SECONDS_ON_A_LINK
         while not self._download.done and time.monotonic() < end + GIVE_UP:
-            if time.monotonic() >= end and self._download.data.came_since(attached):
+            if time.monotonic() >= end and self._download.output.came_since(attached):
                 return
             self._pause.wait(_LOOK)
 

@@ -18,6 +18,7 @@ SENTENCE: Final = 64
 ON_ITS_WAY: Final = 0.3
 """Seconds that answers take which were given before the silence: an RTT, and slow threads."""
 CONNECT: Final = 20.0
+"""Seconds for the three packets, while much else may happen: four repeated SYNs."""
 _READ: Final = 65536
 
 

@@ -82,7 +82,7 @@ def test_connections_wait_for_a_quarter_of_a_minute_and_go_on_elsewhere(world: W
         link.set(rate_mbit=RATE_MBIT)
     with world.nothing_in_clear(), Conversation.open(world.endpoint.host, PEER) as talk:
         download = Download(world.endpoint.host, world.peers, PEER)
-        eventually(lambda: download.data.received, bool)
+        eventually(lambda: download.output.received, bool)
         talk.goes_on()
         world.nowhere()
         talk.stays_silent(ABSENCE)

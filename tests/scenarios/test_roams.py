@@ -47,11 +47,11 @@ def test_a_download_is_whole_after_three_networks(world: World) -> None:
         link.set(rate_mbit=RATE_MBIT)
     with world.nothing_in_clear():
         download = Download(world.endpoint.host, world.peers, PEER)
-        eventually(lambda: download.data.received, bool)
+        eventually(lambda: download.output.received, bool)
         for link in links:
             world.lab.roam(link.name)
-            received = download.data.received
-            eventually(lambda: download.data.received, partial(lt, received + SOME_BYTES))
+            received = download.output.received
+            eventually(lambda: download.output.received, partial(lt, received + SOME_BYTES))
         assert not download.done, "it ended before the last roam: nothing was tried"
         assert download.result(LIMIT) == (True, 1)
 

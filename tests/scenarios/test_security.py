@@ -38,6 +38,8 @@ TRIES = 15
 BETWEEN_TRIES = 0.1
 WIFI = "wlan0"
 SO_BINDTODEVICE = socket.SO_BINDTODEVICE
+IP_TRANSPARENT = 19
+"""include/uapi/linux/in.h"""
 GROUP = "games"
 """A group that every Debian has, and root is not in."""
 NOBODY = "65534"
@@ -62,7 +64,7 @@ def make_world() -> Callable[..., World]:
 def datagram_socket(host: Host, address: IPAddress | str, port: int = 0) -> socket.socket:
     """A UDP socket on a host, bound to an address whether the host has it or not."""
     opened: socket.socket = host.inside(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
-    opened.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT
+    opened.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     opened.bind((str(address), port))
     opened.settimeout(BETWEEN_TRIES)
