@@ -123,15 +123,15 @@ class LeaseStore:
         with self._translated("write"):
             self._db.execute("DELETE FROM lease WHERE identity = ?", (identity,))
 
-    def expire(self, after: Seconds, present: Collection[str] = ()) -> tuple[str, ...]:
-        """Releases what was not seen for so long, but for static leases and those present;
-        returns the identities."""
+    def expire(self, after: Seconds) -> tuple[str, ...]:
+        """Releases what was not seen for so long, but for static leases; returns the
+        identities."""
         limit = (self._wall() - timedelta(seconds=after)).isoformat(timespec="milliseconds")
         with self._translated("write"), self._transaction():
             rows = self._db.execute(
                 "SELECT identity FROM lease WHERE NOT static AND last_seen < ?", (limit,)
             ).fetchall()
-            gone = tuple(identity for (identity,) in rows if identity not in present)
+            gone = tuple(identity for (identity,) in rows)
             self._db.executemany(
                 "DELETE FROM lease WHERE identity = ?", [(identity,) for identity in gone]
             )
@@ -139,14 +139,6 @@ class LeaseStore:
 
     def lookup(self, identity: str) -> Lease | None:
         return next(iter(self._select("WHERE identity = ?", identity)), None)
-
-    def owner(self, vip: IPAddress) -> str | None:
-        """The identity that the address belongs to."""
-        with self._translated("read"):
-            row = self._db.execute(
-                "SELECT identity FROM address WHERE vip = ?", (str(vip),)
-            ).fetchone()
-        return None if row is None else str(row[0])
 
     def all(self) -> tuple[Lease, ...]:
         """Every lease, by identity."""

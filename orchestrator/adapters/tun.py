@@ -8,7 +8,6 @@ without an owner could be opened by anybody while no daemon holds it.
 import errno
 import fcntl
 import os
-import socket
 from struct import Struct
 from types import TracebackType
 from typing import Final, Self
@@ -86,24 +85,6 @@ class TunDevice:
             os.write(self._descriptor, packet)
         except OSError as error:
             raise _translated(error, "write to", self.name) from error
-
-
-def destroy(name: str) -> None:
-    """Makes the device not exist; one that is not there is fine.
-
-    Raises KernelError: EBUSY when it is open elsewhere.
-    """
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return
-    descriptor = _attach(name)
-    try:
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, 0)
-    except OSError as error:
-        raise _translated(error, "destroy", name) from error
-    finally:
-        os.close(descriptor)
 
 
 def _attach(name: str) -> int:

@@ -14,7 +14,6 @@ from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, TableId
 ROUTE_PROTOCOL: Final = 111
 """rtm_protocol of our routes and rules (include/uapi/linux/rtnetlink.h leaves 100-185 free)."""
 RULE_PRIORITIES: Final = range(11100, 11200)
-TABLES: Final = range(11100, 11200)
 TABLE_INNER: Final = TableId(11100)
 """Endpoint: what applications use. Server: where TPROXY delivers."""
 TABLE_PATHS: Final = range(11101, 11200)

@@ -66,10 +66,6 @@ class Liveness:
         self.due = Instant(now + self.interval)
         return rtt
 
-    def ask_now(self, now: Instant) -> None:
-        """Something made the path doubtful: the next probe is due at once."""
-        self.due = now
-
     @property
     def rto(self) -> Seconds:
         if self.srtt is None:

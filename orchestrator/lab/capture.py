@@ -48,7 +48,6 @@ _IKE_PORTS: Final = (500, 4500)
 
 # include/uapi/linux/bpf_common.h
 _LOAD_WORD: Final = 0x20
-_LOAD_HALF: Final = 0x28
 _LOAD_BYTE: Final = 0x30
 _LOAD_HALF_AFTER_X: Final = 0x48
 _X_FROM_IP_HEADER: Final = 0xB1

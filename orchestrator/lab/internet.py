@@ -13,7 +13,7 @@ Run as a module it prints itself as JSON, for readers that are not Python (the V
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from ipaddress import (
     IPv4Interface,
     IPv6Interface,
@@ -127,16 +127,6 @@ class Internet:
                 if interface.version == version:
                     return interface.ip
         raise KeyError(f"{host} has no fixed IPv{version} address")
-
-    def with_quality(self, link: str, quality: Quality) -> "Internet":
-        """The same internet, but for one link's quality."""
-        return replace(
-            self,
-            links=tuple(
-                replace(each, quality=quality) if each.name == link else each
-                for each in self.links
-            ),
-        )
 
 
 Named = TypeVar("Named", Host, Link)

@@ -11,7 +11,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
 from types import TracebackType
 from typing import Final, Self
 
@@ -38,7 +37,6 @@ class Log:
 
     sent: list[float] = field(default_factory=list)
     arrived: dict[int, float] = field(default_factory=dict)
-    duplicates: int = 0
 
     def first_after(self, instant: float, sent_since: float) -> float | None:
         """When the first packet arrived at or after `instant`; None: none has.
@@ -60,11 +58,6 @@ class Log:
             begin <= sent < end and number not in self.arrived
             for number, sent in enumerate(self.sent)
         )
-
-    def longest_gap(self, begin: float, end: float) -> float:
-        """The longest time without an arrival between two instants, seconds."""
-        times = sorted(at for at in self.arrived.values() if begin <= at <= end)
-        return max(later - earlier for earlier, later in pairwise([begin, *times, end]))
 
 
 class Ticker:
@@ -144,10 +137,7 @@ class Ticker:
             now = time.monotonic()
             (number,) = _NUMBER.unpack_from(packet)
             log = self.logs[way]
-            if number in log.arrived:
-                log.duplicates += 1
-            else:
-                log.arrived[number] = now
+            log.arrived.setdefault(number, now)
 
 
 def _open(host: Host, address: IPAddress) -> socket.socket:

@@ -18,7 +18,7 @@ from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
-from orchestrator.core.errors import CharonError, KernelError
+from orchestrator.core.errors import CharonError, ConfigError, KernelError
 from orchestrator.core.ike import IkeFailure, Tunnel
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
@@ -112,7 +112,7 @@ class Endpoint:
             self._machine, self._execute, Tick(), clock.now
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
-        self._probes = EndpointProbes(self._answered)
+        self._probes = EndpointProbes(self._answered, self.journal)
         self._flowing = False
         """Whether the kernel's policies, not only our decisions, let the traffic out."""
         self._holder = Holder(
@@ -173,7 +173,11 @@ class Endpoint:
             slept = now_slept
 
     async def _prepare_charon(self) -> None:
-        await self._credentials.load(self._charon)
+        try:
+            await self._credentials.load(self._charon)
+        except ConfigError as error:
+            # What charon was given before stays with it.
+            self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
 
     def _answered(self, sequence: int) -> None:
         self._driver.post(ProbeAnswered(sequence))
@@ -258,13 +262,17 @@ class Endpoint:
             self.journal.tell("released", fields={"packets": sent})
 
     async def _negotiate(self, order: Negotiate) -> None:
-        local, remote = self._credentials.sides(self.config.server.identity)
-        connection = ike.endpoint_connection(order.path, order.ask, order.vips, local, remote)
         try:
+            local, remote = self._credentials.sides(self.config.server.identity)
+            connection = ike.endpoint_connection(
+                order.path, order.ask, order.vips, local, remote
+            )
             await self._charon.load_connection(order.connection, connection)
             outcome = await self._charon.initiate(order.connection, ike.CHILD, order.limit)
         except CharonError as error:
             outcome = NotNegotiated(IkeFailure.CHARON, str(error))
+        except ConfigError as error:
+            outcome = NotNegotiated(IkeFailure.CREDENTIALS, str(error))
         if isinstance(outcome, NotNegotiated):
             self._driver.post(AttemptFailed(order.connection, outcome.why, outcome.detail))
             await self._abandon(order.connection)

@@ -15,6 +15,7 @@ from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.errors import PeerError
 from orchestrator.core.quantities import IPAddress, Spi
 from orchestrator.core.session_events import Heard
+from orchestrator.services.journal import Journal
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 
 READS_PER_WAKEUP: Final = 64
@@ -25,9 +26,9 @@ class _ProbeSockets:
     """Sockets bound to the given addresses; each address that cannot be bound yet is tried
     again at the next `bind`."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self._sockets: dict[IPAddress, socket.socket] = {}
-        self.malformed = 0
 
     def bind(self, addresses: Iterable[IPAddress]) -> None:
         wanted = frozenset(addresses)
@@ -62,7 +63,7 @@ class _ProbeSockets:
             try:
                 self._received(sock, decode(octets), ip_address(sender[0]))
             except PeerError:
-                self.malformed += 1
+                self._journal.count("malformed-probe")
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         raise NotImplementedError
@@ -71,8 +72,8 @@ class _ProbeSockets:
 class EndpointProbes(_ProbeSockets):
     """The asking side."""
 
-    def __init__(self, answered: Callable[[int], None]) -> None:
-        super().__init__()
+    def __init__(self, answered: Callable[[int], None], journal: Journal) -> None:
+        super().__init__(journal)
         self._answered = answered
 
     def send(self, sequence: int, flip: int, spi: Spi) -> None:
@@ -92,8 +93,8 @@ class EndpointProbes(_ProbeSockets):
 class ServerProbes(_ProbeSockets):
     """The answering side."""
 
-    def __init__(self, heard: Callable[[Heard], None]) -> None:
-        super().__init__()
+    def __init__(self, heard: Callable[[Heard], None], journal: Journal) -> None:
+        super().__init__(journal)
         self._heard = heard
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:

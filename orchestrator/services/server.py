@@ -13,13 +13,13 @@ from typing import Final
 from orchestrator import __version__
 from orchestrator.adapters import clock
 from orchestrator.adapters.charon import Charon
-from orchestrator.adapters.leases import AddressTaken, LeaseStore
+from orchestrator.adapters.leases import LeaseStore, LeaseStoreError
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.server import ServerConfig
 from orchestrator.core import leases
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
-from orchestrator.core.errors import CharonError
+from orchestrator.core.errors import CharonError, ConfigError
 from orchestrator.core.firewall import ServerFirewall, server_ruleset
 from orchestrator.core.flows import FlowRecord
 from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent, Tunnel, TunnelUp
@@ -67,6 +67,10 @@ it, the same name has the same content."""
 EXHAUSTED: Final = "exhausted"
 """The name of no pool. Without any name charon would take newcomers for hosts that need no
 virtual address, instead of answering INTERNAL_ADDRESS_FAILURE (RFC 7296, 3.10.1)."""
+PRESENCE: Final = 300.0
+"""Seconds; how exactly it is known when an endpoint was seen last."""
+LONGEST_NAME: Final = 255
+"""Octets of a name in VICI."""
 LEASED: Final = "lease "
 """Begins the name of charon's connection for an identity with one."""
 
@@ -89,7 +93,7 @@ class Server:
             self._machine, self._execute, Tick(), clock.now
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
-        self._probes = ServerProbes(self._heard)
+        self._probes = ServerProbes(self._heard, self.journal)
         self._repair = Repair(self._reconciler, self.journal)
         self._proxy = ProxyLink(config, self.journal)
         self._holder = Holder(
@@ -110,17 +114,12 @@ class Server:
         objects = server_objects(self._state())
         await self._reconciler.establish(SCOPE, objects)
         await self._reconciler.apply(SCOPE, objects)
-        for identity, vips in self.config.vip.static.items():
-            try:
-                self._leases.assign(identity, vips, static=True)
-            except AddressTaken as error:
-                # It waits until whoever has it now gives it back (core.leases, TAKEN).
-                fields = {"identity": identity, "detail": str(error)}
-                self.journal.tell("vip-taken", (), fields, warning=True)
+        self._honour_fixed_addresses()
         if self.config.vip.lease_time is not None:
             self._leases.expire(self.config.vip.lease_time)
         for lease in self._leases.all():
-            await self._driver.handle(Remembered(lease.identity, lease.vips))
+            if leases.fits(self.config.vip, lease):
+                await self._driver.handle(Remembered(lease.identity, lease.vips))
         self._probes.bind(SERVICE[pool.version] for pool in self.config.vip.pools)
         self._holder.start(self._reconciler.tun(TUN_SERVER))
         loop = asyncio.get_running_loop()
@@ -132,6 +131,7 @@ class Server:
                 tasks.begin(self._repair.run(), "repair")
                 tasks.begin(self._reconciler.sweep(), "sweep")
                 tasks.begin(self._repair.watch_firewall(), "firewall")
+                tasks.begin(self._note_presence(), "presence")
                 if self.config.proxy.enabled:
                     tasks.begin(self._proxy.run(), "proxy")
                 tasks.begin(
@@ -143,6 +143,35 @@ class Server:
             self._holder.stop()
             self._probes.close()
             self._reconciler.close()
+
+    def _honour_fixed_addresses(self) -> None:
+        """What the operator fixed for somebody belongs to nobody else, whoever had it before;
+        what is fixed no longer is a lease like any other."""
+        fixed = self.config.vip.static
+        for lease in self._leases.all():
+            if leases.overruled(self.config.vip, lease):
+                self._leases.release(lease.identity)
+                fields = {"identity": lease.identity, "vip": str(lease.vips[0])}
+                reasons = ("fixed-for-another",)
+                self.journal.tell("lease-released", reasons, fields, warning=True)
+            elif lease.static and lease.identity not in fixed:
+                self._leases.assign(lease.identity, lease.vips)
+        for identity, vips in fixed.items():
+            self._leases.assign(identity, vips, static=True)
+
+    async def _note_presence(self) -> None:
+        """So that the time a lease is kept counts from the end of its session."""
+        while True:
+            await asyncio.sleep(PRESENCE)
+            for session in self._machine.by_identity.values():
+                if session.state is SessionState.ATTACHED:
+                    self._seen(session.identity)
+
+    def _seen(self, identity: str) -> None:
+        try:
+            self._leases.seen(identity)
+        except LeaseStoreError as error:
+            self.journal.tell("unwritable", fields={"detail": str(error)}, warning=True)
 
     # News
 
@@ -179,7 +208,14 @@ class Server:
         if tunnel.remote_id not in known and len(known) >= self.config.limits.sessions:
             self._turn_away(tunnel, "too-many-sessions")
             return
-        refusal = self._lease(tunnel.remote_id, offered)
+        if len(f"{LEASED}{tunnel.remote_id}".encode()) > LONGEST_NAME:
+            self._turn_away(tunnel, "identity-too-long")
+            return
+        try:
+            refusal = self._lease(tunnel.remote_id, offered)
+        except LeaseStoreError as error:
+            self.journal.tell("unwritable", fields={"detail": str(error)}, warning=True)
+            refusal = "lease-not-written"
         if refusal is not None:
             self._turn_away(tunnel, refusal)
             return
@@ -194,7 +230,7 @@ class Server:
                 self._tasks.begin(self._load_newcomers(), "newcomers")
                 return None
             case leases.Accept():
-                self._leases.seen(identity)
+                self._seen(identity)
                 return None
             case leases.Reassign(vips=vips):
                 # With this connection charon narrows what the identity offers to its lease.
@@ -234,15 +270,19 @@ class Server:
 
     async def _prepare_charon(self) -> None:
         """What charon forgets when it restarts."""
-        await self._credentials.load(self._charon)
+        try:
+            await self._credentials.load(self._charon)
+        except ConfigError as error:
+            # What charon was given before stays with it.
+            self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
         for lease in self._leases.all():
             await self._load_leased(lease.identity, lease.vips)
         await self._load_newcomers()
 
     async def _load_leased(self, identity: str, vips: Sequence[IPAddress]) -> None:
-        local, remote = self._credentials.sides(identity)
-        connection = ike.leased_connection(vips, local, remote)
-        with contextlib.suppress(CharonError):
+        with contextlib.suppress(CharonError, ConfigError):
+            local, remote = self._credentials.sides(identity)
+            connection = ike.leased_connection(vips, local, remote)
             await self._charon.load_connection(f"{LEASED}{identity}", connection)
 
     async def _load_newcomers(self) -> None:
@@ -251,7 +291,7 @@ class Server:
         A pool stays as long as charon has an IKE_SA with its address.
         """
         async with self._loading_newcomers:
-            with contextlib.suppress(CharonError):
+            with contextlib.suppress(CharonError, ConfigError):
                 there = await self._charon.pools()
                 free = [f"{FREE}{address}" for address in self._free_addresses()]
                 for name in free:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.adapters.tun import TunDevice, destroy
+from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.errors import KernelError
 from tests.kernel.adapters.devices import wait_until_awake
 from tests.kernel.netns import Namespace
@@ -105,21 +105,6 @@ def test_nobody_but_root_can_adopt_it(tun: TunDevice, network_namespace: Namespa
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     tun._descriptor = TunDevice.open(NAME).fileno()
-
-
-def test_destroys_once_and_twice(network_namespace: Namespace) -> None:
-    TunDevice.open(NAME).close()
-    assert exists(network_namespace)
-    destroy(NAME)
-    assert not exists(network_namespace)
-    destroy(NAME)
-
-
-def test_does_not_destroy_what_is_in_use(tun: TunDevice, network_namespace: Namespace) -> None:
-    with pytest.raises(KernelError) as caught:
-        destroy(NAME)
-    assert caught.value.errno == errno.EBUSY
-    assert exists(network_namespace)
 
 
 def test_refuses_a_name_of_another_device(network_namespace: Namespace) -> None:

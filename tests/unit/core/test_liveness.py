@@ -106,14 +106,6 @@ def test_an_answer_nobody_waits_for_proves_nothing() -> None:
     assert path.srtt == 0.2
 
 
-def test_doubt_makes_the_next_probe_due_at_once() -> None:
-    path = fresh()
-    path.sent(1, at(0))
-    path.answered(1, at(0.1))
-    path.ask_now(at(0.5))
-    assert path.deadline() == 0.5
-
-
 def test_remembers_a_bounded_number_of_probes() -> None:
     path = Liveness(INTERVAL, Seconds(1e9), at(0))
     for sequence in range(OUTSTANDING_LIMIT + 1):

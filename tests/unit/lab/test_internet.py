@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lab.internet import INTERNET, Link, Quality, as_json
+from orchestrator.lab.internet import INTERNET, Link, as_json
 
 EXPORTED = Path(__file__).parents[3] / "vagrant" / "internet.json"
 
@@ -109,10 +109,3 @@ def test_a_host_is_asked_for_its_address_by_family() -> None:
 def test_an_unknown_link_is_named_with_the_known_ones() -> None:
     with pytest.raises(KeyError, match="no link 'wify'; it has wifi, wifi2, lte"):
         INTERNET.link("wify")
-
-
-def test_another_quality_is_another_internet() -> None:
-    slow = INTERNET.with_quality("wifi", Quality(delay_ms=100))
-    assert slow.link("wifi").quality.delay_ms == 100
-    assert INTERNET.link("wifi").quality.delay_ms == 5
-    assert slow.link("lte") == INTERNET.link("lte")
