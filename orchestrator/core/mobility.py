@@ -1,6 +1,8 @@
 """The endpoint's deciding machine: news in, acts out.
 
-The rules, each with the method that keeps it:
+What it decides about has rules of its own: where we are (`core.places`), the tunnels we have
+(`core.tunnels`), the negotiation under way and those that failed (`core.attempts`), the probes
+(`core.liveness`). The rules that join them, each with the method that keeps it:
 
 1. The active path is gone: hold, before anything else (`_lose`).
 2. Then the cheapest way back, in this order (`_recover`): the same point of presence returned:
