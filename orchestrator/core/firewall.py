@@ -208,6 +208,8 @@ counter name {count.FORWARD_DROPPED} drop
         comment "to the server itself, from anybody"
         udp dport {{ 500, 4500 }} counter name {count.IKE} accept
         meta l4proto esp counter name {count.ESP} accept
+        ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept \
+comment "DHCPv6: the request was multicast, so that no connection is known"
         jump icmp_needed
         ct state established,related accept
         tcp dport @management accept

@@ -38,6 +38,8 @@ PRIORITY_TPROXY: Final = 11100
 class ServerState:
     pools: tuple[IPNetwork, ...]
     ruleset: str
+    advertised: tuple[str, ...] = ()
+    """Underlay interfaces that take router advertisements."""
     mtu: int = 1380
 
 
@@ -46,6 +48,9 @@ def server_objects(state: ServerState) -> tuple[KernelObject, ...]:
     objects: list[KernelObject] = [
         Tun(TUN_SERVER, state.mtu),
         Ruleset(state.ruleset),
+        # A router takes no advertisements, unless it is told to: the default route of an
+        # underlay that has it from one would go (Documentation/networking/ip-sysctl.rst).
+        *(Sysctl(f"net/ipv6/conf/{link}/accept_ra", "2") for link in state.advertised),
         Sysctl("net/ipv4/ip_forward", "1"),
         Sysctl("net/ipv6/conf/all/forwarding", "1"),
     ]

@@ -171,6 +171,13 @@ class Reconciler:
         for scope in self._wanted.values():
             yield from scope.values()
 
+    def setting(self, path: str) -> str | None:
+        """A system setting as it is; None: this kernel, or this link, has none."""
+        try:
+            return self._sysctls.read(path)
+        except KernelError:
+            return None
+
     async def adopt(self) -> tuple[KernelObject, ...]:
         """Takes what a predecessor left as present, so that only differences are written."""
         async with self._lock:

@@ -67,6 +67,8 @@ it, the same name has the same content."""
 EXHAUSTED: Final = "exhausted"
 """The name of no pool. Without any name charon would take newcomers for hosts that need no
 virtual address, instead of answering INTERNAL_ADDRESS_FAILURE (RFC 7296, 3.10.1)."""
+TAKES_ADVERTISEMENTS: Final = ("1", "2")
+"""Values of accept_ra; 2: also where the host is a router."""
 PRESENCE: Final = 300.0
 """Seconds; how exactly it is known when an endpoint was seen last."""
 LONGEST_NAME: Final = 255
@@ -356,7 +358,12 @@ class Server:
             proxy=proxy_ports(config) if config.proxy.enabled else None,
             management_ports=config.underlay.extra_tcp_ports,
         )
-        return ServerState(config.vip.pools, server_ruleset(firewall))
+        taking = {
+            link: self._reconciler.setting(f"net/ipv6/conf/{link}/accept_ra")
+            for link in config.underlay.interfaces
+        }
+        advertised = tuple(link for link in taking if taking[link] in TAKES_ADVERTISEMENTS)
+        return ServerState(config.vip.pools, server_ruleset(firewall), advertised)
 
     # What people ask (Administered)
 

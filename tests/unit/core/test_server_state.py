@@ -26,6 +26,7 @@ from orchestrator.core.kernel import (
     Tun,
     Verdict,
 )
+from orchestrator.core.plan import plan
 from orchestrator.core.quantities import Reqid, TableId, host_network
 from orchestrator.core.server_state import ServerState, server_objects, session_objects
 from tests.unit.core.builders import EVERYTHING4, EVERYTHING6, SERVER4, VIP4, VIP6
@@ -56,6 +57,15 @@ class TestServer:
             Policy(Direction.IN, of_pool, Verdict.BLOCK, priority=11190),
             Policy(Direction.FWD, of_pool, Verdict.BLOCK, priority=11190),
         }
+
+    def test_a_router_goes_on_taking_advertisements_and_says_so_before_it_forwards(
+        self,
+    ) -> None:
+        taking = Sysctl("net/ipv6/conf/wan0/accept_ra", "2")
+        objects = server_objects(ServerState((POOL4,), "text", advertised=("wan0",)))
+        order = [o.subject for o in plan(objects, {}) if isinstance(o.subject, Sysctl)]
+        assert order[0] == taking
+        assert Sysctl("net/ipv6/conf/all/forwarding", "1") in order
 
     def test_each_family_has_its_own_service_address_and_routes(self) -> None:
         objects = server_objects(BOTH)
