@@ -21,7 +21,6 @@ from typing import Final
 
 from orchestrator.adapters.transparent import allow_descriptors
 from orchestrator.core.flows import FlowEvent
-from orchestrator.core.quantities import Seconds
 from orchestrator.services.proxy_control import ControlSocket
 from orchestrator.services.proxy_engine import Engine
 from orchestrator.wire.proxy_control import READY
@@ -45,15 +44,9 @@ class Worker:
         self._engine = Engine((descriptors - DESCRIPTORS_RESERVED) // 2, self._tell)
         self._control = ControlSocket(self._engine, self.stop)
         self._asked_to_stop = asyncio.Event()
-        self._grace = Seconds(0.0)
-        self._empty = asyncio.Event()
 
-    def stop(self, grace: Seconds) -> None:
-        """No new flows; those that stand have `grace` to end, then they are reset."""
-        self._grace = grace
-        self._engine.stop_listening()
-        if not self._engine.open_flows:
-            self._empty.set()
+    def stop(self) -> None:
+        """Flows that stand are reset, and `run` returns."""
         self._asked_to_stop.set()
 
     async def run(self, path: Path, ready: int | None) -> None:
@@ -64,16 +57,11 @@ class Worker:
                     os.write(ready, READY)
                 os.close(ready)
             await self._asked_to_stop.wait()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._grace):
-                    await self._empty.wait()
             lost = self._engine.close()
             _log.info("proxy worker %d ends, %d flows reset", os.getpid(), lost)
 
     def _tell(self, event: FlowEvent) -> None:
         self._control.tell(event)
-        if self._asked_to_stop.is_set() and not self._engine.open_flows:
-            self._empty.set()
 
 
 @contextlib.contextmanager
@@ -130,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _work(path: Path, ready: int | None) -> None:
     worker = Worker()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, worker.stop, Seconds(0.0))
-    loop.add_signal_handler(signal.SIGINT, worker.stop, Seconds(0.0))
+    loop.add_signal_handler(signal.SIGTERM, worker.stop)
+    loop.add_signal_handler(signal.SIGINT, worker.stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     await worker.run(path, ready)
 

@@ -24,11 +24,9 @@ from orchestrator.core.flows import (
     ProxyCounters,
     ProxySettings,
 )
-from orchestrator.core.quantities import IPAddress, Seconds
 from orchestrator.wire.proxy_control import (
     LINE_OCTETS,
     READY,
-    CloseVip,
     Configure,
     Counters,
     Done,
@@ -129,13 +127,9 @@ class ProxyClient:
     async def counters(self) -> ProxyCounters:
         return (await self._ask(GetCounters(), Counters)).counters
 
-    async def close_vip(self, vip: IPAddress) -> int:
-        """Resets every flow of the VIP; how many there were."""
-        return (await self._ask(CloseVip(vip), Done)).count
-
-    async def stop(self, grace: Seconds = Seconds(0.0)) -> int:
-        """The worker ends when its flows have, or after `grace`; how many stood."""
-        return (await self._ask(Stop(grace), Done)).count
+    async def stop(self) -> int:
+        """The worker resets its flows and ends; how many stood."""
+        return (await self._ask(Stop(), Done)).count
 
     async def events(self) -> AsyncGenerator[FlowEvent, None]:
         """What happens to flows from now on; the connection can do nothing else afterwards.

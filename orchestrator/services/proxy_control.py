@@ -17,12 +17,10 @@ from typing import Final, assert_never
 
 from orchestrator.core.errors import KernelError, PeerError
 from orchestrator.core.flows import FlowEvent
-from orchestrator.core.quantities import Seconds
 from orchestrator.services.proxy_engine import Engine
 from orchestrator.wire.proxy_control import (
     FLOWS_PER_PAGE,
     LINE_OCTETS,
-    CloseVip,
     Configure,
     Counters,
     Done,
@@ -52,7 +50,7 @@ _log = logging.getLogger("orchestrator.proxy")
 class ControlSocket:
     """Serves `engine`; `on_stop` is called when a client asks the worker to end."""
 
-    def __init__(self, engine: Engine, on_stop: Callable[[Seconds], None]) -> None:
+    def __init__(self, engine: Engine, on_stop: Callable[[], None]) -> None:
         self._engine = engine
         self._on_stop = on_stop
         self._clients = 0
@@ -141,14 +139,12 @@ class ControlSocket:
                 await self._list(writer)
             case GetCounters():
                 await _send(writer, Counters(self._engine.counters(self._events_lost)))
-            case CloseVip(vip):
-                await _send(writer, Done(self._engine.close_vip(vip)))
             case Watch():
                 self._watchers.add(writer)
                 await _send(writer, Done(0))
-            case Stop(grace):
+            case Stop():
                 await _send(writer, Done(self._engine.open_flows))
-                self._on_stop(grace)
+                self._on_stop()
             case _:
                 assert_never(request)
 

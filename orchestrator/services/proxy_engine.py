@@ -92,7 +92,7 @@ class Engine:
         self._loop.add_reader(self._pump.fileno(), self._turn)
         self._listeners: dict[_ListenerKey, socket.socket] = {}
         self._entries: dict[Flow, _Entry] = {}
-        self._of_vip: dict[IPAddress, set[Flow]] = {}
+        self._of_vip: Counter[IPAddress] = Counter()
         self._dialing: dict[Flow, _Entry] = {}
         self._accepted = 0
         self._octets = [0, 0]
@@ -127,21 +127,10 @@ class Engine:
             self._listeners[key] = sock
             self._loop.add_reader(sock, self._accept, sock, key[0])
 
-    def stop_listening(self) -> None:
-        """No new flows; those that stand go on."""
-        for key in list(self._listeners):
-            self._stop_listener(key)
-
-    def close_vip(self, vip: IPAddress) -> int:
-        """Resets every flow of the VIP; how many there were."""
-        flows = list(self._of_vip.get(vip, ()))
-        for flow in flows:
-            self._pump.abort(flow)
-        return len(flows)
-
     def close(self) -> int:
         """Stops everything, resets every flow; how many there were."""
-        self.stop_listening()
+        for key in list(self._listeners):
+            self._stop_listener(key)
         self._ticking.cancel()
         flows = list(self._entries)
         for flow in flows:
@@ -213,7 +202,7 @@ class Engine:
             settings,
             vip.host,
             peer.host,
-            of_vip=len(self._of_vip.get(vip.host, ())),
+            of_vip=self._of_vip[vip.host],
             in_all=len(self._entries),
             capacity=self._capacity,
         )
@@ -236,7 +225,7 @@ class Engine:
         patience = settings.dial_vip_seconds if mobile else settings.dial_seconds
         entry = _Entry(flow, vip, peer, direction, now, Instant(now + patience))
         self._entries[flow] = self._dialing[flow] = entry
-        self._of_vip.setdefault(vip.host, set()).add(flow)
+        self._of_vip[vip.host] += 1
         self._on_event(FlowOpened(_record(entry)))
         try:
             self._pump.add(flow)
@@ -278,9 +267,8 @@ class Engine:
     def _over(self, flow: Flow) -> None:
         entry = self._entries.pop(flow)
         self._dialing.pop(flow, None)
-        flows = self._of_vip[entry.vip.host]
-        flows.discard(flow)
-        if not flows:
+        self._of_vip[entry.vip.host] -= 1
+        if not self._of_vip[entry.vip.host]:
             del self._of_vip[entry.vip.host]
         outcome = flow.relay.outcome or Outcome.ABORTED
         failure = dial_failure(flow.dial_errno) if flow.dial_errno else None

@@ -6,7 +6,6 @@ of virtual addresses by, so that senders try again.
 """
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 from orchestrator.config.server import LanSource, ServerConfig
@@ -15,7 +14,6 @@ from orchestrator.core.flows import (
     FlowOpened,
     FlowRecord,
     FlowRefused,
-    ProxyCounters,
     ProxySettings,
     SourcePolicy,
 )
@@ -89,21 +87,7 @@ class ProxyLink:
         """Raises ProxyLost."""
         return await self._connected().flows()
 
-    async def counters(self) -> ProxyCounters:
-        """Raises ProxyLost."""
-        return await self._connected().counters()
-
     def _connected(self) -> ProxyClient:
         if self._client is None:
             raise ProxyLost(self.problem or "the proxy worker is not up yet")
         return self._client
-
-
-async def stop_worker(path: Path) -> bool:
-    """Ends the worker behind the socket and its flows; False if there is none."""
-    try:
-        async with await ProxyClient.connect(path) as client:
-            await client.stop()
-    except ProxyLost:
-        return False
-    return True

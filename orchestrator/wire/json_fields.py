@@ -73,9 +73,6 @@ class Fields:
             raise PeerError(f"{key!r} is neither true nor false")
         return value
 
-    def address(self, key: str) -> IPAddress:
-        return _address(self.text(key))
-
     def socket(self, key: str) -> SocketAddress:
         match self._take(key):
             case [str(host), int(port)] if 0 <= port < 1 << 16:

@@ -5,9 +5,8 @@
     {"v":1,"do":"configure","settings":…}   {"v":1,"reply":"done","count":0}
     {"v":1,"do":"flows"}                    {"v":1,"reply":"flows","flows":[…],"more":true} …
     {"v":1,"do":"counters"}                 {"v":1,"reply":"counters","counters":…}
-    {"v":1,"do":"close_vip","vip":…}        {"v":1,"reply":"done","count":7}
     {"v":1,"do":"watch"}                    {"v":1,"reply":"done","count":0}, then events
-    {"v":1,"do":"stop","grace_seconds":0}   {"v":1,"reply":"done","count":7}
+    {"v":1,"do":"stop"}                     {"v":1,"reply":"done","count":7}
     anything else                           {"v":1,"reply":"failed","problem":…}
 
 A line is at most `LINE_OCTETS` long, "\\n" included. Keys are all there and no others. Whatever
@@ -36,7 +35,7 @@ from orchestrator.core.flows import (
     SocketAddress,
     SourcePolicy,
 )
-from orchestrator.core.quantities import Instant, IPAddress, Seconds
+from orchestrator.core.quantities import Instant
 from orchestrator.core.relay_events import Outcome, Phase
 from orchestrator.wire.json_fields import Fields
 
@@ -70,23 +69,16 @@ class GetCounters:
 
 
 @dataclass(frozen=True, slots=True)
-class CloseVip:
-    vip: IPAddress
-
-
-@dataclass(frozen=True, slots=True)
 class Watch:
     """From now on this connection carries events, and answers nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Take no more flows, give those that stand so long to end, reset the rest, exit."""
-
-    grace_seconds: Seconds
+    """Reset every flow, and exit."""
 
 
-Request = Hello | Configure | ListFlows | GetCounters | CloseVip | Watch | Stop
+Request = Hello | Configure | ListFlows | GetCounters | Watch | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +122,10 @@ def encode_request(request: Request) -> bytes:
             return _line(do="flows")
         case GetCounters():
             return _line(do="counters")
-        case CloseVip(vip):
-            return _line(do="close_vip", vip=str(vip))
         case Watch():
             return _line(do="watch")
-        case Stop(grace):
-            return _line(do="stop", grace_seconds=grace)
+        case Stop():
+            return _line(do="stop")
         case _:
             assert_never(request)
 
@@ -152,12 +142,10 @@ def decode_request(line: bytes) -> Request:
             request = ListFlows()
         case "counters":
             request = GetCounters()
-        case "close_vip":
-            request = CloseVip(fields.address("vip"))
         case "watch":
             request = Watch()
         case "stop":
-            request = Stop(fields.seconds("grace_seconds"))
+            request = Stop()
         case unknown:
             raise PeerError(f"nobody knows how to do {unknown[:40]!r}")
     fields.close()

@@ -195,21 +195,6 @@ def test_a_flow_beyond_the_limit_of_the_server_is_reset(proxied: Proxied) -> Non
         assert proxied.tally()[Refusal.SERVER_FULL] == 1
 
 
-def test_closing_a_vip_resets_its_flows_and_no_others(proxied: Proxied) -> None:
-    with (
-        connection(proxied, FlowDirection.FROM_ENDPOINT) as his,
-        serve(proxied.lan.peer, PEER[4]) as listener,
-    ):
-        hers = pair(proxied.lan.endpoint, listener, OTHER_VIP)
-        (vip,) = {flow.vip.host for flow in proxied.flows() if str(flow.vip.host) == VIP[4]}
-        assert proxied.ask(lambda client: client.close_vip(vip)) == 1
-        for end in (his.near, his.far):
-            with pytest.raises(ConnectionResetError):
-                end.recv(1)
-        transfer(hers.near, hers.far, MIB)
-        hers.close()
-
-
 def test_an_urgent_byte_is_a_byte_of_the_stream(proxied: Proxied) -> None:
     with connection(proxied, FlowDirection.FROM_ENDPOINT) as made:
         made.near.sendall(b"before")
