@@ -18,6 +18,7 @@ DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
 _TUNSETOWNER: Final = 0x400454CC
+_TUNGETIFF: Final = 0x800454D2
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
 _IFREQ: Final = Struct("=16sH22x")
@@ -43,14 +44,21 @@ class TunDevice:
         Raises KernelError: EBUSY when it is open elsewhere, EINVAL when the name belongs to
         another kind of device.
         """
-        descriptor = _attach(name)
+        return cls(name, _own(name))
+
+    def is_gone(self) -> bool:
+        """Whether somebody deleted the device: reading and writing fail from then on."""
         try:
-            fcntl.ioctl(descriptor, _TUNSETOWNER, _ROOT)
-            fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
-        except OSError as error:
-            os.close(descriptor)
-            raise _translated(error, "keep", name) from error
-        return cls(name, descriptor)
+            fcntl.ioctl(self._descriptor, _TUNGETIFF, bytes(_IFREQ.size))
+        except OSError:
+            return True
+        return False
+
+    def reopen(self) -> None:
+        """Makes a deleted device anew; the descriptor is another one. Raises KernelError."""
+        fresh = _own(self.name)
+        os.close(self._descriptor)
+        self._descriptor = fresh
 
     def fileno(self) -> int:
         return self._descriptor
@@ -85,6 +93,17 @@ class TunDevice:
             os.write(self._descriptor, packet)
         except OSError as error:
             raise _translated(error, "write to", self.name) from error
+
+
+def _own(name: str) -> int:
+    descriptor = _attach(name)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETOWNER, _ROOT)
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+    except OSError as error:
+        os.close(descriptor)
+        raise _translated(error, "keep", name) from error
+    return descriptor
 
 
 def _attach(name: str) -> int:

@@ -135,6 +135,7 @@ class Endpoint:
         snapshot = await self._rtnetlink.snapshot()
         await self._driver.handle(Started(snapshot, self._memory.vips, self._adoptable(found)))
         self._holder.start(self._reconciler.tun(TUN_ENDPOINT))
+        self._reconciler.reader = self._holder
         monitor = Monitor((Group.POLICY,))
         loop = asyncio.get_running_loop()
         loop.add_reader(monitor.fileno(), self._repair.watch_xfrm, monitor)

@@ -52,14 +52,25 @@ class Holder:
     def start(self, tun: TunDevice) -> None:
         """Takes what falls into the TUN from now on. Raises KernelError."""
         self._tun, self._injector = tun, Injector()
-        asyncio.get_running_loop().add_reader(tun.fileno(), self._read, tun)
+        self.resume()
+
+    def pause(self) -> None:
+        """Reads no more; what is held stays."""
+        if self._tun is not None:
+            asyncio.get_running_loop().remove_reader(self._tun.fileno())
+
+    def resume(self) -> None:
+        """Reads the TUN again, which may have another descriptor by now."""
+        if self._tun is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._tun.fileno(), self._read, self._tun)
 
     def stop(self) -> None:
         """What is held is gone; the TUN stays open."""
-        if self._tun is None or self._injector is None:
+        if self._injector is None:
             return
+        self.pause()
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._tun.fileno())
         for handle in self._stragglers.values():
             handle.cancel()
         for version in self._crowded:
@@ -121,7 +132,13 @@ class Holder:
 
     def _read(self, tun: TunDevice) -> None:
         for _ in range(READS_PER_WAKEUP):
-            packet = tun.read()
+            try:
+                packet = tun.read()
+            except KernelError:
+                # Somebody deleted the device, and it would be readable for ever. Whoever hears
+                # of that opens it anew, and has us resume.
+                self.pause()
+                return
             if packet is None:
                 return
             try:

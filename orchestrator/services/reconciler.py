@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from enum import Flag, auto
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from orchestrator.adapters.nftables import Nftables
 from orchestrator.adapters.rtnetlink import Rtnetlink
@@ -69,6 +69,16 @@ def aspect_of(subject: KernelObject) -> Aspect:
             return Aspect.SETTINGS
 
 
+class TunReader(Protocol):
+    """Who reads a TUN device."""
+
+    def pause(self) -> None:
+        """The descriptor is about to be closed."""
+
+    def resume(self) -> None:
+        """The device is back, with another descriptor."""
+
+
 class Reconciler:
     """The one writer of our kernel objects."""
 
@@ -83,6 +93,7 @@ class Reconciler:
         self._wanted: dict[str, dict[Key, KernelObject]] = {}
         self._present: dict[Key, KernelObject] = {}
         self._tuns: dict[str, TunDevice] = {}
+        self.reader: TunReader | None = None
         self._lock = asyncio.Lock()
         self._leftovers = asyncio.Event()
         self._generation = 0
@@ -257,8 +268,7 @@ class Reconciler:
             case Drop(Address() | Route() | Rule() as subject):
                 await self._rtnetlink.drop(subject)
             case Put(Tun() as tun):
-                if tun.name not in self._tuns:
-                    self._tuns[tun.name] = TunDevice.open(tun.name)
+                self._open(tun.name)
                 await self._rtnetlink.configure_tun(tun)
             case Drop(Tun() as tun):
                 self._tuns.pop(tun.name).close()
@@ -271,3 +281,18 @@ class Reconciler:
                 self._sysctls.put(sysctl)
             case Drop(Sysctl() as sysctl):
                 self._sysctls.restore(sysctl.path)
+
+    def _open(self, name: str) -> None:
+        """Opens the device; one that somebody deleted is made anew."""
+        device = self._tuns.get(name)
+        if device is None:
+            self._tuns[name] = TunDevice.open(name)
+        elif device.is_gone():
+            if self.reader is None:
+                device.reopen()
+                return
+            self.reader.pause()
+            try:
+                device.reopen()
+            finally:
+                self.reader.resume()

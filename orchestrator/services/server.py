@@ -124,6 +124,7 @@ class Server:
                 await self._driver.handle(Remembered(lease.identity, lease.vips))
         self._probes.bind(SERVICE[pool.version] for pool in self.config.vip.pools)
         self._holder.start(self._reconciler.tun(TUN_SERVER))
+        self._reconciler.reader = self._holder
         loop = asyncio.get_running_loop()
         loop.add_reader(self._monitor.fileno(), self._watch_xfrm)
         try:

@@ -30,6 +30,7 @@ ENDPOINT = (
     "ip route flush table 11101",
     "ip address flush dev vip0",
     "ip link set vip0 down",
+    "ip link del vip0",
     "ip xfrm policy flush",
     "nft flush ruleset",
     "nft delete chain inet orchestrator leaving",
@@ -39,6 +40,7 @@ SERVER = (
     "ip route flush table 11100",
     "ip route del 10.99.0.0/24",
     "ip address flush dev vips0",
+    "ip link del vips0",
     "ip xfrm policy flush",
     "nft flush ruleset",
 )

@@ -131,3 +131,17 @@ def test_a_closed_device_drops_what_is_routed_to_it(
     (line,) = [row for row in sent.splitlines() if row.strip().startswith("out0:")]
     assert line.split()[10] == "0"
     tun._descriptor = TunDevice.open(NAME).fileno()
+
+
+def test_a_deleted_device_is_noticed_and_made_anew(
+    tun: TunDevice, network_namespace: Namespace
+) -> None:
+    assert not tun.is_gone()
+    network_namespace.run("ip link del vip0")
+    assert tun.is_gone()
+    with pytest.raises(KernelError):
+        tun.read()
+    tun.reopen()
+    assert not tun.is_gone()
+    assert tun.read() is None
+    assert exists(network_namespace)

@@ -106,6 +106,7 @@ def test_holding_replaces_the_policies_out_and_leaves_the_rest(
         ("ip rule del priority 11150", Aspect.ROUTING),
         ("ip route flush table 11100", Aspect.ROUTING),
         ("ip addr flush dev vip0", Aspect.ROUTING),
+        ("ip link del vip0", Aspect.ROUTING),
         ("ip xfrm policy flush", Aspect.POLICIES),
         ("nft flush ruleset", Aspect.FIREWALL),
         ("nft flush chain inet orchestrator leaving", Aspect.FIREWALL),
