@@ -11,7 +11,6 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -31,12 +30,6 @@ _NFNLGRP_NFTABLES: Final = 7
 _NETLINK_ADD_MEMBERSHIP: Final = 1
 _SOL_NETLINK: Final = 270
 _DATAGRAM_OCTETS: Final = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    packets: int
-    octets: int
 
 
 class Nftables:
@@ -63,19 +56,6 @@ class Nftables:
         if self._applied is not None and found == self._canonical:
             return self._applied
         return Ruleset(found)
-
-    async def counters(self) -> Mapping[str, Count]:
-        """The named counters of the table; empty if there is no table."""
-        result = await _nft("", "-j", "list", "counters", "table", "inet", NFT_TABLE)
-        if result.code:
-            if _absent(result):
-                return {}
-            raise _refusal("read the counters of", result)
-        return {
-            counter["name"]: Count(counter["packets"], counter["bytes"])
-            for entry in json.loads(result.out)["nftables"]
-            if (counter := entry.get("counter")) is not None
-        }
 
     async def remove(self) -> None:
         """There is no table of ours any more, whether there was one or not."""

@@ -1,11 +1,10 @@
-"""Reads IP packets as far as a hold queue and a log need: who, to whom, what, how much.
+"""Reads IP packets as far as a hold queue needs: who, to whom, what, how much.
 
-IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293), UDP (RFC 768),
-ICMP. Nothing is copied but addresses; checksums are not looked at. Pure; a packet that is cut
-off, or says of itself what is not so, raises PeerError.
+IPv4 (RFC 791) and IPv6 with its extension headers (RFC 8200). Nothing is copied but addresses;
+checksums are not looked at. Pure; a packet that is cut off, or says of itself what is not so,
+raises PeerError.
 """
 
-from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -19,10 +18,6 @@ _IPV6: Final = Struct("!4xHBx16s16s")
 """payload length, next header, source, destination"""
 _EXTENSION: Final = Struct("!BBH")
 """next header, units of 8 octets beyond the first; a fragment header has its offset behind"""
-_TCP: Final = Struct("!HHIIBBH4x")
-"""ports, sequence, acknowledgement, data offset, flags, window; checksum, urgent pointer"""
-_UDP: Final = Struct("!HHHxx")
-_ICMP: Final = Struct("!BB")
 
 _WORD: Final = 4
 _FRAGMENT_UNIT: Final = 8
@@ -36,24 +31,6 @@ _EXTENSIONS: Final = frozenset({0, 43, 60, _FRAGMENT})
 """Hop-by-hop options, routing, destination options, fragment."""
 _MAX_EXTENSIONS: Final = 8
 """No honest packet has more; RFC 8200, 4.1 lists six places."""
-
-
-class Protocol(IntEnum):
-    ICMP = 1
-    TCP = 6
-    UDP = 17
-    ICMPV6 = 58
-
-
-class TcpFlag(IntFlag):
-    FIN = 0x01
-    SYN = 0x02
-    RST = 0x04
-    PSH = 0x08
-    ACK = 0x10
-    URG = 0x20
-    ECE = 0x40
-    CWR = 0x80
 
 
 class IPHeader(NamedTuple):
@@ -71,51 +48,8 @@ class IPHeader(NamedTuple):
     more_fragments: bool = False
 
 
-class Tcp(NamedTuple):
-    source_port: int
-    destination_port: int
-    sequence: int
-    acknowledgement: int
-    flags: TcpFlag
-    window: int
-    """As on the wire, unscaled."""
-    payload_length: int
-
-
-class Udp(NamedTuple):
-    source_port: int
-    destination_port: int
-    payload_length: int
-
-
-class Icmp(NamedTuple):
-    kind: int
-    code: int
-
-
-class Packet(NamedTuple):
-    ip: IPHeader
-    transport: Tcp | Udp | Icmp | None
-    """None for other protocols, and for all fragments but the first."""
-
-
-def parse(packet: bytes | memoryview) -> Packet:
-    """Raises PeerError."""
-    header = parse_ip(packet)
-    if header.fragment_offset:
-        return Packet(header, None)
-    match header.protocol:
-        case Protocol.TCP:
-            return Packet(header, _tcp(packet, header))
-        case Protocol.UDP:
-            return Packet(header, _udp(packet, header))
-        case Protocol.ICMP | Protocol.ICMPV6:
-            return Packet(header, Icmp(*_read(_ICMP, packet, header.payload)))
-    return Packet(header, None)
-
-
 def parse_ip(packet: bytes | memoryview) -> IPHeader:
-    """The IP header alone. Raises PeerError."""
+    """Raises PeerError."""
     if not packet:
         raise PeerError("packet: empty")
     match packet[0] >> 4:
@@ -167,25 +101,6 @@ def _ipv6(packet: bytes | memoryview) -> IPHeader:
         raise PeerError("packet: an extension header is cut off")
     ends = IPv6Address(source), IPv6Address(destination)
     return IPHeader(6, *ends, protocol, len(packet), payload, offset, more)
-
-
-def _tcp(packet: bytes | memoryview, header: IPHeader) -> Tcp:
-    source, destination, sequence, acknowledgement, offset, flags, window = _read(
-        _TCP, packet, header.payload
-    )
-    size = (offset >> 4) * _WORD
-    rest = header.length - header.payload - size
-    if size < _TCP.size or rest < 0:
-        raise PeerError(f"packet: a TCP header of {size} octets")
-    return Tcp(source, destination, sequence, acknowledgement, TcpFlag(flags), window, rest)
-
-
-def _udp(packet: bytes | memoryview, header: IPHeader) -> Udp:
-    source, destination, length = _read(_UDP, packet, header.payload)
-    there = header.length - header.payload
-    if length < _UDP.size or (length > there and not header.more_fragments):
-        raise PeerError(f"packet: {there} octets of UDP that claim to be {length}")
-    return Udp(source, destination, length - _UDP.size)
 
 
 def _read(layout: Struct, packet: bytes | memoryview, offset: int) -> tuple[Any, ...]:

@@ -40,7 +40,7 @@ def read_any_message(body: bytes) -> None:
 
 
 def read_packet(packet: bytes) -> None:
-    packets.parse(packet)
+    packets.parse_ip(packet)
 
 
 def read_probe(octets: bytes) -> None:
