@@ -1,96 +1,32 @@
-"""Asks a daemon over its control socket, and waits for what it says."""
+"""Asks a daemon as `faces.client` does; what goes wrong ends the command."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from orchestrator.cli.outcome import Exit, Failure
-from orchestrator.core.errors import PeerError
-from orchestrator.wire.control import (
-    REPLY_LIMIT,
-    Refusal,
-    Request,
-    Verb,
-    decode_reply,
-    encode_request,
-)
-
-CONNECT_TIMEOUT: Final = 5.0
-"""Seconds until a daemon that is there accepts."""
-ANSWER_TIMEOUT: Final = 25.0
-"""Seconds; a daemon gives itself fifteen to answer, and five for us to take it."""
-CHUNK: Final = 64 * 1024
+from orchestrator.faces import client
+from orchestrator.faces.client import NoAnswer, NotRunning
+from orchestrator.wire.control import Refused, Request
 
 
 def ask(path: Path, request: Request) -> object:
     """The daemon's answer. Raises Failure."""
-    with _connected(path) as connection:
-        connection.sendall(encode_request(request))
-        return _result(next(_lines(connection), b""))
+    with _failing():
+        return client.ask(path, request)
 
 
 def watch(path: Path) -> Iterator[object]:
-    """What happens, as it happens; raises Failure when the daemon ends, or drops us."""
-    with _connected(path) as connection:
-        connection.sendall(encode_request(Request(Verb.WATCH)))
-        lines = _lines(connection)
-        _result(next(lines, b""))  # the watch begins
-        connection.settimeout(None)
-        for line in lines:
-            yield _result(line)
-        raise Failure("the daemon has ended", code=Exit.NOT_RUNNING)
-
-
-def _result(line: bytes) -> object:
-    try:
-        reply = decode_reply(line)
-    except PeerError as error:
-        raise Failure(
-            "the daemon ended in the middle of its answer" if not line else f"{error}",
-            "look at its log; it must be of the same version as this command",
-        ) from error
-    if isinstance(reply, Refusal):
-        raise Failure(reply.error, reply.remedy)
-    return reply.result
-
-
-def _lines(connection: socket.socket) -> Iterator[bytes]:
-    """Whole lines, ended by a newline; what is longer than a reply may be is cut."""
-    pending = bytearray()
-    while chunk := connection.recv(CHUNK):
-        start = len(pending)
-        pending += chunk
-        while (end := pending.find(b"\n", start)) >= 0:
-            yield bytes(pending[: end + 1])
-            del pending[: end + 1]
-            start = 0
-        if len(pending) > REPLY_LIMIT:
-            return
+    """What happens, as it happens. Raises Failure, also when the daemon ends or drops us."""
+    with _failing():
+        yield from client.watch(path)
 
 
 @contextmanager
-def _connected(path: Path) -> Iterator[socket.socket]:
-    """A connection; what goes wrong with it is a Failure."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(CONNECT_TIMEOUT)
-        try:
-            connection.connect(str(path))
-            connection.settimeout(ANSWER_TIMEOUT)
-            yield connection
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise Failure(
-                f"no daemon is running at {path}",
-                "start it (`orchestrator run CONFIG`), or name its --socket",
-                Exit.NOT_RUNNING,
-            ) from error
-        except PermissionError as error:
-            raise Failure(
-                f"you may not talk to the daemon at {path}",
-                "run this as root, or as a member of the group that [control] names",
-            ) from error
-        except TimeoutError as error:
-            raise Failure(f"the daemon at {path} does not answer", "look at its log") from error
-        except OSError as error:
-            raise Failure(f"the daemon at {path}: {error}") from error
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except NotRunning as error:
+        raise Failure(error.error, error.remedy, Exit.NOT_RUNNING) from error
+    except (NoAnswer, Refused) as error:
+        raise Failure(error.error, error.remedy) from error

@@ -4,7 +4,6 @@ Each gets strongSwan with the configuration that we ship, and a configuration fi
 then `orchestrator run`. Nothing here is known to the daemons but what stands in those files.
 """
 
-import json
 import subprocess
 import threading
 import time
@@ -13,17 +12,24 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from orchestrator.config.common import Control
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.quantities import IPAddress
+from orchestrator.faces.client import NoAnswer, ask
 from orchestrator.lab.charon import Charon
 from orchestrator.lab.host import Host
 from orchestrator.lab.netns import Lab
+from orchestrator.wire.control import Request, Verb
 
 STRONGSWAN_CONF: Final = Path(__file__).parents[2] / "strongswan-conf"
 CONFIG_FOLDER: Final = Path("/etc/orchestrator")
 SECRET: Final = "the-lab-is-not-a-secret\n"  # noqa: S105 - indeed it is not
-_PATIENCE: Final = 60.0
-_POLL: Final = 0.1
+CONTROL_SOCKET: Final = Control().socket
+NOT_RUNNING: Final = "not running"
+"""The state of a daemon that does not answer."""
+PATIENCE: Final = 60.0
+"""Seconds to wait for what must happen; the lab's kernel has one slow CPU."""
+_POLL: Final = 0.05
 
 ENDPOINT: Final = """\
 role = "endpoint"
@@ -87,28 +93,39 @@ class Daemon:
         self.kill()
         self.start()
 
-    def ask(self, *words: str) -> Any:
-        """What `orchestrator WORDS --json` prints. Raises CalledProcessError."""
-        return json.loads(self.host.run(["orchestrator", *words, "--json"]).stdout)
+    def ask(self, verb: Verb, link: str | None = None) -> Any:
+        """What `orchestrator VERB --json` prints. Raises NotRunning, NoAnswer, Refused."""
+        return self.host.inside(ask, CONTROL_SOCKET, Request(verb, link))
 
-    def wait_for(self, state: str, patience: float = _PATIENCE) -> dict[str, Any]:
-        """The status, once the state is this one. Raises OrchestratorError."""
+    def status(self) -> dict[str, Any]:
+        """The state of a daemon that does not answer says so. Raises OrchestratorError when it
+        has given up."""
+        try:
+            status: dict[str, Any] = self.ask(Verb.STATUS)
+        except NoAnswer as error:
+            if self.process is not None and (self.process.poll() or 0) > 0:
+                raise OrchestratorError(f"{self.role} gave up; {self._logs}") from error
+            return {"state": NOT_RUNNING, "reasons": [str(error)], "warnings": []}
+        return status
+
+    def wait_for(
+        self, state: str, reason: str | None = None, limit: float = PATIENCE
+    ) -> dict[str, Any]:
+        """The status, once it has this state (and this reason). Raises OrchestratorError."""
         pause = threading.Event()
-        end = time.monotonic() + patience
-        status: dict[str, Any] = {}
-        while time.monotonic() < end:
-            answer = self.host.run(["orchestrator", "status", "--json"], check=False)
-            if answer.returncode == 0:
-                status = json.loads(answer.stdout)
-                if status["state"] == state:
-                    return status
-            elif self.process is not None and self.process.poll() is not None:
-                break
+        end = time.monotonic() + limit
+        while True:
+            status = self.status()
+            if status["state"] == state and (reason is None or reason in status["reasons"]):
+                return status
+            if time.monotonic() >= end:
+                wanted = f"{state} ({reason})" if reason else state
+                raise OrchestratorError(f"{self.role} is not {wanted}: {status}; {self._logs}")
             pause.wait(_POLL)
-        raise OrchestratorError(
-            f"{self.role} is not {state}: {status or answer.stderr.strip()}; "
-            f"its log is in {self.host.folder}"
-        )
+
+    @property
+    def _logs(self) -> str:
+        return f"its log is in {self.host.folder}"
 
 
 class Product:

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from orchestrator.cli.client import ask
-from orchestrator.cli.outcome import Failure
 from orchestrator.core.quantities import IPAddress
 from orchestrator.lab.capture import Capture
 from orchestrator.lab.charon import Charon
@@ -18,14 +16,18 @@ from orchestrator.lab.host import Host
 from orchestrator.lab.internet import INTERNET
 from orchestrator.lab.netns import Lab
 from orchestrator.lab.peers import Peers
-from orchestrator.lab.product import ENDPOINT, SERVER, STRONGSWAN_CONF, Daemon
-from orchestrator.wire.control import Request, Verb
+from orchestrator.lab.product import (
+    ENDPOINT,
+    NOT_RUNNING,
+    PATIENCE,
+    SERVER,
+    STRONGSWAN_CONF,
+    Daemon,
+)
+from orchestrator.wire.control import Verb
 
-LIMIT: Final = 60.0
-"""Seconds to wait for what must happen; the lab kernel has one slow CPU."""
+LIMIT: Final = PATIENCE
 POLL: Final = 0.05
-CONTROL_SOCKET: Final = Path("/run/orchestrator/control.sock")
-NOT_RUNNING: Final = "not running"
 PEER: Final = ip_address("10.51.1.2")
 PEER6: Final = ip_address("fd00:51:1::2")
 SERVER_ADDRESS: Final = ip_address("203.0.113.10")
@@ -115,42 +117,25 @@ class Side:
         eventually(attempts, lambda now: now > before, 20.0)
         assert attempts() - before <= _MOST_ATTEMPTS
 
-    def ask(self, verb: Verb, link: str | None = None) -> Any:
-        """Raises Failure."""
-        return self.host.inside(ask, CONTROL_SOCKET, Request(verb, link))
-
     def status(self) -> dict[str, Any]:
         """As `orchestrator status --json`; of a daemon that does not run the state says so."""
-        try:
-            status: dict[str, Any] = self.ask(Verb.STATUS)
-        except Failure as failure:
-            process = self.daemon.process
-            ended = process is not None and process.poll() is not None
-            assert not (ended and process and process.returncode > 0), "the daemon gave up"
-            return {"state": NOT_RUNNING, "reasons": [str(failure)], "warnings": []}
-        return status
+        return self.daemon.status()
 
     def paths(self) -> list[dict[str, Any]]:
         """As `orchestrator paths --json`."""
-        paths: list[dict[str, Any]] = self.ask(Verb.PATHS)
+        paths: list[dict[str, Any]] = self.daemon.ask(Verb.PATHS)
         return paths
 
     def sessions(self) -> list[dict[str, Any]]:
         """As `orchestrator sessions --json`."""
-        sessions: list[dict[str, Any]] = self.ask(Verb.SESSIONS)
+        sessions: list[dict[str, Any]] = self.daemon.ask(Verb.SESSIONS)
         return sessions
 
     def wait_for(
         self, state: str, reason: str | None = None, limit: float = LIMIT
     ) -> dict[str, Any]:
         """The status, once it has this state (and this reason)."""
-        return eventually(
-            self.status,
-            lambda status: (
-                status["state"] == state and (reason is None or reason in status["reasons"])
-            ),
-            limit,
-        )
+        return self.daemon.wait_for(state, reason, limit)
 
     def run(self, *command: str, check: bool = True) -> str:
         return self.host.run(list(command), check=check).stdout

@@ -13,8 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from orchestrator.cli.client import ask
-from orchestrator.cli.outcome import Failure
+from orchestrator.faces.client import NoAnswer, ask
 from orchestrator.wire.control import Request, Verb
 from tests.kernel.netns import Namespace
 
@@ -80,7 +79,7 @@ def status(config: Path, daemon: "subprocess.Popen[str]") -> dict[str, Any]:
     while True:
         try:
             found = ask(config.with_name("control.sock"), Request(Verb.STATUS))
-        except Failure:
+        except NoAnswer:
             assert daemon.poll() is None, daemon.stderr and daemon.stderr.read()
             pause.wait(0.05)
         else:

@@ -1,0 +1,111 @@
+"""Asks a daemon over its control socket, and waits for what it says."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from orchestrator.core.errors import OrchestratorError, PeerError
+from orchestrator.wire.control import (
+    REPLY_LIMIT,
+    Refusal,
+    Refused,
+    Request,
+    Verb,
+    decode_reply,
+    encode_request,
+)
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds until a daemon that is there accepts."""
+ANSWER_TIMEOUT: Final = 25.0
+"""Seconds; a daemon gives itself fifteen to answer, and five for us to take it."""
+CHUNK: Final = 64 * 1024
+
+
+class NoAnswer(OrchestratorError):
+    """Nobody answered, or not in this language; what to do about it."""
+
+    def __init__(self, error: str, remedy: str = "") -> None:
+        super().__init__(error)
+        self.error = error
+        self.remedy = remedy
+
+
+class NotRunning(NoAnswer):
+    """There is no daemon, or none any more."""
+
+
+def ask(path: Path, request: Request) -> object:
+    """The daemon's answer. Raises Refused if it refuses, NotRunning, NoAnswer."""
+    with _connected(path) as connection:
+        connection.sendall(encode_request(request))
+        return _result(next(_lines(connection), b""))
+
+
+def watch(path: Path) -> Iterator[object]:
+    """What happens, as it happens. Raises NotRunning when the daemon ends, or drops us, and
+    what `ask` raises."""
+    with _connected(path) as connection:
+        connection.sendall(encode_request(Request(Verb.WATCH)))
+        lines = _lines(connection)
+        _result(next(lines, b""))  # the watch begins
+        connection.settimeout(None)
+        for line in lines:
+            yield _result(line)
+        raise NotRunning("the daemon has ended")
+
+
+def _result(line: bytes) -> object:
+    try:
+        reply = decode_reply(line)
+    except PeerError as error:
+        raise NoAnswer(
+            "the daemon ended in the middle of its answer" if not line else f"{error}",
+            "look at its log; it must be of the same version as this command",
+        ) from error
+    if isinstance(reply, Refusal):
+        raise Refused(reply.error, reply.remedy)
+    return reply.result
+
+
+def _lines(connection: socket.socket) -> Iterator[bytes]:
+    """Whole lines, ended by a newline; what is longer than a reply may be is cut."""
+    pending = bytearray()
+    while chunk := connection.recv(CHUNK):
+        start = len(pending)
+        pending += chunk
+        while (end := pending.find(b"\n", start)) >= 0:
+            yield bytes(pending[: end + 1])
+            del pending[: end + 1]
+            start = 0
+        if len(pending) > REPLY_LIMIT:
+            return
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[socket.socket]:
+    """A connection; what goes wrong with it is a NoAnswer."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(CONNECT_TIMEOUT)
+        try:
+            connection.connect(str(path))
+            connection.settimeout(ANSWER_TIMEOUT)
+            yield connection
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning(
+                f"no daemon is running at {path}",
+                "start it (`orchestrator run CONFIG`), or name its --socket",
+            ) from error
+        except PermissionError as error:
+            raise NoAnswer(
+                f"you may not talk to the daemon at {path}",
+                "run this as root, or as a member of the group that [control] names",
+            ) from error
+        except TimeoutError as error:
+            raise NoAnswer(
+                f"the daemon at {path} does not answer", "look at its log"
+            ) from error
+        except OSError as error:
+            raise NoAnswer(f"the daemon at {path}: {error}") from error
