@@ -17,6 +17,7 @@ from typing import Final
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab import agent, backends
 from orchestrator.lab.backends import Backend, Running
+from orchestrator.lab.cache import cache_folder
 from orchestrator.lab.frames import HEADER, TAKEN, WINDOW, Frame, Kind
 
 READY: Final = "ready"
@@ -26,9 +27,8 @@ _MOST_BUFFERED: Final = 64 << 20
 
 
 def lab_folder() -> Path:
-    """The one folder of this machine that a user's lab writes to."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "orchestrator" / "lab"
+    """Where a user's lab has its socket and its logs."""
+    return cache_folder() / "lab"
 
 
 def socket_of(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from typing import Final
 
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab import kernel_edits
+from orchestrator.lab.cache import cache_folder
 from orchestrator.lab.lifeline import Tied
 
 CONFIG: Final = Path(__file__).with_name("kernel.config")
@@ -95,8 +96,7 @@ def provide(say: Progress, source: Source = DEBIAN_12) -> Path:
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "orchestrator"
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
