@@ -1,8 +1,44 @@
-"""What all tests stand on: signals that arrive, whoever started the tests."""
+"""What all tests stand on: signals that arrive, whoever started the tests, and `--no-skips`."""
 
 import signal
+from collections.abc import Generator
+from typing import TypeVar
+
+import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT for what it starts in the background, and programs that we start
     # would inherit that: a test that interrupts one would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help="a skipped test has failed: where everything is there, nothing has to be skipped",
+    )
+
+
+def _judged(report: Report, config: pytest.Config) -> Report:
+    if report.skipped and config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid}: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _judged((yield), item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _judged((yield), collector.config)

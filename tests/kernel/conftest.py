@@ -53,6 +53,15 @@ def needs_esp(make_namespace: Callable[[], Namespace]) -> None:
 
 
 @pytest.fixture
+def needs_netem(make_namespace: Callable[[], Namespace]) -> None:
+    """Skips where links cannot be made slow."""
+    try:
+        make_namespace().run("tc qdisc add dev lo root netem delay 1ms")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this kernel lacks netem: {error.stderr.strip()}")
+
+
+@pytest.fixture
 def needs_tun() -> None:
     """Skips where there are no TUN devices."""
     if not Path("/dev/net/tun").exists():
