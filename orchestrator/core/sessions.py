@@ -117,6 +117,8 @@ class Sessions:
         self._deadlines: list[tuple[Instant, str]] = []
         self._doomed: list[tuple[Instant, str, UniqueId]] = []
         """When to delete which CHILD_SA of which identity."""
+        self._condemned: set[UniqueId] = set()
+        """The CHILD_SAs in there: each once, however many probes say so."""
         self._effects: list[Effect] = []
 
     def handle(  # noqa: C901 - one row per event: the table is the point
@@ -211,7 +213,9 @@ class Sessions:
         if session is None:
             return
         self._activate(session, event, now)
-        self._effects.append(AnswerProbe(event))
+        if session.active is not None and session.active.spi_out == event.spi:
+            # Not over another way than it came: to the endpoint an answer is proof.
+            self._effects.append(AnswerProbe(event))
 
     def _activate(self, session: Session, event: Heard, now: Instant) -> None:
         session.heard = now
@@ -223,15 +227,17 @@ class Sessions:
             # Where it leads is not known yet: what is released now would be lost.
             session.awaited = tunnel.spi_out
             return
-        if newer:
-            session.flip = event.flip
-            session.awaited = None
+        # Of a session without a path any flip is the latest: the endpoint may have lost count.
+        session.flip = event.flip
+        session.awaited = None
         if tunnel != session.active:
             self._attach(session, tunnel, SessionReason.ACTIVATED, now)
         elder = session.tunnels[: session.tunnels.index(tunnel)]
         end = Instant(now + DRAIN)
         for other in elder:
-            if (other.remote, other.remote_port) == (tunnel.remote, tunnel.remote_port):
+            same = (other.remote, other.remote_port) == (tunnel.remote, tunnel.remote_port)
+            if same and other.child not in self._condemned:
+                self._condemned.add(other.child)
                 heapq.heappush(self._doomed, (end, session.identity, other.child))
 
     def _attach(
@@ -277,10 +283,8 @@ class Sessions:
         gone = [t for t in session.tunnels if t.ike == ike and child in (None, t.child)]
         session.tunnels = [t for t in session.tunnels if t not in gone]
         for tunnel in gone:
-            self._unindex(tunnel)
+            self._unindex(session, tunnel)
             session.unsettled.pop(tunnel.spi_out, None)
-        if any(t.ike == ike for t in session.tunnels):
-            self._by_ike[ike] = session
         if not session.tunnels:
             session.flip = None  # no probe of before can come: it may count anew
         if session.active in gone:
@@ -295,6 +299,7 @@ class Sessions:
         self._inbound.clear()
         self._outbound.clear()
         self._doomed.clear()  # the next charon counts from 1 again
+        self._condemned.clear()
         for session in self.by_identity.values():
             if not session.tunnels:
                 continue
@@ -326,11 +331,9 @@ class Sessions:
     def _replace(self, session: Session, known: Tunnel, tunnel: Tunnel) -> None:
         """The same tunnel, of which something else is true now."""
         session.tunnels[session.tunnels.index(known)] = tunnel
-        self._unindex(known)
+        self._unindex(session, known)
         if known.spi_out != tunnel.spi_out:
             session.unsettled.pop(known.spi_out, None)
-        for other in session.tunnels:
-            self._index(session, other)
         if session.active == known:
             session.active = tunnel
 
@@ -340,10 +343,13 @@ class Sessions:
         self._inbound[tunnel.spi_in] = session
         self._outbound[tunnel.reqid, tunnel.spi_out] = session
 
-    def _unindex(self, tunnel: Tunnel) -> None:
+    def _unindex(self, session: Session, tunnel: Tunnel) -> None:
+        """It is not among the session's tunnels any more; others may share a number with it."""
         self._by_ike.pop(tunnel.ike, None)
         self._inbound.pop(tunnel.spi_in, None)
         self._outbound.pop((tunnel.reqid, tunnel.spi_out), None)
+        for other in session.tunnels:
+            self._index(session, other)
 
     # Following a moved endpoint
 
@@ -392,6 +398,7 @@ class Sessions:
                 self._look(session, now)
         while self._doomed and self._doomed[0][0] <= now:
             _, identity, child = heapq.heappop(self._doomed)
+            self._condemned.discard(child)
             session = self.by_identity[identity]
             for tunnel in session.tunnels:
                 if tunnel.child == child and tunnel != session.active:

@@ -8,7 +8,7 @@ The rules, each with the method that keeps it:
    other is followed to where charon has it, if that is a usable path, which a virtual address
    never is (`_follow`).
 3. A charon that was just found knows a tunnel by its SPI. What it does not know it cannot
-   rekey: that has to be renewed (`compare`).
+   rekey or end: that has to be renewed, and has no number any more (`compare`).
 4. A tunnel that retires receives until its time is over, and is used for nothing else
    (`latest`, `over`).
 """
@@ -127,13 +127,17 @@ class Tunnels:
             found = by_spi.pop(held.tunnel.spi_out, None)
             if found is None:
                 held.renew = Reason.CHARON_RESTARTED
+                # A new charon counts from 1 again: by its number another would be ended.
+                held.tunnel = replace(held.tunnel, ike=UniqueId(0), child=UniqueId(0))
                 continue
             # A predecessor moved it: policy and SAs are where we found them, charon is behind.
             here = (held.tunnel.local, held.tunnel.remote)
             held.moved = held.moved or (found.local, found.remote) != here
             held.renew = None
             self._follow(held, found)
-        return tuple(by_spi.values())
+        ours = {held.tunnel.ike for held in self.held}
+        # Another CHILD_SA under an IKE_SA of ours is one that a rekeying left to end by itself.
+        return tuple(tunnel for tunnel in by_spi.values() if tunnel.ike not in ours)
 
     def _follow(self, held: Held, told: Tunnel) -> None:
         """Rule 2."""

@@ -7,7 +7,7 @@ here.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final
 
 from orchestrator import __version__
@@ -64,6 +64,7 @@ from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
+from orchestrator.wire.security_association import SecurityAssociation
 from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "endpoint"
@@ -192,24 +193,24 @@ class Endpoint:
                 continue
             pop, server = policy.template.source, policy.template.destination
             states = self._xfrm.states(ENDPOINT_REQID)
-            outbound = [s for s in states if (s.source, s.destination) == (pop, server)]
-            inbound = [s for s in states if (s.source, s.destination) == (server, pop)]
-            if pop is None or server is None or not outbound or not inbound:
+            outbound = _youngest(states, pop, server)
+            inbound = _youngest(states, server, pop)
+            if pop is None or server is None or outbound is None or inbound is None:
                 continue
-            port = outbound[-1].encap.source_port if outbound[-1].encap else 0
+            encap = outbound.encap
             return Tunnel(
                 ike=UniqueId(0),
                 child=UniqueId(0),
                 connection="",
                 local=pop,
-                local_port=port,
+                local_port=encap.source_port if encap else 0,
                 remote=server,
-                remote_port=outbound[-1].encap.destination_port if outbound[-1].encap else 0,
+                remote_port=encap.destination_port if encap else 0,
                 local_id=self.config.identity,
                 remote_id=self.config.server.identity,
                 reqid=ENDPOINT_REQID,
-                spi_in=inbound[-1].spi,
-                spi_out=outbound[-1].spi,
+                spi_in=inbound.spi,
+                spi_out=outbound.spi,
                 local_ts=(policy.selector.source,),
                 remote_ts=(policy.selector.destination,),
             )
@@ -395,3 +396,13 @@ class Endpoint:
         if self._memory.problem is not None:
             found.append(self._memory.problem)
         return found
+
+
+def _youngest(
+    states: Iterable[SecurityAssociation],
+    source: IPAddress | None,
+    destination: IPAddress | None,
+) -> SecurityAssociation | None:
+    """Of those that a rekeying or a flip left side by side, the one that is used."""
+    between = (s for s in states if (s.source, s.destination) == (source, destination))
+    return max(between, key=lambda state: state.usage.added, default=None)

@@ -14,6 +14,12 @@ from tests.scenarios.conversation import Conversation
 from tests.scenarios.world import PEER, QUICK_TIMERS, Side, World, eventually
 
 OWN = ENDPOINT + QUICK_TIMERS
+ONE_KEY = 'secret_file = "/etc/orchestrator/secret"\n'
+KEYS = """\
+[auth.secrets]
+"carol@example.org" = "/etc/orchestrator/carols"
+"dave@example.org" = "/etc/orchestrator/daves"
+"""
 WITH_DAVES_ADDRESS = OWN + '[tunnel]\nvips = ["10.99.0.50"]\n'
 DAVE_HAS_IT = SERVER + '[vip.static]\n"dave@example.org" = ["10.99.0.50"]\n'
 
@@ -99,6 +105,24 @@ def test_wrong_psk(world: World) -> None:
         world.endpoint.wait_for("detached", "authentication-failed")
         world.endpoint.tries_in_measure()
     world.endpoint.start_cold()
+    world.attached()
+
+
+def test_ones_own_key_proves_nobody_elses_identity(world: World) -> None:
+    endpoint, server = world.endpoint, world.server
+    keys = {"carols": "the key of carol\n", "daves": "the key of dave\n"}
+    with as_it_was(endpoint), as_it_was(server):
+        server.start_cold(SERVER.replace(ONE_KEY, KEYS), keys)
+        endpoint.start_cold(files={"secret": keys["carols"]})
+        world.attached()
+        dave = OWN.replace("carol@", "dave@")
+        endpoint.start_cold(dave, {"secret": keys["carols"]})
+        endpoint.wait_for("detached", "authentication-failed")
+        assert "dave@example.org" not in {s["identity"] for s in server.sessions()}
+        endpoint.start_cold(dave, {"secret": keys["daves"]})
+        world.attached()
+    server.start_cold()
+    endpoint.start_cold()
     world.attached()
 
 

@@ -65,14 +65,6 @@ def test_keeps_what_is_exactly_as_old_as_allowed() -> None:
     assert held.release(at(5)) == (b"old",)
 
 
-def test_says_since_when_it_holds() -> None:
-    held = queue()
-    assert held.oldest is None
-    held.push(b"a", at(3))
-    held.push(b"b", at(4))
-    assert held.oldest == at(3)
-
-
 @given(strategies.lists(strategies.binary(max_size=12)))
 def test_counts_every_packet_as_released_or_dropped(packets: list[bytes]) -> None:
     held = queue()

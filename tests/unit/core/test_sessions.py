@@ -195,6 +195,32 @@ class TestActivation:
         story.admits(OVER_LTE)
         assert story.probed(2, OVER_LTE) == ["to lte, from 7", "release"]
 
+    def test_what_came_another_way_is_not_answered(self) -> None:
+        """An answer proves to the endpoint that its new way works."""
+        story = attached()
+        assert story.hears(Heard(VIP4, 2, OVER_LTE.spi_out)) == []
+        story.admits(OVER_LTE)
+        story.probed(3, OVER_LTE)
+        assert story.hears(Heard(VIP4, 2, OVER_WIFI.spi_out)) == []
+
+    def test_an_endpoint_that_lost_count_is_followed_again(self) -> None:
+        story = ServerStory()
+        story.admits(OVER_WIFI)
+        story.probed(1000, OVER_WIFI)
+        story.waits(60)
+        assert story.session().state is SessionState.DETACHED
+        story.probed(5, OVER_WIFI)
+        story.admits(OVER_LTE)
+        story.probed(6, OVER_LTE)
+        assert story.session().active == OVER_LTE
+
+    def test_a_tunnel_is_condemned_once_however_many_probes_say_so(self) -> None:
+        story = attached()
+        story.admits(replace(OVER_WIFI, ike=UniqueId(2), child=UniqueId(2), spi_out=Spi(77)))
+        for flip in range(2, 100):
+            story.hears(Heard(VIP4, flip, Spi(77)))
+        assert len(story.waits(2)) == 1
+
     def test_a_probe_from_an_address_without_a_session_is_nothing(self) -> None:
         story = attached()
         assert story.hears(Heard(TABLET_VIP, 9, OVER_WIFI.spi_out)) == []

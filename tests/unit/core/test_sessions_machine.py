@@ -142,8 +142,10 @@ class ServerInAnyWorld(RuleBasedStateMachine):
         for vip in self.owners[name][:1]:
             spi = Spi(1) if named is None else named.spi_out
             said = self.story.hears(Heard(vip, flip, spi))
-            known = self.story.machine.session_of_vip(vip) is not None
-            assert said[-1:] == (["answer"] if known else [])
+            session = self.story.machine.session_of_vip(vip)
+            active = session.active if session else None
+            in_use = active is not None and active.spi_out == spi
+            assert said[-1:] == (["answer"] if in_use else []), "or over another way"
 
     @rule(which=choice, place=places, charon_follows=strategies.booleans())
     def an_endpoint_moves(self, which: int, place: Place, *, charon_follows: bool) -> None:

@@ -150,6 +150,16 @@ class TestComparing:
         assert endpoint.wifi.renew is Reason.CHARON_RESTARTED
         assert endpoint.lte.renew is None
 
+    def test_and_has_no_number_that_the_new_charon_could_have_given_to_another(self) -> None:
+        endpoint = Endpoint(WIFI, LTE)
+        endpoint.tunnels.compare([OVER_LTE])
+        assert (endpoint.wifi.tunnel.ike, endpoint.wifi.tunnel.child) == (0, 0)
+        assert endpoint.lte.tunnel == OVER_LTE
+
+    def test_what_a_rekeying_left_under_an_ike_sa_of_ours_ends_by_itself(self) -> None:
+        left = replace(OVER_WIFI, child=UniqueId(70), spi_in=Spi(7), spi_out=Spi(8))
+        assert Endpoint(WIFI, LTE).tunnels.compare([left, OVER_WIFI, OVER_LTE]) == ()
+
     def test_what_we_do_not_have_is_named(self) -> None:
         stranger: Tunnel = tunnel(path(WIFI2), 9)
         assert Endpoint(WIFI, LTE).tunnels.compare([stranger, OVER_LTE]) == (stranger,)
