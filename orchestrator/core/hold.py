@@ -33,10 +33,6 @@ class HoldQueue:
     def __len__(self) -> int:
         return len(self._packets)
 
-    @property
-    def oldest(self) -> Instant | None:
-        return self._packets[0][0] if self._packets else None
-
     def push(self, packet: bytes, now: Instant) -> None:
         """Keeps the packet, if it is no larger than the whole queue may be."""
         if len(packet) > self.limits.max_bytes:
