@@ -3,6 +3,7 @@
 The server's turn comes with the same words; what is meddled with is ours alone in the lab.
 """
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -21,6 +22,7 @@ LOOKS = (
     "ip xfrm policy show",
     "nft --stateless list table inet orchestrator",
 )
+NUMBER = re.compile(r"^\s*(\d+: (?=vips?0))?|\s*$")
 TUNS = {"endpoint": "vip0", "server": "vips0"}
 ENDPOINT = (
     "ip rule del priority 11150",
@@ -51,9 +53,9 @@ def look(side: Side) -> Sequence[str]:
     texts = [
         side.run(*command.format(tun=TUNS[side.role]).split(), check=False) for command in LOOKS
     ]
-    # The kernel numbers a policy anew each time.
+    # The kernel numbers a policy and a device anew each time.
     return [
-        "\n".join(sorted(line.strip() for line in text.splitlines() if line.strip()))
+        "\n".join(sorted(NUMBER.sub("", line) for line in text.splitlines() if line.strip()))
         for text in texts
     ]
 
