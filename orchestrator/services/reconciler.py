@@ -161,14 +161,22 @@ class Reconciler:
             async with self._lock:
                 if generation != self._generation:
                     continue
-                for key, subject in tuple(self._present.items()):
-                    if aspect_of(subject) in aspects:
-                        del self._present[key]
+                believed = self._present
+                self._present = {
+                    key: subject
+                    for key, subject in believed.items()
+                    if aspect_of(subject) not in aspects
+                }
                 self._present |= {subject.key: subject for subject in found}
-                operations = plan(self._all_wanted(), self._present)
+                operations = [
+                    operation
+                    for operation in plan(self._all_wanted(), self._present)
+                    # What waits for `sweep` is nobody's meddling.
+                    if not (_can_wait(operation) and operation.subject.key in believed)
+                ]
                 await self._carry_out(operations)
                 self.repairs += len(operations)
-                return operations
+                return tuple(operations)
 
     def expects(self, policy: Policy) -> bool:
         """Whether the kernel should have this very policy now, as far as we know."""

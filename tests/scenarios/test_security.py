@@ -315,7 +315,8 @@ def test_the_control_socket_answers_root_and_the_group_only(world: World) -> Non
 
 
 def test_the_service_inside_answers_only_what_came_out_of_an_sa(world: World) -> None:
-    probe = encode(Probe(Kind.REQUEST, 0, 7, Spi(0)))
+    spi = Spi(int(world.attached()["active_path"]["spi_in"], 16))
+    probe = encode(Probe(Kind.REQUEST, 0, 7, spi))
     service, vip, lan = str(SERVICE[4]), world.vip, world.lab.host("lan")
     routes = {"internet": "203.0.113.10", "lan": "10.50.0.1"}
     for name, gateway in routes.items():

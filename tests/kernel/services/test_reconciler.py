@@ -142,6 +142,24 @@ def test_an_audit_takes_what_is_half_written_for_nobodys_meddling(
     in_kernel(tmp_path, work)
 
 
+def test_what_waits_to_be_swept_is_nobodys_meddling(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+    without_paths = replace(ATTACHED, tables={})
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
+        await reconciler.apply("endpoint", endpoint_objects(without_paths))
+        assert await reconciler.audit(Aspect.ALL) == ()
+        sweep = asyncio.create_task(reconciler.sweep())
+        while set(await reconciler.read(Aspect.ALL)) != set(endpoint_objects(without_paths)):
+            pass  # reading lets the sweep go on
+        sweep.cancel()
+
+    in_kernel(tmp_path, work)
+
+
 def test_a_successor_adopts_what_it_finds_and_writes_nothing_but_the_firewall(
     network_namespace: Namespace, tmp_path: Path
 ) -> None:
