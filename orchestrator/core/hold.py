@@ -4,10 +4,13 @@
 2. When full the oldest goes first: the newest segment of a TCP flow is the one in back-off,
    and of a datagram stream the newest is worth most.
 3. Released once, in the order of arrival.
+4. Of the same part of a TCP flow only the newest copy is kept, and no other is released: a
+   sender that is told of two copies takes its loss for imagined, forgets what is lost, and
+   waits for a timer that has backed off (RFC 3708; measured: 5.5 s instead of two round trips
+   after 20 s without a network).
 """
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.quantities import Instant, Seconds
@@ -22,40 +25,66 @@ class HoldLimits:
     """As long as a TCP sender in back-off waits at most before it sends again itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    since: Instant
+    packet: bytes
+    part: Hashable | None
+
+
 @dataclass(slots=True)
 class HoldQueue:
     limits: HoldLimits
     held_bytes: int = 0
     dropped: int = 0
     """Packets lost to a limit since the beginning."""
-    _packets: deque[tuple[Instant, bytes]] = field(default_factory=deque)
+    _packets: dict[int, _Waiting] = field(default_factory=dict)
+    """By a number that grows: in the order of arrival."""
+    _parts: dict[Hashable, int] = field(default_factory=dict)
+    _next: int = 0
 
     def __len__(self) -> int:
         return len(self._packets)
 
-    def push(self, packet: bytes, now: Instant) -> None:
-        """Keeps the packet, if it is no larger than the whole queue may be."""
+    def push(self, packet: bytes, now: Instant, part: Hashable | None = None) -> None:
+        """Keeps the packet, if it is no larger than the whole queue may be.
+
+        `part` says which part of its flow it carries (rule 4); None: it is like no other.
+        """
         if len(packet) > self.limits.max_bytes:
             self.dropped += 1
             return
-        self._packets.append((now, packet))
-        self.held_bytes += len(packet)
+        if part in self._parts:
+            self._take(self._parts[part])
+        self._keep(_Waiting(now, packet, part))
         self._expire(now)
         self._shrink()
 
     def release(self, now: Instant) -> tuple[bytes, ...]:
         """Everything still young enough, oldest first; the queue is empty afterwards."""
         self._expire(now)
-        packets = tuple(packet for _, packet in self._packets)
-        self._packets.clear()
-        self.held_bytes = 0
-        return packets
+        return tuple(self._take(number).packet for number in tuple(self._packets))
 
     def put_back(self, packets: Sequence[bytes], now: Instant) -> None:
         """What was released and could not be sent goes first again; its age starts anew."""
-        self._packets.extendleft((now, packet) for packet in reversed(packets))
-        self.held_bytes += sum(map(len, packets))
+        later = [self._take(number) for number in tuple(self._packets)]
+        for waiting in (*(_Waiting(now, packet, None) for packet in packets), *later):
+            self._keep(waiting)
         self._shrink()
+
+    def _keep(self, waiting: _Waiting) -> None:
+        self._packets[self._next] = waiting
+        if waiting.part is not None:
+            self._parts[waiting.part] = self._next
+        self._next += 1
+        self.held_bytes += len(waiting.packet)
+
+    def _take(self, number: int) -> _Waiting:
+        waiting = self._packets.pop(number)
+        if waiting.part is not None:
+            del self._parts[waiting.part]
+        self.held_bytes -= len(waiting.packet)
+        return waiting
 
     def _shrink(self) -> None:
         while (
@@ -65,10 +94,12 @@ class HoldQueue:
             self._drop_oldest()
 
     def _expire(self, now: Instant) -> None:
-        while self._packets and now - self._packets[0][0] > self.limits.max_age:
+        while self._packets and now - self._oldest().since > self.limits.max_age:
             self._drop_oldest()
 
+    def _oldest(self) -> _Waiting:
+        return next(iter(self._packets.values()))
+
     def _drop_oldest(self) -> None:
-        _, packet = self._packets.popleft()
-        self.held_bytes -= len(packet)
+        self._take(next(iter(self._packets)))
         self.dropped += 1

@@ -16,7 +16,7 @@ from orchestrator.core.errors import KernelError, PeerError
 from orchestrator.core.hold import HoldLimits, HoldQueue
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.services.journal import Journal
-from orchestrator.wire.packets import IPHeader, parse_ip
+from orchestrator.wire.packets import IPHeader, parse_ip, tcp_part
 
 READS_PER_WAKEUP: Final = 64
 """Packets taken from the TUN before other work has its turn."""
@@ -142,15 +142,16 @@ class Holder:
             if packet is None:
                 return
             try:
-                vip = self._owner(parse_ip(packet))
+                header = parse_ip(packet)
             except PeerError:
                 self._journal.count("foreign-packet")
                 continue
+            vip = self._owner(header)
             queue = self._queues.get(vip)
             if queue is None:
                 self._journal.count("foreign-packet")
                 continue
-            queue.push(packet, self._clock())
+            queue.push(packet, self._clock(), tcp_part(packet, header))
             if self._attached(vip) and vip not in self._stragglers:
                 self._stragglers[vip] = asyncio.get_running_loop().call_later(
                     STRAGGLER_DELAY, self._release_stragglers, vip

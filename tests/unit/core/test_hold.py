@@ -21,6 +21,26 @@ def test_releases_everything_once_in_the_order_of_arrival() -> None:
     assert (len(held), held.held_bytes, held.dropped) == (0, 0, 0)
 
 
+def test_keeps_the_newest_copy_of_the_same_part_where_it_came() -> None:
+    held = queue(max_bytes=20)
+    held.push(b"seg 1", at(0), "1")
+    held.push(b"udp", at(0))
+    held.push(b"seg 2", at(0), "2")
+    held.push(b"SEG 1", at(1), "1")
+    assert (len(held), held.held_bytes, held.dropped) == (3, 13, 0)
+    assert held.release(at(1)) == (b"udp", b"seg 2", b"SEG 1")
+    held.push(b"seg 1", at(2), "1")
+    assert held.release(at(2)) == (b"seg 1",), "what was released is no copy any more"
+
+
+def test_a_copy_of_what_was_put_back_goes_as_well() -> None:
+    held = queue()
+    held.push(b"a", at(0), "1")
+    held.put_back(held.release(at(0)), at(0))
+    held.push(b"A", at(0), "1")
+    assert held.release(at(0)) == (b"a", b"A")
+
+
 def test_drops_the_oldest_when_full_of_packets() -> None:
     held = queue(max_packets=2)
     for packet in (b"a", b"b", b"c"):
