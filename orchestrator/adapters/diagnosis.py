@@ -20,7 +20,7 @@ import netifaces
 
 from orchestrator.core.diagnosis import OURS, CharonReading, NetworkReading
 from orchestrator.core.errors import PeerError
-from orchestrator.wire.strongswan_conf import parse
+from orchestrator.wire.strongswan_conf import ConfFile, parse
 
 TRY_LIMIT: Final = 20.0
 """Seconds for one try; in the lab's kernel a process alone takes some tenths of one."""
@@ -144,9 +144,10 @@ def charon_settings(vici: Path) -> CharonReading:
         environment = _environment(pid)
         conf = environment.get("STRONGSWAN_CONF", DEFAULT_CONF)
         root = Path(f"/proc/{pid}/root")
-        text = _inside(root, conf).read_text(errors="replace")
-        folder = str(Path(conf).parent)
-        settings = parse(text, lambda path: _included(root, folder, path))
+        first = ConfFile(
+            str(Path(conf).parent), _inside(root, conf).read_text(errors="replace")
+        )
+        settings = parse(first, lambda folder, pattern: _included(root, folder, pattern))
     except OSError as error:
         told = f"{error.filename or vici}: {error.strerror or error}"
         return replace(reading, settings_problem=told)
@@ -170,11 +171,13 @@ def _environment(pid: int) -> Mapping[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _included(root: Path, folder: str, pattern: str) -> Iterator[str]:
-    """Texts of an include: a shell pattern, relative to the first file's folder."""
+def _included(root: Path, folder: str, pattern: str) -> Iterator[ConfFile]:
+    """Files of an include: a shell pattern, relative to the folder of the file it stands in."""
     whole = os.path.join(folder, pattern)  # noqa: PTH118  it may be a pattern, not a path
     for name in sorted(glob(str(_inside(root, whole)))):  # noqa: PTH207  absolute
-        yield Path(name).read_text(errors="replace")
+        file = Path(name)
+        inside = f"/{file.parent.relative_to(root)}"
+        yield ConfFile(inside, file.read_text(errors="replace"))
 
 
 def _inside(root: Path, path: str) -> Path:

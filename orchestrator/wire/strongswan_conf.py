@@ -1,11 +1,12 @@
 """Reads strongswan.conf: sections, settings, includes; flattened to dotted names.
 
 A later setting replaces an earlier one, as in strongSwan (strongswan.conf(5)). Includes are the
-caller's to resolve: this is pure.
+caller's to resolve, from the folder of the file that they stand in: this is pure.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.core.errors import PeerError
@@ -24,20 +25,28 @@ _TOKEN: Final = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ConfFile:
+    folder: str
+    """What its includes are relative to."""
+    text: str
+
+
 def parse(
-    text: str, included: Callable[[str], Iterable[str]], depth: int = 0
+    file: ConfFile, included: Callable[[str, str], Iterable[ConfFile]], depth: int = 0
 ) -> dict[str, str]:
     """Every setting by its dotted name ("charon.plugins.vici.socket").
 
-    `included` gives the texts that an include names. Raises PeerError for what is none of this.
+    `included` gives the files that an include names in a folder's file. Raises PeerError for
+    what is none of this.
     """
     found: dict[str, str] = {}
     sections: list[str] = []
-    for token in _tokens(text):
+    for token in _tokens(file.text):
         if token["path"] is not None:
             if depth == MAX_DEPTH:
                 raise PeerError(f"more than {MAX_DEPTH} files include one another")
-            for other in included(token["path"].strip('"')):
+            for other in included(file.folder, token["path"].strip('"')):
                 inner = parse(other, included, depth + 1)
                 found |= {".".join((*sections, key)): inner[key] for key in inner}
         elif token["section"] is not None:

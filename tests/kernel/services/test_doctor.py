@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -104,15 +105,27 @@ def test_finds_what_is_wrong_and_changes_nothing(host: Namespace) -> None:
     assert not any("rtnetlink" in what for what in errors)
 
 
+@pytest.fixture(params=["it alone", "included"])
+def conf(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """What we ship, which includes a file beside it; read at once, or from another folder."""
+    if request.param == "it alone":
+        return SHIPPED / "endpoint.conf"
+    below = tmp_path / "strongswan.d/orchestrator"
+    shutil.copytree(SHIPPED, below)
+    conf = tmp_path / "strongswan.conf"
+    conf.write_text(f"include {below.relative_to(tmp_path)}/endpoint.conf\n")
+    return conf
+
+
 @pytest.fixture
-def charon(tmp_path: Path) -> Iterator[Path]:
+def charon(tmp_path: Path, conf: Path) -> Iterator[Path]:
     """A process with charon's environment that listens where charon would."""
     vici = tmp_path / "charon.vici"
     script = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
         "s.listen(); print(flush=True); sys.stdin.read()"
     )
-    environment = {**os.environ, "STRONGSWAN_CONF": str(SHIPPED / "endpoint.conf")}
+    environment = {**os.environ, "STRONGSWAN_CONF": str(conf)}
     with subprocess.Popen(
         [sys.executable, "-c", script, str(vici)],
         stdin=subprocess.PIPE,
@@ -125,11 +138,11 @@ def charon(tmp_path: Path) -> Iterator[Path]:
         process.communicate()
 
 
-def test_reads_the_settings_of_the_charon_that_runs(charon: Path) -> None:
+def test_reads_the_settings_of_the_charon_that_runs(charon: Path, conf: Path) -> None:
     reading = diagnosis.charon_settings(charon)
     assert reading.settings is not None
     assert reading.settings["charon.routing_table"] == "0"
-    assert reading.settings_file == str(SHIPPED / "endpoint.conf")
+    assert reading.settings_file == str(conf)
 
 
 def test_has_nothing_to_say_against_what_we_ship(host: Namespace, charon: Path) -> None:

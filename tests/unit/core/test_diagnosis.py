@@ -18,7 +18,7 @@ from orchestrator.core.diagnosis import (
     Tried,
     judge,
 )
-from orchestrator.wire.strongswan_conf import parse
+from orchestrator.wire.strongswan_conf import ConfFile, parse
 
 SHIPPED = Path(__file__).parents[3] / "strongswan-conf"
 POP = ip_address("192.0.2.2")
@@ -27,7 +27,8 @@ NETWORK = NetworkReading(
     frozenset({("eth0", ip_address("192.0.2.1"))}),
 )
 SETTINGS = parse(
-    (SHIPPED / "endpoint.conf").read_text(), lambda path: [(SHIPPED / path).read_text()]
+    ConfFile("", (SHIPPED / "endpoint.conf").read_text()),
+    lambda _, path: [ConfFile("", (SHIPPED / path).read_text())],
 )
 WELL = Readings(
     role="endpoint",

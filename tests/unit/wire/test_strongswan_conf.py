@@ -8,13 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import PeerError
-from orchestrator.wire.strongswan_conf import parse
+from orchestrator.wire.strongswan_conf import ConfFile, parse
 
 SHIPPED = Path(__file__).parents[3] / "strongswan-conf"
 
 
-def nothing(_: str) -> Iterable[str]:
+def nothing(_: str, __: str) -> Iterable[ConfFile]:
     return ()
+
+
+def alone(text: str) -> dict[str, str]:
+    return parse(ConfFile("", text), nothing)
 
 
 def test_settings_have_dotted_names() -> None:
@@ -32,7 +36,7 @@ charon {
 }
 charon.retry = "say \\"no\\" # to it"
 """
-    assert parse(text, nothing) == {
+    assert alone(text) == {
         "charon.threads": "16",
         "charon.empty": "",
         "charon.plugins.vici.socket": "unix:///run/charon.vici",
@@ -42,19 +46,33 @@ charon.retry = "say \\"no\\" # to it"
 
 
 def test_a_later_setting_replaces_an_earlier_one() -> None:
-    assert parse("a { b = 1\n b = 2 }\na.b = 3", nothing) == {"a.b": "3"}
+    assert alone("a { b = 1\n b = 2 }\na.b = 3") == {"a.b": "3"}
 
 
 def test_includes_stand_where_they_are() -> None:
     files = {"one.conf": ["b = 2\ninclude two/*.conf"], "two/*.conf": ["c = 3", "d = 4"]}
     text = 'a { b = 1\n include one.conf\n include "none.conf"\n e = 5 }'
-    found = parse(text, lambda path: files.get(path, ()))
+    found = parse(
+        ConfFile("", text), lambda _, path: [ConfFile("", each) for each in files.get(path, ())]
+    )
     assert found == {"a.b": "2", "a.c": "3", "a.d": "4", "a.e": "5"}
 
 
+def test_includes_are_told_with_the_folder_of_the_file_they_stand_in() -> None:
+    files = {
+        ("/etc", "sub/one.conf"): ConfFile("/etc/sub", "include two.conf\nb = 1"),
+        ("/etc/sub", "two.conf"): ConfFile("/etc/sub", "c = 2"),
+        ("/etc", "three.conf"): ConfFile("/etc", "d = 3"),
+    }
+    text = "include sub/one.conf\ninclude three.conf"
+    found = parse(ConfFile("/etc", text), lambda folder, path: [files[folder, path]])
+    assert found == {"b": "1", "c": "2", "d": "3"}
+
+
 def test_files_that_include_one_another_end() -> None:
+    itself = ConfFile("", "include self")
     with pytest.raises(PeerError, match="include one another"):
-        parse("include self", lambda _: ["include self"])
+        parse(itself, lambda _, __: [itself])
 
 
 @pytest.mark.parametrize(
@@ -62,20 +80,23 @@ def test_files_that_include_one_another_end() -> None:
 )
 def test_what_is_no_configuration_is_refused(text: str) -> None:
     with pytest.raises(PeerError):
-        parse(text, nothing)
+        alone(text)
 
 
 @given(st.text(alphabet="ab. ={}#\n\"'\\include:") | st.text())
 @settings(deadline=None, max_examples=300)
 def test_anything_is_read_or_refused(text: str) -> None:
     try:
-        parse(text, nothing)
+        alone(text)
     except PeerError:
         return
 
 
 @pytest.mark.parametrize("name", ["endpoint.conf", "server.conf"])
 def test_what_we_ship_is_read(name: str) -> None:
-    found = parse((SHIPPED / name).read_text(), lambda path: [(SHIPPED / path).read_text()])
+    found = parse(
+        ConfFile("", (SHIPPED / name).read_text()),
+        lambda _, path: [ConfFile("", (SHIPPED / path).read_text())],
+    )
     assert found["charon.install_routes"] == "no"
     assert found["charon.plugins.kernel-netlink.roam_events"] == "no"
