@@ -66,7 +66,7 @@ from orchestrator.core.mobility_events import (
 )
 from orchestrator.core.network import Snapshot
 from orchestrator.core.paths import Absence, LinkChoice, Path
-from orchestrator.core.places import Places, place_of
+from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId
 from orchestrator.core.tunnels import Held, Tunnels
 
@@ -104,6 +104,7 @@ class Mobility:
         self.charon: str | None = None
         """charon's version while it answers."""
         self.roams = 0
+        """Activations at another place than the one before; the first attachment is none."""
         self.flip = first_flip
         """The number of the latest change of path; the server follows the newest."""
         self.liveness: Liveness | None = None
@@ -112,6 +113,8 @@ class Mobility:
         self._attempts = Attempts(patience, policy.static_vips, first_flip)
         self._tunnels = Tunnels(self._places)
         self._active: Held | None = None
+        self._activated_at: Place | None = None
+        """Where the latest activation was, whatever became of it since."""
         self._sequence = 0
         self._lost_at: Instant | None = None
         self._effects: list[Effect] = []
@@ -297,7 +300,9 @@ class Mobility:
         held.retire_at = None
         self._retire(now, proven=False)
         self.flip = (self.flip + 1) % SEQUENCES
-        self.roams += 1
+        place = place_of(held.path)
+        self.roams += self._activated_at not in (None, place)
+        self._activated_at = place
         self.liveness = self._fresh_liveness(now)
         self._set_state(State.MOVING, reasons, now)
         self._apply()

@@ -272,6 +272,44 @@ class TestBreakBeforeMake:
         assert fields["elapsed_ms"] == pytest.approx(3100, abs=1)
 
 
+class TestCountingRoams:
+    def test_the_first_attachment_is_none(self) -> None:
+        assert attached(WIFI).machine.roams == 0
+
+    def test_a_move_and_its_renewal_are_one(self) -> None:
+        story = attached(WIFI)
+        story.is_at(LTE)
+        story.answered()
+        story.negotiated()
+        story.answered()
+        assert story.machine.roams == 1
+        story.is_at(WIFI)
+        assert story.machine.roams == 2
+
+    def test_a_return_after_nothing_is_none(self) -> None:
+        story = attached(WIFI)
+        story.is_at(*without_carrier(WIFI))
+        story.is_at(WIFI, after=20)
+        assert story.machine.roams == 0
+
+    def test_nor_is_a_renewal_where_it_is(self) -> None:
+        story = attached(WIFI)
+        story.hears(RoamRequested(None))
+        story.negotiated()
+        assert story.machine.flip == 2
+        assert story.machine.roams == 0
+
+    def test_another_address_of_the_link_is_one(self) -> None:
+        story = attached(WIFI)
+        story.is_at(WIFI_SECOND)
+        assert story.machine.roams == 1
+
+    def test_an_adopted_tunnel_is_none(self) -> None:
+        story = EndpointStory()
+        story.starts(WIFI, vips=(VIP4,), adopted=adopted())
+        assert story.machine.roams == 0
+
+
 class TestReturn:
     def test_uses_the_tunnel_again_when_its_place_returns(self) -> None:
         story = attached(WIFI)
