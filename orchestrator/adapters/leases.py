@@ -113,10 +113,12 @@ class LeaseStore:
         """The endpoint was here now; nothing if it has no lease."""
         with self._translated("write"):
             self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute(
-                "UPDATE lease SET last_seen = ? WHERE identity = ?", (self._now(), identity)
-            )
-            self._db.execute("PRAGMA synchronous = FULL")
+            try:
+                self._db.execute(
+                    "UPDATE lease SET last_seen = ? WHERE identity = ?", (self._now(), identity)
+                )
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
 
     def release(self, identity: str) -> None:
         """The identity has no lease any more; on disk when it returns."""

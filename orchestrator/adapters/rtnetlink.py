@@ -239,8 +239,12 @@ def _index(name: str) -> int:
 def _no_link_local(name: str) -> None:
     """A TUN has no neighbours to talk to; router solicitations would only fill the hold."""
     mode = Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode")
-    if mode.exists():
+    try:
         mode.write_text("1\n")
+    except FileNotFoundError:
+        return  # no IPv6; or the device is gone, which the next operation on it says
+    except OSError as error:
+        raise KernelError(error.errno or 0, "configure", name) from error
 
 
 def _address(address: Address) -> dict[str, object]:

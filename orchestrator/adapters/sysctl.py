@@ -59,13 +59,18 @@ class Sysctls:
             found = json.loads(self._record.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
+        except OSError as error:
+            raise KernelError(error.errno or 0, "read", str(self._record)) from error
         return {str(path): str(value) for path, value in found.items()}
 
     def _save(self, saved: dict[str, str]) -> None:
         if not saved:
             self._record.unlink(missing_ok=True)
             return
-        self._record.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._record.with_suffix(".new")
-        fresh.write_text(json.dumps(saved, indent=1))
-        fresh.replace(self._record)
+        try:
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps(saved, indent=1))
+            fresh.replace(self._record)
+        except OSError as error:
+            raise KernelError(error.errno or 0, "write", str(self._record)) from error

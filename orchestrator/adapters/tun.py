@@ -5,6 +5,7 @@ closed by a crash. Its MTU, addresses and state are rtnetlink's. It belongs to r
 without an owner could be opened by anybody while no daemon holds it.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -47,16 +48,19 @@ class TunDevice:
         return cls(name, _own(name))
 
     def is_gone(self) -> bool:
-        """Whether somebody deleted the device: reading and writing fail from then on."""
+        """Whether somebody deleted the device, or gave it another name."""
         try:
-            fcntl.ioctl(self._descriptor, _TUNGETIFF, bytes(_IFREQ.size))
+            found = fcntl.ioctl(self._descriptor, _TUNGETIFF, bytes(_IFREQ.size))
         except OSError:
             return True
-        return False
+        name, _ = _IFREQ.unpack(found)
+        return bool(name.rstrip(b"\0") != self.name.encode())
 
     def reopen(self) -> None:
         """Makes a deleted device anew; the descriptor is another one. Raises KernelError."""
         fresh = _own(self.name)
+        with contextlib.suppress(OSError):  # of a renamed one nothing shall stay
+            fcntl.ioctl(self._descriptor, _TUNSETPERSIST, 0)
         os.close(self._descriptor)
         self._descriptor = fresh
 

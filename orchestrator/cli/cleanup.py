@@ -19,7 +19,7 @@ from orchestrator.adapters.charon import Charon
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.cli.client import ask
-from orchestrator.cli.outcome import Failure
+from orchestrator.cli.outcome import Exit, Failure
 from orchestrator.core.attempts import CONNECTION_PREFIX
 from orchestrator.core.errors import CharonError, OrchestratorError
 from orchestrator.core.ike import Tunnel
@@ -73,7 +73,12 @@ def _alone(socket: Path, *, stop: bool) -> Iterator[DaemonLock]:
             raise Failure(
                 str(running), "stop it first (systemctl stop orchestrator), or add --stop"
             ) from running
-        ask(socket, Request(Verb.STOP))
+        try:
+            ask(socket, Request(Verb.STOP))
+        except Failure as failure:
+            # It starts or ends just now, or is another cleanup: its lock will tell.
+            if failure.code is not Exit.NOT_RUNNING:
+                raise
         _wait_for(lock)
     try:
         yield lock

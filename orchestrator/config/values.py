@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, NewType
 
+from orchestrator.core.leases import names_many
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 
 Octets = NewType("Octets", int)
@@ -213,8 +214,8 @@ def identity(value: object) -> Identity:
             f"{show(value)} has blanks at its ends, or characters that cannot be printed",
             "write it exactly as the other side knows it",
         )
-    if found in ("%any", "*"):
-        raise BadValue(f"{show(value)} stands for everybody", "write one identity")
+    if names_many(found):
+        raise BadValue(f"{show(value)} stands for more than one", "write one identity")
     return found
 
 

@@ -8,12 +8,16 @@
 4. Of the free addresses the lowest is next: same leases, same answer.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from orchestrator.core.quantities import IPAddress, IPNetwork
+
+_RANGE: Final = re.compile(r"[0-9a-fA-F.:]+[/-][0-9a-fA-F.:]+")
+"""A subnet or a range of addresses."""
 
 
 class AddressPlan(Protocol):
@@ -110,6 +114,12 @@ def fits(plan: AddressPlan, lease: Lease) -> bool:
     if fixed is not None:
         return set(lease.vips) == set(fixed)
     return not overruled(plan, lease) and all(_may_give(plan, vip) for vip in lease.vips)
+
+
+def names_many(identity: str) -> bool:
+    """Whether charon takes the identity for a pattern: a connection that is loaded for it would
+    be everybody's whom it fits (libstrongswan, utils/identification.c)."""
+    return "*" in identity or identity.startswith("%") or bool(_RANGE.fullmatch(identity))
 
 
 def overruled(plan: AddressPlan, lease: Lease) -> bool:

@@ -37,7 +37,7 @@ from orchestrator.wire.control import (
     plain,
 )
 
-BACKLOG: Final = 16
+BACKLOG: Final = 128
 WRITE_BUFFER: Final = 256 * 1024
 """Octets waiting for a client before we wait for it."""
 SO_PEERGROUPS: Final = 59

@@ -85,9 +85,8 @@ class ProxyLink:
 
     async def flows(self) -> tuple[FlowRecord, ...]:
         """Raises ProxyLost."""
-        return await self._connected().flows()
-
-    def _connected(self) -> ProxyClient:
         if self._client is None:
             raise ProxyLost(self.problem or "the proxy worker is not up yet")
-        return self._client
+        # On a connection of its own: an answer that comes too late spoils it.
+        async with await ProxyClient.connect(self.path) as client:
+            return await client.flows()

@@ -6,8 +6,10 @@ whenever the kernel says that somebody else touched an object of ours (`services
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from enum import Flag, auto
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -101,6 +103,7 @@ class Reconciler:
         """Operations that an audit had to do after others meddled."""
         self.failures: dict[Key, KernelError] = {}
         """What the kernel refused at the last try, by object."""
+        self._refused: dict[Key, KernelObject] = {}
 
     def tun(self, name: str) -> TunDevice:
         """The open device; apply its Tun object first."""
@@ -174,9 +177,16 @@ class Reconciler:
                     # What waits for `sweep` is nobody's meddling.
                     if not (_can_wait(operation) and operation.subject.key in believed)
                 ]
-                await self._carry_out(operations)
-                self.repairs += len(operations)
-                return tuple(operations)
+                self._forgive(aspects, {operation.subject.key for operation in operations})
+                done = await self._carry_out(operations)
+                self.repairs += len(done)
+                return tuple(done)
+
+    def _forgive(self, aspects: Aspect, still: Collection[Key]) -> None:
+        """What was refused once and needs no operation now is as it shall be."""
+        for key, subject in tuple(self._refused.items()):
+            if aspect_of(subject) in aspects and key not in still:
+                del self._refused[key], self.failures[key]
 
     def expects(self, policy: Policy) -> bool:
         """Whether the kernel should have this very policy now, as far as we know."""
@@ -189,6 +199,16 @@ class Reconciler:
     def _all_wanted(self) -> Iterator[KernelObject]:
         for scope in self._wanted.values():
             yield from scope.values()
+
+    @property
+    def refused(self) -> Aspect:
+        """Of what the kernel refused at the last try."""
+        return reduce(or_, map(aspect_of, self._refused.values()), Aspect(0))
+
+    def settings_differ(self) -> bool:
+        """Whether somebody changed a system setting that we want otherwise."""
+        wanted = (subject for subject in self._all_wanted() if isinstance(subject, Sysctl))
+        return any(self.setting(subject.path) != subject.value for subject in wanted)
 
     def setting(self, path: str) -> str | None:
         """A system setting as it is; None: this kernel, or this link, has none."""
@@ -248,7 +268,9 @@ class Reconciler:
                         await self._rtnetlink.delete_link(name)
             return sentences
 
-    async def _carry_out(self, operations: Iterable[Operation]) -> None:
+    async def _carry_out(self, operations: Iterable[Operation]) -> list[Operation]:
+        """Returns those that the kernel did not refuse."""
+        done: list[Operation] = []
         for operation in operations:
             key = operation.subject.key
             try:
@@ -257,13 +279,16 @@ class Reconciler:
                 if key not in self.failures:
                     told = {"detail": str(error)}
                     self._journal.tell("kernel-refused", (), told, warning=True)
-                self.failures[key] = error
+                self.failures[key], self._refused[key] = error, operation.subject
                 continue
             self.failures.pop(key, None)
+            self._refused.pop(key, None)
+            done.append(operation)
             if isinstance(operation, Put):
                 self._present[key] = operation.subject
             else:
                 self._present.pop(key, None)
+        return done
 
     async def _do(self, operation: Operation) -> None:
         match operation:

@@ -25,7 +25,10 @@ COLLECT: Final = 0.2
 """Seconds between the first foreign change and the look at it."""
 
 AGAIN: Final = 2.0
-"""Seconds until what could not be read is looked at again."""
+"""Seconds until what could not be read, or was refused, is tried again; doubled each time."""
+AGAIN_AT_MOST: Final = 30.0
+SETTINGS_EVERY: Final = 2.0
+"""Seconds; a look costs some system calls."""
 
 
 class Repair:
@@ -58,21 +61,40 @@ class Repair:
                 pass
 
     async def run(self) -> None:
+        pause = AGAIN
         while True:
-            await self._wake.wait()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                refused = self._reconciler.refused
+                pause = min(2 * pause, AGAIN_AT_MOST) if refused else AGAIN
+                if not refused:
+                    continue
+                self.touched(refused)
             await asyncio.sleep(COLLECT)
             self._wake.clear()
             touched, self._touched = self._touched, Aspect(0)
-            try:
-                repaired = await self._reconciler.audit(touched)
-            except KernelError as error:
-                self._journal.tell("unaudited", fields={"detail": str(error)}, warning=True)
-                self.touched(touched)
-                await asyncio.sleep(AGAIN)
-                continue
-            if repaired:
-                fields = {"operations": len(repaired), "first": repaired[0].subject.key}
-                self._journal.tell("repaired", ("touched-by-others",), fields, warning=True)
+            await self._repair(touched)
+
+    async def _repair(self, touched: Aspect) -> None:
+        try:
+            repaired = await self._reconciler.audit(touched)
+        except KernelError as error:
+            self._journal.tell("unaudited", fields={"detail": str(error)}, warning=True)
+            self.touched(touched)
+            await asyncio.sleep(AGAIN)
+            return
+        if repaired:
+            fields = {"operations": len(repaired), "first": repaired[0].subject.key}
+            self._journal.tell("repaired", ("touched-by-others",), fields, warning=True)
+
+    async def watch_settings(self) -> None:
+        """Nobody tells of changes below /proc/sys."""
+        while True:
+            await asyncio.sleep(SETTINGS_EVERY)
+            if self._reconciler.settings_differ():
+                self.touched(Aspect.SETTINGS)
 
     async def watch_firewall(self) -> None:
         with NftablesChanges() as changes:

@@ -133,6 +133,7 @@ class Server:
                 tasks.begin(self._watch_network(), "network")
                 tasks.begin(self._repair.run(), "repair")
                 tasks.begin(self._reconciler.sweep(), "sweep")
+                tasks.begin(self._repair.watch_settings(), "settings")
                 tasks.begin(self._repair.watch_firewall(), "firewall")
                 tasks.begin(self._note_presence(), "presence")
                 if self.config.proxy.enabled:
@@ -214,6 +215,9 @@ class Server:
         if len(f"{LEASED}{tunnel.remote_id}".encode()) > LONGEST_NAME:
             self._turn_away(tunnel, "identity-too-long")
             return
+        if leases.names_many(tunnel.remote_id):
+            self._turn_away(tunnel, "identity-of-many")
+            return
         try:
             refusal = self._lease(tunnel.remote_id, offered)
         except LeaseStoreError as error:
@@ -278,9 +282,13 @@ class Server:
         except ConfigError as error:
             # What charon was given before stays with it.
             self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
-        for lease in self._leases.all():
-            await self._load_leased(lease.identity, lease.vips)
-        await self._load_newcomers()
+        try:
+            for lease in self._leases.all():
+                await self._load_leased(lease.identity, lease.vips)
+            await self._load_newcomers()
+        except LeaseStoreError as error:
+            # Sessions that stand need no lease; nobody new comes in meanwhile.
+            self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
 
     async def _load_leased(self, identity: str, vips: Sequence[IPAddress]) -> None:
         with contextlib.suppress(CharonError, ConfigError):
@@ -294,7 +302,7 @@ class Server:
         A pool stays as long as charon has an IKE_SA with its address.
         """
         async with self._loading_newcomers:
-            with contextlib.suppress(CharonError, ConfigError):
+            with contextlib.suppress(CharonError, ConfigError, LeaseStoreError):
                 there = await self._charon.pools()
                 free = [f"{FREE}{address}" for address in self._free_addresses()]
                 for name in free:

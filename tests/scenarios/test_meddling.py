@@ -21,6 +21,7 @@ LOOKS = (
     "ip address show dev {tun}",
     "ip xfrm policy show",
     "nft --stateless list table inet orchestrator",
+    "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
 )
 NUMBER = re.compile(r"^\s*(\d+: (?=vips?0))?|\s*$")
 TUNS = {"endpoint": "vip0", "server": "vips0"}
@@ -33,6 +34,7 @@ ENDPOINT = (
     "ip address flush dev vip0",
     "ip link set vip0 down",
     "ip link del vip0",
+    "ip link set vip0 name other0",
     "ip xfrm policy flush",
     "nft flush ruleset",
     "nft delete chain inet orchestrator leaving",
@@ -43,6 +45,8 @@ SERVER = (
     "ip route del 10.99.0.0/24",
     "ip address flush dev vips0",
     "ip link del vips0",
+    "sysctl -qw net.ipv4.ip_forward=0",
+    "sysctl -qw net.ipv6.conf.all.forwarding=0",
     "ip xfrm policy flush",
     "nft flush ruleset",
 )

@@ -145,3 +145,14 @@ def test_a_deleted_device_is_noticed_and_made_anew(
     assert not tun.is_gone()
     assert tun.read() is None
     assert exists(network_namespace)
+
+
+def test_a_renamed_device_is_replaced_and_goes(
+    tun: TunDevice, network_namespace: Namespace
+) -> None:
+    network_namespace.run("ip link set vip0 name other0")
+    assert tun.is_gone()
+    tun.reopen()
+    assert not tun.is_gone()
+    assert exists(network_namespace)
+    assert "other0" not in network_namespace.run("ip link")

@@ -231,3 +231,16 @@ def test_what_was_promised_is_there_after_kill_9_at_any_instruction(path: Path) 
         first = last + 2  # one more may have been written without being told
         assert numbers - promised <= {last + 1}
         promised |= numbers
+
+
+def test_a_busy_disk_costs_no_later_lease_its_sync(path: Path) -> None:
+    store = LeaseStore(path)
+    store.assign("anna", [ip_address("10.99.0.2")])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LeaseStoreError):
+        store.seen("anna")
+    other.close()
+    full = 2
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (full,)
+    store.close()

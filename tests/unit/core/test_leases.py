@@ -16,6 +16,7 @@ from orchestrator.core.leases import (
     Refuse,
     decide,
     fits,
+    names_many,
     next_free,
     overruled,
 )
@@ -116,6 +117,18 @@ class TestFixed:
         before = [lease("truck", "10.99.0.5")]
         decision = decide(FIXED, before, "truck", vips("10.99.0.5"))
         assert decision == Reassign(vips("10.99.0.3", "fd00:99::7"))
+
+    def test_an_identity_is_one(self) -> None:
+        one = (
+            "carol@example.org",
+            "C=CH, O=Ex, CN=carol",
+            "10.0.0.1",
+            "fd00::1",
+            "dead-beef.x",
+        )
+        many = ("*@example.org", "%any", "C=*, O=*", "10.0.0.0/8", "10.0.0.1-10.0.0.9", "::/0")
+        assert [name for name in one if names_many(name)] == []
+        assert [name for name in many if not names_many(name)] == []
 
     def test_overrule_whoever_has_them(self) -> None:
         assert overruled(FIXED, lease("b", "10.99.0.3"))
