@@ -2,11 +2,13 @@
 
 A desired state is a tuple of these; `core.plan` compares it with what is there. Every object
 has a `key`, the identity the kernel goes by: two values with one key are two versions of one
-object. Nothing in the kernel that lacks these numbers is ever touched.
+object. Its text is what it is called in a sentence. Nothing in the kernel that lacks these
+numbers is ever touched.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from ipaddress import IPv4Network
 from typing import Final
 
 from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, TableId
@@ -29,6 +31,7 @@ POLICY_PRIORITY_POOL: Final = 11190
 NFT_TABLE: Final = "orchestrator"
 TUN_ENDPOINT: Final = "vip0"
 TUN_SERVER: Final = "vips0"
+EVERYTHING4: Final = IPv4Network("0.0.0.0/0")
 
 
 class Direction(IntEnum):
@@ -56,6 +59,9 @@ class Tun:
     def key(self) -> tuple[str, str]:
         return ("tun", self.name)
 
+    def __str__(self) -> str:
+        return f"the device {self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -67,6 +73,9 @@ class Address:
     @property
     def key(self) -> tuple[str, str, IPAddress]:
         return ("address", self.link, self.address)
+
+    def __str__(self) -> str:
+        return f"the address {self.address} on {self.link}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,13 @@ class Route:
     @property
     def key(self) -> tuple[str, int, IPNetwork, int]:
         return ("route", self.table, self.destination, self.metric)
+
+    def __str__(self) -> str:
+        kind = "" if self.kind is RouteKind.UNICAST else f"{self.kind} "
+        destination = "default" if self.destination == EVERYTHING4 else self.destination
+        via = f" via {self.gateway}" if self.gateway else ""
+        link = f" dev {self.link}" if self.link else ""
+        return f"the route {kind}{destination}{via}{link} table {self.table}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +119,21 @@ class Rule:
     def key(self) -> tuple[str, "Rule"]:
         return ("rule", self)
 
+    def __str__(self) -> str:
+        family = "" if self.version == 4 else "IPv6 "
+        source = f" from {_brief(self.source)}" if self.source else ""
+        inverted = " not" if self.mark_inverted else ""
+        mark = "" if self.mark is None else f"{inverted} fwmark {self.mark:#x}"
+        return f"the {family}rule {self.priority}{source}{mark}"
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:
     source: IPNetwork
     destination: IPNetwork
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.destination}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +170,9 @@ class Policy:
     def key(self) -> tuple[str, Direction, Selector]:
         return ("policy", self.direction, self.selector)
 
+    def __str__(self) -> str:
+        return f"the policy {self.direction.name.lower()} {self.selector}"
+
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
@@ -154,6 +183,9 @@ class Ruleset:
     @property
     def key(self) -> tuple[str]:
         return ("ruleset",)
+
+    def __str__(self) -> str:
+        return f"the firewall table inet {NFT_TABLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +200,15 @@ class Sysctl:
     def key(self) -> tuple[str, str]:
         return ("sysctl", self.path)
 
+    def __str__(self) -> str:
+        return f"the setting {self.path}"
+
 
 KernelObject = Tun | Address | Route | Rule | Policy | Ruleset | Sysctl
 Key = tuple[object, ...]
+
+
+def _brief(network: IPNetwork) -> str:
+    """One of host length as the address alone."""
+    whole = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if whole else network)

@@ -255,7 +255,7 @@ class Reconciler:
             ]
             sentences = []
             for path in self._sysctls.changed():  # first: nothing is forwarded unfiltered
-                sentences.append(f"restore sysctl {path}")
+                sentences.append(f"restore the setting {path}")
                 if not dry_run:
                     self._sysctls.restore(path)
             sentences += [f"drop {operation.subject}" for operation in operations]
@@ -263,7 +263,7 @@ class Reconciler:
                 await self._carry_out(operations)
             for name in TUNS:
                 if await self._rtnetlink.tun_mtu(name) is not None:
-                    sentences.append(f"delete device {name}")
+                    sentences.append(f"delete the device {name}")
                     if not dry_run:
                         await self._rtnetlink.delete_link(name)
             return sentences

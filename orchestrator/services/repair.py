@@ -86,7 +86,7 @@ class Repair:
             await asyncio.sleep(AGAIN)
             return
         if repaired:
-            fields = {"operations": len(repaired), "first": repaired[0].subject.key}
+            fields = {"operations": len(repaired), "first": str(repaired[0].subject)}
             self._journal.tell("repaired", ("touched-by-others",), fields, warning=True)
 
     async def watch_settings(self) -> None:

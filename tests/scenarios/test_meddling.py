@@ -34,7 +34,6 @@ ENDPOINT = (
     "ip address flush dev vip0",
     "ip link set vip0 down",
     "ip link del vip0",
-    "ip link set vip0 name other0",
     "ip xfrm policy flush",
     "nft flush ruleset",
     "nft delete chain inet orchestrator leaving",

@@ -150,7 +150,7 @@ def test_a_deleted_device_is_noticed_and_made_anew(
 def test_a_renamed_device_is_replaced_and_goes(
     tun: TunDevice, network_namespace: Namespace
 ) -> None:
-    network_namespace.run("ip link set vip0 name other0")
+    network_namespace.run("ip link set vip0 down", "ip link set vip0 name other0")
     assert tun.is_gone()
     tun.reopen()
     assert not tun.is_gone()

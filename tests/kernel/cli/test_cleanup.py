@@ -109,6 +109,13 @@ def test_an_endpoint_leaves_no_trace(host: Namespace, tmp_path: Path) -> None:
     assert kernel_state(host) == before
     assert did["operations"] == would["operations"]
     assert len(did["operations"]) >= 10
+    assert {
+        "drop the policy out 10.99.0.2/32 -> 0.0.0.0/0",
+        "drop the address 10.99.0.2 on vip0",
+        "drop the route default dev vip0 table 11100",
+        "drop the firewall table inet orchestrator",
+    } <= set(did["operations"])
+    assert not [sentence for sentence in did["operations"] if "(" in sentence]
 
     assert cleanup(host, tmp_path)["operations"] == []
     assert kernel_state(host) == before

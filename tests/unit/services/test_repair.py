@@ -84,6 +84,23 @@ def test_an_audit_that_cannot_read_is_told_and_done_again() -> None:
     asyncio.run(live())
 
 
+def test_what_was_repaired_is_told_in_words() -> None:
+    async def live() -> None:
+        kernel = Reconciled()
+        repair, journal = repaired(kernel)
+        heard = journal.watch()
+        first = asyncio.ensure_future(anext(heard))
+        await asyncio.sleep(0)
+        repair.touched(Aspect.SETTINGS)
+        await until_enough(kernel, repair.run())
+        record = await first
+        assert record["event"] == "repaired"
+        assert record["first"] == "the setting net/ipv4/ip_forward"
+        assert record["operations"] == 1
+
+    asyncio.run(live())
+
+
 def test_a_setting_that_somebody_changed_is_noticed() -> None:
     async def live() -> None:
         kernel = Reconciled()
