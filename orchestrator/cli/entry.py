@@ -1,6 +1,6 @@
 """How both commands, `orchestrator` and `vagrant/lab`, take their words, and how they end.
 
-What is wrong gets a sentence and a remedy, not the whole help.
+What is wrong gets a sentence and a remedy, not the whole help; that is for who says nothing.
 """
 
 import os
@@ -41,6 +41,9 @@ def execute(
         if os.environ.get("NO_COLOR"):
             context.color = False
         with context:
+            if not arguments:
+                say(context.get_help())
+                return Exit.USAGE
             group.invoke(context)
     except click.exceptions.Exit as ending:
         return ending.exit_code

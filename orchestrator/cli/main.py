@@ -27,15 +27,18 @@ def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> N
         context.meta[JSON_WANTED] = True
 
 
-def _with_json(command: Command) -> Command:
+def _json_option(told: str) -> Callable[[Command], Command]:
     return click.option(
         "--json",
         is_flag=True,
         expose_value=False,
         is_eager=True,
         callback=_remember_json,
-        help="Print JSON.",
-    )(command)
+        help=told,
+    )
+
+
+_with_json = _json_option("Print JSON.")
 
 
 def _with_socket(command: Command) -> Command:
@@ -63,7 +66,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_with_json
+@_json_option("Print a failure as JSON.")
 @_config_argument
 def run(config: Path) -> None:
     """Run the daemon that CONFIG is for, until it is stopped."""
@@ -89,7 +92,7 @@ def check(config: Path) -> None:
         raise daemon.config_failure(ConfigError(faults))
     show(
         {"role": found.role, "identity": found.identity, "faults": []},
-        f"{config}: right, for the {found.role} {found.identity}",
+        f"{config} is valid: {found.role} {found.identity}",
     )
 
 

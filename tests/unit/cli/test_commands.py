@@ -122,7 +122,6 @@ class TestUsage:
             (["statos"], "No such command 'statos'"),
             (["check"], "Missing argument 'CONFIG'"),
             (["roam", "a", "b"], "unexpected extra argument"),
-            ([], "Missing command"),
         ],
     )
     def test_what_is_wrong_gets_that_error_and_no_more(
@@ -145,6 +144,17 @@ class TestUsage:
     def test_the_list_of_commands_cuts_no_sentence(self, capsys: Capture) -> None:
         assert execute(["--help"]) == 0
         assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+    def test_who_says_nothing_gets_the_help(self, capsys: Capture) -> None:
+        assert execute([]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("Usage: orchestrator ")
+        assert "Commands:" in captured.err
+
+    def test_a_daemon_has_no_json_but_its_failure(self, capsys: Capture) -> None:
+        assert execute(["run", "--help"]) == 0
+        assert "Print a failure as JSON." in capsys.readouterr().out
 
     def test_help_and_version_are_results(self, capsys: Capture) -> None:
         assert execute(["--help"]) == 0
@@ -178,7 +188,7 @@ def config(tmp_path: Path) -> Path:
 class TestCheck:
     def test_a_right_file(self, config: Path, capsys: Capture) -> None:
         assert execute(["check", str(config)]) == 0
-        assert capsys.readouterr().out == f"{config}: right, for the endpoint a\n"
+        assert capsys.readouterr().out == f"{config} is valid: endpoint a\n"
         assert asked(capsys, "check", str(config)) == {
             "role": "endpoint",
             "identity": "a",

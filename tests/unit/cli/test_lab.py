@@ -19,7 +19,6 @@ def no_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words", "command"),
     [
-        ([], "Missing command", "vagrant/lab"),
         (["rome"], "No such command 'rome'", "vagrant/lab"),
         (["up", "--backend"], "'--backend' requires an argument", "vagrant/lab up"),
         (["roam"], "Missing argument 'LINK'", "vagrant/lab roam"),
@@ -38,6 +37,14 @@ def test_what_is_wrong_gets_that_error_and_its_remedy(
     assert error.startswith("error: ")
     assert words in error
     assert remedy == f"remedy: see {command} --help"
+
+
+def test_who_says_nothing_gets_the_help(capsys: Capture) -> None:
+    assert execute([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Usage: vagrant/lab ")
+    assert "Commands:" in captured.err
 
 
 def test_roams_to_access_links_only(capsys: Capture) -> None:
