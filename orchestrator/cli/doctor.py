@@ -12,6 +12,7 @@ from orchestrator.cli.outcome import Exit, Failure
 from orchestrator.config.common import CharonSocket
 from orchestrator.core.diagnosis import Finding, Severity
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.mobility_events import State
 from orchestrator.services.doctor import DaemonReading, examine
 from orchestrator.wire.control import Request, Verb
 
@@ -42,4 +43,5 @@ def _daemon(socket: Path) -> tuple[DaemonReading | None, tuple[Finding, ...]]:
         return DaemonReading((), ()), (
             Finding(Severity.ERROR, "daemon", failure.error, failure.remedy),
         )
-    return DaemonReading(paths, status.get("warnings", ())), ()
+    detached = status.get("reasons", ()) if status.get("state") == State.DETACHED else None
+    return DaemonReading(paths, status.get("warnings", ()), detached), ()

@@ -100,6 +100,8 @@ class Readings:
     daemon_paths: tuple[tuple[str, IPAddress], ...] | None = None
     """Links and points of presence of a running endpoint's paths; None: none runs."""
     daemon_warnings: tuple[str, ...] = ()
+    daemon_detached: tuple[str, ...] | None = None
+    """Why a running endpoint has no path that carries traffic; None: it has one."""
     expected: Expectations = Expectations()
 
 
@@ -440,5 +442,12 @@ def _daemon(readings: Readings) -> Iterator[Finding]:
                 f"the daemon has a path from {pop} on {link}, netifaces has no such address",
                 "restart the daemon, and send us the output of `orchestrator doctor --json`",
             )
+    if readings.daemon_detached is not None:
+        yield Finding(
+            Severity.WARNING,
+            "daemon",
+            f"the endpoint is detached: {', '.join(readings.daemon_detached)}",
+            "see `orchestrator paths`, and `orchestrator watch` for what is tried",
+        )
     for warning in readings.daemon_warnings:
         yield Finding(Severity.WARNING, "daemon", warning, "see `orchestrator status`")

@@ -58,6 +58,8 @@ class DaemonReading:
 
     paths: Sequence[Mapping[str, Any]]
     warnings: Sequence[str]
+    detached: Sequence[str] | None = None
+    """The reasons of an endpoint that is; None: it is not."""
 
 
 async def examine(
@@ -82,7 +84,12 @@ async def examine(
     readings = replace(readings, first=first, second=second)
     if daemon is not None:
         paths = tuple((str(way["link"]), ip_address(way["pop"])) for way in daemon.paths)
-        readings = replace(readings, daemon_paths=paths, daemon_warnings=tuple(daemon.warnings))
+        readings = replace(
+            readings,
+            daemon_paths=paths,
+            daemon_warnings=tuple(daemon.warnings),
+            daemon_detached=None if daemon.detached is None else tuple(daemon.detached),
+        )
     return judge(readings)
 
 

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.adapters import diagnosis
 from orchestrator.core.diagnosis import NetworkReading, Severity
 from orchestrator.core.errors import CharonError
-from orchestrator.services.doctor import _networks, examine
+from orchestrator.services.doctor import DaemonReading, _networks, examine
 from tests.kernel.netns import Namespace
 
 LINKS = ("eth0", "far0", "wwan0", "far1")
@@ -148,6 +148,12 @@ def test_reads_the_settings_of_the_charon_that_runs(charon: Path, conf: Path) ->
 def test_has_nothing_to_say_against_what_we_ship(host: Namespace, charon: Path) -> None:
     findings = asyncio.run(examine(None, Charon(), charon, None))
     assert not [each for each in findings if each.subject == "charon"]
+
+
+def test_tells_of_a_daemon_that_is_detached(host: Namespace) -> None:
+    daemon = DaemonReading((), (), ("no-link",))
+    findings = asyncio.run(examine(None, NoCharon(), Path("/nowhere"), daemon))
+    assert "the endpoint is detached: no-link" in [each.what for each in findings]
 
 
 def test_says_why_settings_cannot_be_read(tmp_path: Path) -> None:

@@ -121,9 +121,10 @@ class FakeDaemon:
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when somebody asked the daemon to stop."""
     talkative: bool = False
+    state: str = "attached"
 
     def status(self) -> object:
-        return STATUS
+        return {**STATUS, "state": self.state}
 
     def paths(self) -> object:
         return PATHS

@@ -251,6 +251,11 @@ class TestDaemon:
             == "the disk is full"
         )
 
+    def test_an_endpoint_without_a_path_is_not_well(self) -> None:
+        finding = only(replace(WELL, daemon_detached=("link-gone", "no-link")))
+        assert finding.severity is Severity.WARNING
+        assert finding.what == "the endpoint is detached: link-gone, no-link"
+
     def test_the_worst_comes_first(self) -> None:
         readings = replace(
             but(net__ipv4__ip_no_pmtu_disc="1"), daemon_paths=None, daemon_warnings=("x",)
