@@ -110,7 +110,8 @@ class Rtnetlink:
                             ours = picture.shows_as_ours(message) and not self._did(message)
                             if picture.absorb(message) or ours:
                                 yield NetworkNews(picture.snapshot(), ours_touched=ours)
-                            if _takes_routes_in_silence(message) and picture.take_gateways(
+                            # Rare, and only then: reading takes longer than a move may.
+                            if picture.may_be_behind(message) and picture.take_gateways(
                                 await self._dump("routes")
                             ):
                                 yield NetworkNews(picture.snapshot(), ours_touched=False)
@@ -332,8 +333,7 @@ class _Picture:
                 self._addresses[key] = entry
                 return changed
             case "RTM_DELADDR":
-                entry = _parse_address(message)
-                return self._addresses.pop((entry.link, entry.address), None) is not None
+                return self._forget_address(_parse_address(message))
             case "RTM_NEWROUTE" | "RTM_DELROUTE" as event:
                 return self._route(message, gone=event == "RTM_DELROUTE")
         return False
@@ -356,12 +356,30 @@ class _Picture:
                 return not message["flags"] & _IFF_UP
         return False
 
+    def may_be_behind(self, message: Message) -> bool:
+        """Whether gateways may be gone of which no message tells: with one of several IPv4
+        addresses of a link go the routes that need it."""
+        if message["event"] != "RTM_DELADDR" or _VERSION[message["family"]] != 4:
+            return False
+        return self._has_ipv4(message["index"])
+
     def take_gateways(self, routes: Iterable[Message]) -> bool:
         """Takes the default routes of a whole dump for all there are; whether that is news."""
         before, self._gateways = self._gateways, {}
         for message in routes:
             self._route(message, gone=False)
         return self._gateways != before
+
+    def _forget_address(self, entry: LinkAddress) -> bool:
+        known = self._addresses.pop((entry.link, entry.address), None) is not None
+        if entry.address.version == 4 and not self._has_ipv4(entry.link):
+            # With the last address go all IPv4 routes of the link, and no message tells of it
+            # (net/ipv4/fib_frontend.c, fib_disable_ip).
+            known |= self._forget_gateways(entry.link, version=4)
+        return known
+
+    def _has_ipv4(self, link: int) -> bool:
+        return any(index == link and each.version == 4 for index, each in self._addresses)
 
     def _new_link(self, message: Message) -> bool:
         up = message["flags"] & _IFF_UP and message["flags"] & _IFF_LOWER_UP
@@ -380,8 +398,12 @@ class _Picture:
             del self._addresses[key]
         return self._links.pop(index, None) is not None
 
-    def _forget_gateways(self, index: int) -> bool:
-        gone = [key for key, gateway in self._gateways.items() if gateway.link == index]
+    def _forget_gateways(self, index: int, version: int | None = None) -> bool:
+        gone = [
+            key
+            for key, gateway in self._gateways.items()
+            if gateway.link == index and version in (None, gateway.version)
+        ]
         for key in gone:
             del self._gateways[key]
         return bool(gone)
@@ -391,21 +413,34 @@ class _Picture:
         table = message.get("table") or message["table"]
         if not default or table != _TABLE_MAIN or message["proto"] == ROUTE_PROTOCOL:
             return False
-        changed = False
-        for index, via in _next_hops(message):
-            gateway = Gateway(
+        before = dict(self._gateways)
+        told = [
+            Gateway(
                 LinkIndex(index),
                 _VERSION[message["family"]],
                 via,
                 int(message.get("priority") or 0),
             )
+            for index, via in _next_hops(message)
+        ]
+        if message["header"]["flags"] & NLM_F_REPLACE:
+            self._forget_replaced(told)
+        for gateway in told:
             key = (gateway.link, gateway.version, gateway.address, gateway.metric)
             if gone:
-                changed |= self._gateways.pop(key, None) is not None
+                self._gateways.pop(key, None)
             else:
-                changed |= key not in self._gateways
                 self._gateways[key] = gateway
-        return changed
+        return self._gateways != before
+
+    def _forget_replaced(self, told: list[Gateway]) -> None:
+        """The kernel says what replaces a route, not which: in IPv4 the one of this metric, in
+        IPv6 one of this metric and link."""
+        for fresh in told:
+            for key, gateway in tuple(self._gateways.items()):
+                alike = (gateway.version, gateway.metric) == (fresh.version, fresh.metric)
+                if alike and (fresh.version == 4 or gateway.link == fresh.link):
+                    del self._gateways[key]
 
 
 def _next_hops(message: Message) -> list[tuple[int, IPAddress | None]]:
@@ -463,15 +498,3 @@ def _parse_rule(message: Message) -> Rule:
         mark_inverted=bool(message["flags"] & 2),
         suppress_prefixlength=None if suppress in (None, none) else int(suppress),
     )
-
-
-def _takes_routes_in_silence(message: Message) -> bool:
-    """Whether routes may have gone that no RTM_DELROUTE tells of: with an IPv4 address those
-    that need it (net/ipv4/fib_frontend.c, fib_del_ifaddr), with a replacement the one replaced.
-    """
-    match message["event"]:
-        case "RTM_DELADDR":
-            return _VERSION[message["family"]] == 4
-        case "RTM_NEWROUTE":
-            return bool(message["header"]["flags"] & NLM_F_REPLACE) and not message["dst_len"]
-    return False
