@@ -144,6 +144,9 @@ class Product:
                 daemon.role, STRONGSWAN_CONF / f"{daemon.role}.conf"
             )
             daemon.start()
+            if daemon is self.server:
+                # An endpoint that calls before is refused, and waits before it calls again.
+                daemon.wait_for("serving")
         status = self.endpoint.wait_for("attached")
         return ip_address(status["vip"][0])
 
