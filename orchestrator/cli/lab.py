@@ -113,7 +113,7 @@ def up(backend: str | None, bare: bool, as_json: bool) -> None:
 @cli.command()
 def down() -> None:
     """End the lab and everything in it."""
-    client.ask(lab_folder(), {"do": "down"})
+    client.take_down(lab_folder())
     _say("down")
 
 
@@ -179,9 +179,10 @@ def link(link: str, changes: tuple[str, ...], as_json: bool) -> None:
 def capture(link: str, write: Path | None) -> None:
     """Show the packets on LINK, until Ctrl-C."""
     end = INTERNET.link(link).near
-    listen = ["tcpdump", "--interface", end.device, "-n", "-U"]
+    listen = ["tcpdump", "--interface", end.device, "-n", "-U", "--immediate-mode"]
     if write is None:
         sys.exit(client.execute(lab_folder(), end.host, [*listen, "-l"]))
+    client.ask(lab_folder(), {"do": "status"})  # without a lab there is no file either
     with write.open("wb") as file:
         code = client.execute(
             lab_folder(), end.host, [*listen, "-w", "-"], output=file.fileno()

@@ -5,12 +5,14 @@ Run as a module with the line (a serial device, or a descriptor's number) and a 
 
 import fcntl
 import os
+import select
 import signal
 import struct
 import sys
 import termios
 import threading
 import tty
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,6 +29,11 @@ from orchestrator.lab.netns import Lab
 from orchestrator.lab.product import Product
 
 _CHUNK: Final = 1 << 14
+_HANGUP_SECONDS: Final = 1.0
+"""For the rest of what a terminal shows, which the kernel passes on after its command ended."""
+_NOT_FOUND: Final = 127
+_NOT_STARTED: Final = 126
+"""Exit codes, as shells have them."""
 _FIRST_LINK: Final = "wifi"
 """Where the endpoint is when the lab comes up."""
 _TO_QUALITY: Final = {"delay": "delay_ms", "loss": "loss_percent", "rate": "rate_mbit"}
@@ -118,7 +125,7 @@ class Agent:
             if name in _LINK_ACTS and not value:
                 _LINK_ACTS[name](link)
             elif name in _TO_QUALITY:
-                link.set(**{_TO_QUALITY[name]: float(value)})
+                link.set(**{_TO_QUALITY[name]: _number(change, value)})
             else:
                 known = ", ".join((*_LINK_ACTS, *(f"{each}=NUMBER" for each in _TO_QUALITY)))
                 raise ValueError(f"{change!r} is nothing a link can do; it can {known}")
@@ -133,6 +140,9 @@ class Agent:
             )
             code = command.wait()
             self._answer(channel, {"exit": code if code >= 0 else 128 - code})
+        except _NotStarted as error:
+            self._send(Frame(Kind.ERRORS, channel, f"{error}\n".encode()))
+            self._answer(channel, {"exit": error.code})
         except (OSError, LookupError) as error:
             self._answer(channel, {"error": _sentence(error)})
         finally:
@@ -146,6 +156,14 @@ class Agent:
         with self._sending:
             while left:
                 left = left[os.write(self._line, left) :]
+
+
+class _NotStarted(Exception):
+    """There is no such command, or it is none."""
+
+    def __init__(self, host: str, command: str, error: OSError) -> None:
+        super().__init__(f"lab: {host} cannot run {command}: {error.strerror}")
+        self.code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
 
 
 class _Command:
@@ -175,10 +193,19 @@ class _Command:
             reading, self._input = os.pipe()
             pipes = [(os.pipe(), kind) for kind in (Kind.OUTPUT, Kind.ERRORS)]
             (_, writing), (_, errors) = (pipe for pipe, _ in pipes)
-            self._process = host.popen(command, stdin=reading, stdout=writing, stderr=errors)
-            for theirs in (reading, writing, errors):
-                os.close(theirs)
             outputs = [(pipe[0], kind) for pipe, kind in pipes]
+            try:
+                self._process = host.popen(
+                    command, stdin=reading, stdout=writing, stderr=errors
+                )
+            except OSError as error:
+                for ours in (self._input, *(output for output, _ in outputs)):
+                    os.close(ours)
+                raise _NotStarted(host.name, command[0], error) from error
+            finally:
+                for theirs in (reading, writing, errors):
+                    os.close(theirs)
+        self._ended = os.pidfd_open(self._process.pid)
         self._readers = [
             threading.Thread(target=self._read, args=output, daemon=True) for output in outputs
         ]
@@ -187,20 +214,43 @@ class _Command:
             thread.start()
 
     def wait(self) -> int:
-        """Its exit code, when all it printed is sent."""
-        code = self._process.wait()
+        """Its exit code, when all it printed is sent; what it left behind is not waited for."""
         for reader in self._readers:
             reader.join()
+        code = self._process.wait()
+        os.close(self._ended)
         self._inbox.put(Frame(Kind.GONE, 0))
         return code
 
     def _read(self, output: int, kind: Kind) -> None:
         # A terminal reports the end of its last process as EIO.
         with suppress(OSError):
-            while received := os.read(output, _CHUNK):
+            while self._is_readable(output) and (received := os.read(output, _CHUNK)):
                 self._send(kind, received)
+            self._read_rest(output, kind)
         if output != self._terminal:
             os.close(output)
+
+    def _is_readable(self, output: int) -> bool:
+        """Waits for output or the end of the command; False at its end."""
+        waiting = select.poll()
+        for descriptor in (output, self._ended):
+            waiting.register(descriptor, select.POLLIN)
+        return self._ended not in dict(waiting.poll())
+
+    def _read_rest(self, output: int, kind: Kind) -> None:
+        """What the command wrote before its end, though a child of it may go on writing."""
+        if output == self._terminal:
+            waiting = select.poll()
+            waiting.register(output, select.POLLIN)
+            while waiting.poll(1000 * _HANGUP_SECONDS):
+                self._send(kind, os.read(output, _CHUNK))
+            return
+        left = array("i", [0])
+        fcntl.ioctl(output, termios.FIONREAD, left)
+        while left[0] and (received := os.read(output, min(left[0], _CHUNK))):
+            left[0] -= len(received)
+            self._send(kind, received)
 
     def _write(self) -> None:
         open_input = True
@@ -255,6 +305,13 @@ def status(lab: Lab) -> dict[str, object]:
 
 def _resize(terminal: int, size: list[int]) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+
+
+def _number(change: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{change}: a number is needed") from None
 
 
 def _sentence(error: Exception) -> str:

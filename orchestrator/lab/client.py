@@ -1,9 +1,11 @@
 """Talks to the lab that is up: asks it for changes, runs commands on its hosts."""
 
 import os
+import select
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -21,6 +23,10 @@ from orchestrator.lab.kernel import Progress
 
 _CHUNK: Final = 1 << 14
 _LAST_LINES: Final = 10
+_DOWN_SECONDS: Final = 30.0
+"""What a lab that was asked to end may take until it has."""
+_CREDENTIALS: Final = struct.Struct("3i")
+"""Process, user and group at the other end of a socket; see socket(7), SO_PEERCRED."""
 
 
 class NotUp(OrchestratorError):
@@ -66,6 +72,23 @@ def ask(folder: Path, request: Mapping[str, object]) -> Any:
     with _connect(folder) as line:
         line.sendall(json_frame(Kind.REQUEST, 0, request).encode())
         return _result(_receive(line).json())
+
+
+def take_down(folder: Path) -> None:
+    """Ends the lab; it is gone then, and another can come up. Raises NotUp and LabError."""
+    with _connect(folder) as line:
+        told = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        keeping = os.pidfd_open(_CREDENTIALS.unpack(told)[0])
+        try:
+            line.sendall(json_frame(Kind.REQUEST, 0, {"do": "down"}).encode())
+            _result(_receive(line).json())
+            # The answer comes before the lab is taken apart; its keeper's end frees the lock.
+            ended = select.poll()
+            ended.register(keeping, select.POLLIN)
+            if not ended.poll(1000 * _DOWN_SECONDS):
+                raise LabError(f"the lab has not ended within {_DOWN_SECONDS:g} s")
+        finally:
+            os.close(keeping)
 
 
 def execute(
@@ -203,7 +226,8 @@ def _raw(terminal: int | None) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(terminal)
-    tty.setraw(terminal)
+    # What was typed meanwhile is for the command; the default would flush it.
+    tty.setraw(terminal, termios.TCSADRAIN)
     try:
         yield
     finally:

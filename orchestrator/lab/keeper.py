@@ -145,6 +145,9 @@ def main(folder: Path, chosen: Backend) -> int:
         except OrchestratorError as error:
             _say(str(error))
             return 1
+        finally:
+            # Before the lock is free: the next keeper's socket is at the same place.
+            socket_of(folder).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

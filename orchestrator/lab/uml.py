@@ -261,7 +261,8 @@ def _signals(guest: Guest) -> Iterator[None]:
 @contextlib.contextmanager
 def _raw_terminal(descriptor: int) -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor)
+    # What was typed meanwhile is for the command; the default would flush it.
+    tty.setraw(descriptor, termios.TCSADRAIN)
     try:
         yield
     finally:

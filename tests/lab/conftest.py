@@ -1,9 +1,12 @@
 """Tests of the lab from outside: they boot it as a user would, on the machine itself."""
 
 import os
+import select
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,47 @@ def standing(lab_command: Run, environment: dict[str, str]) -> Iterator[Path]:
     assert up.returncode == 0, up.stderr
     yield Path(environment["XDG_CACHE_HOME"]) / "orchestrator" / "lab"
     lab_command("down")
+
+
+@contextmanager
+def front_door(
+    environment: dict[str, str], *arguments: str, stdout: int | None = subprocess.PIPE
+) -> Iterator["subprocess.Popen[str]"]:
+    """`vagrant/lab` with these arguments, in the background; killed after SECONDS."""
+    with subprocess.Popen(
+        [*FRONT_DOOR, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as started:
+        too_long = threading.Timer(SECONDS, started.kill)
+        too_long.start()
+        try:
+            yield started
+        except BaseException:
+            started.kill()
+            raise
+        finally:
+            started.wait(SECONDS)
+            too_long.cancel()
+
+
+def ended(process: int, seconds: float = 10) -> bool:
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def all_gone(mark: str) -> bool:
+    """Whether the processes with this mark end soon; who killed them need not wait for all."""
+    return all(ended(process) for process in processes_with(mark))
 
 
 def processes_with(mark: str) -> list[int]:

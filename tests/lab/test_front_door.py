@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.conftest import FRONT_DOOR, Run, processes_with
+from tests.lab.conftest import FRONT_DOOR, SECONDS, Run, front_door, processes_with
 
 BOOT_SECONDS = 15
 EXEC_SECONDS = 1.0
@@ -54,8 +54,17 @@ def test_exec_answers_soon(lab_command: Run, standing: Path) -> None:
 def test_exec_of_what_is_not_there_says_so(lab_command: Run, standing: Path) -> None:
     del standing
     done = lab_command("exec", "peer1", "--", "no-such-program")
-    assert done.returncode == 1
-    assert "no-such-program" in done.stderr
+    assert done.returncode == 127
+    assert done.stderr == "lab: peer1 cannot run no-such-program: No such file or directory\n"
+    assert lab_command("exec", "peer1", "/etc/hostname").returncode == 126
+
+
+def test_exec_ends_with_its_command(lab_command: Run, standing: Path) -> None:
+    """Not with a child of it that keeps its output open."""
+    del standing
+    script = "seq 5000; sleep 1000 & exit 4"
+    done = lab_command("exec", "peer2", "--", "sh", "-c", script)
+    assert (done.stdout, done.returncode) == ("".join(f"{n}\n" for n in range(1, 5001)), 4)
 
 
 def test_roam_changes_what_status_shows(lab_command: Run, standing: Path) -> None:
@@ -84,7 +93,7 @@ def test_a_link_is_changed_by_words(lab_command: Run, standing: Path) -> None:
     ("arguments", "code", "complaint"),
     [
         (["link", "wifi", "fast"], 1, "'fast' is nothing a link can do; it can up, down"),
-        (["link", "wifi", "delay=much"], 1, "could not convert string to float: 'much'"),
+        (["link", "wifi", "delay=much"], 1, "delay=much: a number is needed"),
         (["link", "wan", "attach"], 1, "wan is not an access link"),
         (["roam", "wify"], 2, "'wify' is not one of"),
         (["exec", "nobody", "true"], 2, "'nobody' is not one of"),
@@ -108,6 +117,19 @@ def test_up_twice_is_up_once(lab_command: Run, standing: Path) -> None:
     assert "links" in json.loads(again.stdout)
 
 
+def ends_by_itself(child: int) -> bool:
+    """Whether it ends by itself; if not, it is killed."""
+    descriptor = os.pidfd_open(child)
+    try:
+        if select.select([descriptor], [], [], SECONDS)[0]:
+            return True
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def test_a_shell_has_a_terminal(environment: dict[str, str], standing: Path) -> None:
     del standing
     child, terminal = pty.fork()
@@ -122,6 +144,7 @@ def test_a_shell_has_a_terminal(environment: dict[str, str], standing: Path) -> 
         except OSError:  # the other end is closed
             break
     os.close(terminal)
+    assert ends_by_itself(child), "the shell took `exit`"
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
     assert b"/dev/pts/" in seen
     assert b"lan" in seen
@@ -130,17 +153,11 @@ def test_a_shell_has_a_terminal(environment: dict[str, str], standing: Path) -> 
 def test_an_interrupt_reaches_the_command(environment: dict[str, str], standing: Path) -> None:
     del standing
     script = "trap 'echo interrupted; exit 4' INT; echo started; sleep 1000 & wait"
-    with subprocess.Popen(
-        [*FRONT_DOOR, "exec", "peer2", "--", "sh", "-c", script],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    ) as client:
+    with front_door(environment, "exec", "peer2", "--", "sh", "-c", script) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "started\n"
         client.send_signal(signal.SIGINT)
-        output, _ = client.communicate()
+        output, _ = client.communicate(timeout=SECONDS)
     assert (output, client.returncode) == ("interrupted\n", 4)
 
 
@@ -150,20 +167,20 @@ def test_capture_writes_what_crosses_the_link(
     del standing
     lab_command("roam", "wifi")
     file = tmp_path / "wifi.pcap"
-    with subprocess.Popen(
-        [*FRONT_DOOR, "capture", "wifi", "--write", str(file)],
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env=environment,
+    with front_door(
+        environment, "capture", "wifi", "--write", str(file), stdout=None
     ) as capture:
         assert capture.stderr is not None
         assert "listening on" in capture.stderr.readline()
         lab_command("exec", "endpoint", "--", "ping", "-c1", "203.0.113.10")
         capture.send_signal(signal.SIGINT)
-        capture.communicate()
+        capture.communicate(timeout=SECONDS)
     shown = subprocess.run(
-        ["tcpdump", "-n", "-r", str(file)], capture_output=True, text=True, check=True
+        ["tcpdump", "-n", "-r", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS,
     )
     assert "192.168.10.2 > 203.0.113.10: ICMP echo request" in shown.stdout
 
@@ -199,6 +216,20 @@ def test_a_lab_ends_with_its_keeper(environment: dict[str, str], lab_command: Ru
     assert lab_command("status").returncode == 3
     assert lab_command("up", "--bare", "--backend", "uml").returncode == 0
     assert lab_command("down").returncode == 0
+
+
+def test_down_and_up_at_once(lab_command: Run) -> None:
+    for _ in range(3):
+        up = lab_command("up", "--bare", "--backend", "uml")
+        assert (up.returncode, "already" in up.stderr) == (0, False), up.stderr
+        assert lab_command("down").returncode == 0
+
+
+def test_without_a_lab_nothing_is_captured(lab_command: Run, tmp_path: Path) -> None:
+    lab_command("down")
+    file = tmp_path / "wifi.pcap"
+    assert lab_command("capture", "wifi", "--write", str(file)).returncode == 3
+    assert not file.exists()
 
 
 def test_without_a_lab_every_command_says_what_starts_one(lab_command: Run) -> None:

@@ -1,7 +1,6 @@
 """A command in the lab's kernel: what goes in, what comes out, and what must not."""
 
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.conftest import FRONT_DOOR, Run, processes_with
+from tests.lab.conftest import SECONDS, Run, all_gone, ended, front_door, processes_with
 
 
 def kernel(lab_command: Run, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -74,42 +73,29 @@ def test_nothing_of_this_machine_is_changed_but_the_results(
 
 
 def test_a_guest_leaves_nothing(lab_command: Run, environment: dict[str, str]) -> None:
+    scratch = Path(environment["TMPDIR"])
+    before = set(scratch.iterdir())  # of a keeper that another test killed
+    assert all_gone(str(scratch))
     kernel(lab_command, "--", "true")
-    assert list(Path(environment["TMPDIR"]).iterdir()) == []
-    assert processes_with(environment["TMPDIR"]) == []
+    assert set(scratch.iterdir()) <= before
+    assert all_gone(str(scratch))
 
 
 @contextmanager
 def sleeping_guest(environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
     """A guest whose command has started and would take long."""
     script = "trap 'echo interrupted; exit 9' INT; echo started; sleep 1000 & wait"
-    with subprocess.Popen(
-        [*FRONT_DOOR, "kernel", "--backend", "uml", "--", "sh", "-c", script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as guest:
+    words = ["kernel", "--backend", "uml", "--", "sh", "-c", script]
+    with front_door(environment, *words) as guest:
         assert guest.stdout is not None
         assert guest.stdout.readline() == "started\n"
         yield guest
 
 
-def ended(process: int, seconds: float = 10) -> bool:
-    try:
-        descriptor = os.pidfd_open(process)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
-
-
 def test_an_interrupt_reaches_the_command(environment: dict[str, str]) -> None:
     with sleeping_guest(environment) as guest:
         guest.send_signal(signal.SIGINT)
-        output, _ = guest.communicate()
+        output, _ = guest.communicate(timeout=SECONDS)
     assert (output, guest.returncode) == ("interrupted\n", 9)
 
 
@@ -121,7 +107,7 @@ def test_a_guest_dies_with_whoever_started_it(
         processes = processes_with(environment["TMPDIR"])
         assert len(processes) > 3, "the kernel, its guests' programs, the lifeline"
         guest.send_signal(number)
-        guest.communicate()
+        guest.communicate(timeout=SECONDS)
     assert all(ended(process) for process in processes)
 
 
@@ -132,7 +118,7 @@ def test_the_guests_programs_die_with_the_kernel(environment: dict[str, str]) ->
         leaders = {os.getpgid(process) for process in processes}
         assert len(leaders) == 1
         os.kill(leaders.pop(), signal.SIGKILL)
-        _, errors = guest.communicate()
+        _, errors = guest.communicate(timeout=SECONDS)
     assert "the lab's kernel was ended by SIGKILL" in errors
     assert guest.returncode == 1
     assert all(ended(process) for process in processes)
