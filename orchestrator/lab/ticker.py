@@ -46,7 +46,7 @@ class Log:
         return min(
             (
                 at
-                for number, at in self.arrived.items()
+                for number, at in tuple(self.arrived.items())  # the ticker goes on meanwhile
                 if at >= instant and self.sent[number] >= sent_since
             ),
             default=None,
