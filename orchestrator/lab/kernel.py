@@ -45,6 +45,7 @@ _STEPS: Final = 1000
 """Lines that the build prints, about: for the progress shown."""
 _STEP: Final = re.compile(rb"^  (CC|AS|LD|AR|HOSTCC|GEN|LDS|UPD)\b")
 _LOG_LINES_SHOWN: Final = 25
+_REMOVALS: Final = 5
 
 Progress = Callable[[str], None]
 
@@ -134,8 +135,17 @@ def _build(source: Source, kernel: Path, say: Progress) -> None:
         shutil.copy(folder / "linux", kernel.with_suffix(".new"))
         kernel.with_suffix(".new").rename(kernel)
     finally:
-        shutil.rmtree(folder)
+        _remove(folder)
     say(f"built {kernel} in {time.monotonic() - started:.0f} s")
+
+
+def _remove(folder: Path) -> None:
+    """A compiler that is being killed may still add a file: then once more."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+    shutil.rmtree(folder)
 
 
 def _check_configuration(merged: Path) -> None:
@@ -181,7 +191,12 @@ def _start(command: Sequence[str], folder: Path) -> Tied:
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        env={
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LC_ALL": "C",
+            # What a killed compiler leaves goes with the folder.
+            "TMPDIR": str(folder),
+        },
     )
 
 

@@ -26,6 +26,7 @@ FAKES = {
             tinyconfig) : >.config ;;
             linux)
                 echo built >>"$BUILDS"
+                [ "$TMPDIR" = "$PWD" ]  # what it leaves there goes with the folder
                 if [ -e "$BUILDS.hang" ]; then echo $$ >"$BUILDS.hangs"; exec sleep 1000; fi
                 if [ -e "$BUILDS.fail" ]; then echo "foo.c:1: error: no"; exit 1; fi
                 for n in $(seq 900); do echo "  CC      file$n.o"; done
