@@ -1,7 +1,7 @@
 """The lab's front door: `vagrant/lab`.
 
 Results go to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 no lab is up;
-`kernel` and `exec` exit with what their command exits with.
+130 interrupted; `kernel` and `exec` exit with what their command exits with.
 """
 
 import json
@@ -20,6 +20,8 @@ from orchestrator.lab import backends, client
 from orchestrator.lab.internet import INTERNET
 from orchestrator.lab.keeper import lab_folder
 
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C, as of shells."""
 PROGRAM: Final = "vagrant/lab"
 _LINKS: Final = [link.name for link in INTERNET.links]
 _ACCESS_LINKS: Final = [link.name for link in INTERNET.access_links]
@@ -43,6 +45,9 @@ class _Group(entry.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            ctx.exit(INTERRUPTED)
         except client.NotUp as error:
             raise Failure(str(error), code=Exit.NOT_RUNNING) from error
         except OrchestratorError as error:
@@ -65,8 +70,9 @@ def cli() -> None:
 def demo(backend: str | None, as_json: bool) -> None:
     """Show a download and an ssh session that roam.
 
-    Over Wi-Fi, LTE, out of range and back; with our daemons, then with stock strongSwan. Takes
-    some three minutes. Exits with 0 only if no byte, no connection and no secret was lost.
+    Over Wi-Fi, LTE, out of range and back; with our daemons, then with stock strongSwan. A walk
+    takes about a minute, both some two. Exits with 0 only if no byte, no connection and no
+    secret was lost.
     """
     chosen = backends.choose(backend)
     _say(f"{chosen.name}: {chosen.reason}")

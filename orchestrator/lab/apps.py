@@ -128,7 +128,7 @@ class Session:
             try:
                 self._input.write(b"%d\n" % self.typed)
                 self._input.flush()
-            except OSError:
+            except (OSError, ValueError):  # it reads no more, or the host closed the pipe
                 return
             self.typed += 1
 

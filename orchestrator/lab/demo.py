@@ -19,6 +19,8 @@ from orchestrator.lab.stock import StockTunnel
 from orchestrator.lab.walk import RATES_MBIT, Walk, Walked
 
 FILE_BYTES: Final = 64 << 20
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C, as of shells."""
 TITLES: Final = {"ours": "orchestrator", "stock": "strongSwan, MOBIKE"}
 
 
@@ -78,9 +80,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="vagrant/lab demo")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
-        ours = walk("ours", Path(folder, "ours"))
-        stock = walk("stock", Path(folder, "stock"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+            ours = walk("ours", Path(folder, "ours"))
+            stock = walk("stock", Path(folder, "stock"))
+    except KeyboardInterrupt:
+        sys.stderr.write("lab: interrupted\n")
+        return INTERRUPTED
     if asked.json:
         sys.stdout.write(json.dumps(verdict(ours, stock)) + "\n")
     else:
