@@ -137,6 +137,8 @@ class Endpoint:
         await self._driver.handle(Started(snapshot, self._memory.vips, self._adoptable(found)))
         self._holder.start(self._reconciler.tun(TUN_ENDPOINT))
         self._reconciler.reader = self._holder
+        # What a predecessor wanted otherwise is in nobody's scope.
+        self._repair.touched(Aspect.ALL)
         monitor = Monitor((Group.POLICY,))
         loop = asyncio.get_running_loop()
         loop.add_reader(monitor.fileno(), self._repair.watch_xfrm, monitor)

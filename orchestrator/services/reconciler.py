@@ -171,12 +171,15 @@ class Reconciler:
                     if aspect_of(subject) not in aspects
                 }
                 self._present |= {subject.key: subject for subject in found}
+                planned = plan(self._all_wanted(), self._present)
                 operations = [
                     operation
-                    for operation in plan(self._all_wanted(), self._present)
+                    for operation in planned
                     # What waits for `sweep` is nobody's meddling.
                     if not (_can_wait(operation) and operation.subject.key in believed)
                 ]
+                if len(operations) < len(planned):
+                    self._leftovers.set()
                 self._forgive(aspects, {operation.subject.key for operation in operations})
                 done = await self._carry_out(operations)
                 self.repairs += len(done)

@@ -125,6 +125,8 @@ class Server:
         self._probes.bind(SERVICE[pool.version] for pool in self.config.vip.pools)
         self._holder.start(self._reconciler.tun(TUN_SERVER))
         self._reconciler.reader = self._holder
+        # What a predecessor wanted otherwise is in nobody's scope.
+        self._repair.touched(Aspect.ALL)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._monitor.fileno(), self._watch_xfrm)
         try:

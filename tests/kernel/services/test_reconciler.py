@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -158,6 +158,30 @@ def test_what_waits_to_be_swept_is_nobodys_meddling(
         sweep.cancel()
 
     in_kernel(tmp_path, work)
+
+
+def test_what_a_predecessor_wanted_otherwise_goes(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+    split = replace(ATTACHED, inner=Inner(prefixes=(ip_network("10.50.0.0/15"),)))
+    wanted = set(endpoint_objects(split))
+
+    async def first(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
+
+    async def second(reconciler: Reconciler) -> None:
+        await reconciler.adopt()
+        await reconciler.apply("endpoint", wanted)
+        assert set(await reconciler.read(Aspect.ALL)) > wanted, "the negative control"
+        await reconciler.audit(Aspect.ALL)
+        sweep = asyncio.create_task(reconciler.sweep())
+        while set(await reconciler.read(Aspect.ALL)) != wanted:
+            pass  # reading lets the sweep go on
+        sweep.cancel()
+
+    in_kernel(tmp_path, first)
+    in_kernel(tmp_path, second)
 
 
 def test_a_successor_adopts_what_it_finds_and_writes_nothing_but_the_firewall(
