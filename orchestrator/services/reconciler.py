@@ -146,8 +146,8 @@ class Reconciler:
         while True:
             await self._leftovers.wait()
             await asyncio.sleep(SWEEP_AFTER)
-            self._leftovers.clear()
             async with self._lock:
+                self._leftovers.clear()
                 operations = plan(self._all_wanted(), self._present)
                 await self._carry_out(o for o in operations if _can_wait(o))
 
@@ -171,15 +171,13 @@ class Reconciler:
                     if aspect_of(subject) not in aspects
                 }
                 self._present |= {subject.key: subject for subject in found}
-                planned = plan(self._all_wanted(), self._present)
+                # What waits for `sweep` is nobody's meddling.
+                waiting = believed.keys() if self._leftovers.is_set() else ()
                 operations = [
                     operation
-                    for operation in planned
-                    # What waits for `sweep` is nobody's meddling.
-                    if not (_can_wait(operation) and operation.subject.key in believed)
+                    for operation in plan(self._all_wanted(), self._present)
+                    if not (_can_wait(operation) and operation.subject.key in waiting)
                 ]
-                if len(operations) < len(planned):
-                    self._leftovers.set()
                 self._forgive(aspects, {operation.subject.key for operation in operations})
                 done = await self._carry_out(operations)
                 self.repairs += len(done)
