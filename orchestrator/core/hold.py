@@ -6,8 +6,7 @@
 3. Released once, in the order of arrival.
 4. Of the same part of a TCP flow only the newest copy is kept, and no other is released: a
    sender that is told of two copies takes its loss for imagined, forgets what is lost, and
-   waits for a timer that has backed off (RFC 3708; measured: 5.5 s instead of two round trips
-   after 20 s without a network).
+   waits for a timer that has backed off (RFC 3708).
 """
 
 from collections.abc import Hashable, Sequence
