@@ -162,10 +162,11 @@ class _Connection:
 class Charon:
     """charon, reached through the VICI socket at `socket`."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, on_malformed: Callable[[], object] = lambda: None) -> None:
+        """`on_malformed` is called for each event and SA that makes no sense to us; it is left
+        away, whoever negotiated it."""
         self._socket = socket
-        self.unreadable = 0
-        """Events and SAs that made no sense to us: left away, whoever negotiated them."""
+        self._on_malformed = on_malformed
 
     async def _command(self, name: str, message: ViciMessage | None = None) -> Section:
         async with _soon(name), await _Connection.open(self._socket) as connection:
@@ -274,7 +275,7 @@ class Charon:
         try:
             return _tunnels(content)
         except (ValueError, TypeError):
-            self.unreadable += 1
+            self._on_malformed()
             return []
 
     async def events(self) -> AsyncGenerator[IkeEvent, None]:
@@ -293,7 +294,7 @@ class Charon:
                 try:
                     events = parse_event(name, content)
                 except (ValueError, TypeError):
-                    self.unreadable += 1
+                    self._on_malformed()
                     continue
                 for news in events:
                     yield news

@@ -8,6 +8,7 @@ here.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from orchestrator import __version__
@@ -105,7 +106,9 @@ class Endpoint:
         self.journal = Journal()
         self._rtnetlink = rtnetlink
         self._xfrm = xfrm
-        self._charon = Charon(config.charon.socket)
+        self._charon = Charon(
+            config.charon.socket, partial(self.journal.count, "malformed-ike")
+        )
         self._credentials = Credentials(config)
         self._memory = Memory(statefile, self.journal)
         self._machine = Mobility(policy, self._memory.first_flip)
@@ -389,7 +392,7 @@ class Endpoint:
         }
 
     def _warnings(self) -> list[str]:
-        found = [str(error) for error in self._reconciler.failures.values()]
+        found = [str(error) for error in self._reconciler.failures]
         if self._machine.charon is None:
             found.append(
                 f"charon does not answer at {self.config.charon.socket}: start strongSwan; "

@@ -101,9 +101,8 @@ class Reconciler:
         self._generation = 0
         self.repairs = 0
         """Operations that an audit had to do after others meddled."""
-        self.failures: dict[Key, KernelError] = {}
-        """What the kernel refused at the last try, by object."""
-        self._refused: dict[Key, KernelObject] = {}
+        self._refusals: dict[Key, tuple[KernelObject, KernelError]] = {}
+        """What the kernel refused at the last try, and why."""
 
     def tun(self, name: str) -> TunDevice:
         """The open device; apply its Tun object first."""
@@ -137,8 +136,8 @@ class Reconciler:
         first = [subject for subject in wanted if isinstance(subject, INDISPENSABLE)]
         await self.apply(scope, first)
         for subject in first:
-            if (refusal := self.failures.get(subject.key)) is not None:
-                raise refusal
+            if subject.key in self._refusals:
+                raise self._refusals[subject.key][1]
 
     async def sweep(self) -> None:
         """Drops what is wanted no longer and does no harm, a moment after it was replaced: the
@@ -185,9 +184,9 @@ class Reconciler:
 
     def _forgive(self, aspects: Aspect, still: Collection[Key]) -> None:
         """What was refused once and needs no operation now is as it shall be."""
-        for key, subject in tuple(self._refused.items()):
+        for key, (subject, _) in tuple(self._refusals.items()):
             if aspect_of(subject) in aspects and key not in still:
-                del self._refused[key], self.failures[key]
+                del self._refusals[key]
 
     def expects(self, policy: Policy) -> bool:
         """Whether the kernel should have this very policy now, as far as we know."""
@@ -202,9 +201,15 @@ class Reconciler:
             yield from scope.values()
 
     @property
+    def failures(self) -> tuple[KernelError, ...]:
+        """Why objects of ours were refused at the last try."""
+        return tuple(error for _, error in self._refusals.values())
+
+    @property
     def refused(self) -> Aspect:
         """Of what the kernel refused at the last try."""
-        return reduce(or_, map(aspect_of, self._refused.values()), Aspect(0))
+        aspects = (aspect_of(subject) for subject, _ in self._refusals.values())
+        return reduce(or_, aspects, Aspect(0))
 
     def settings_differ(self) -> bool:
         """Whether somebody changed a system setting that we want otherwise."""
@@ -277,13 +282,12 @@ class Reconciler:
             try:
                 await self._do(operation)
             except KernelError as error:
-                if key not in self.failures:
+                if key not in self._refusals:
                     told = {"detail": str(error)}
                     self._journal.tell("kernel-refused", (), told, warning=True)
-                self.failures[key], self._refused[key] = error, operation.subject
+                self._refusals[key] = operation.subject, error
                 continue
-            self.failures.pop(key, None)
-            self._refused.pop(key, None)
+            self._refusals.pop(key, None)
             done.append(operation)
             if isinstance(operation, Put):
                 self._present[key] = operation.subject
@@ -322,11 +326,10 @@ class Reconciler:
         if device is None:
             self._tuns[name] = TunDevice.open(name)
         elif device.is_gone():
-            if self.reader is None:
-                device.reopen()
-                return
-            self.reader.pause()
+            if self.reader is not None:
+                self.reader.pause()
             try:
                 device.reopen()
             finally:
-                self.reader.resume()
+                if self.reader is not None:
+                    self.reader.resume()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from orchestrator import __version__
@@ -85,7 +86,9 @@ class Server:
         self.journal = Journal()
         self._rtnetlink = rtnetlink
         self._xfrm = xfrm
-        self._charon = Charon(config.charon.socket)
+        self._charon = Charon(
+            config.charon.socket, partial(self.journal.count, "malformed-ike")
+        )
         self._charon_version: str | None = None
         self._monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY))
         self._credentials = Credentials(config)
@@ -449,7 +452,7 @@ class Server:
         }
 
     def _warnings(self) -> list[str]:
-        found = [str(error) for error in self._reconciler.failures.values()]
+        found = [str(error) for error in self._reconciler.failures]
         if self._charon_version is None:
             found.append(
                 f"charon does not answer at {self.config.charon.socket}: start strongSwan; "

@@ -77,7 +77,7 @@ def test_what_is_wanted_is_there_and_nothing_of_it_is_refused(
 
     async def work(reconciler: Reconciler) -> None:
         await reconciler.apply("endpoint", wanted)
-        assert reconciler.failures == {}
+        assert reconciler.failures == ()
         assert set(await reconciler.read(Aspect.ALL)) == set(wanted)
         assert await reconciler.audit(Aspect.ALL) == ()
 
@@ -202,7 +202,7 @@ def test_a_successor_adopts_what_it_finds_and_writes_nothing_but_the_firewall(
         await reconciler.apply("endpoint", wanted)
         after = look()
         assert after == before
-        assert reconciler.failures == {}
+        assert reconciler.failures == ()
 
     in_kernel(tmp_path, first)
     in_kernel(tmp_path, second)
