@@ -30,9 +30,13 @@ _HEADER: Final = {4: 20, 6: 40}
 
 
 class Injector:
-    """A raw socket for each family that the kernel has; sending never waits."""
+    """A raw socket for each family that the kernel has; sending never waits.
 
-    def __init__(self) -> None:
+    What is sent carries `mark`, if it is not 0, by which the rules may route it.
+    """
+
+    def __init__(self, mark: int = 0) -> None:
+        self._mark = mark
         self._sockets: dict[int, socket.socket] = {}
         try:
             self._open(4, socket.AF_INET, socket.IPPROTO_IP, _IP_NODEFRAG)
@@ -52,6 +56,8 @@ class Injector:
             raise
         self._sockets[version] = sock
         sock.setsockopt(level, option, 1)
+        if self._mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
 
     def close(self) -> None:
         for sock in self._sockets.values():

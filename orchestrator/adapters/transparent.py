@@ -13,6 +13,7 @@ import resource
 import socket
 import struct
 import termios
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
@@ -31,6 +32,14 @@ _IPV6_TRANSPARENT: Final = 75
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _LOOPBACK: Final[dict[int, IPAddress]] = {4: IPv4Address("127.0.0.1"), 6: IPv6Address("::1")}
+_TCP_REPAIR: Final = 19
+_TCP_REPAIR_QUEUE: Final = 20
+_TCP_QUEUE_SEQ: Final = 21
+_REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_NO_PROBE = 1, 0, -1
+_SEND_QUEUE: Final = 2
+_INFO_OCTETS: Final = 8
+_RETRANSMITS, _PROBES, _BACKOFF = 2, 3, 4
+"""Where they are in struct tcp_info (include/uapi/linux/tcp.h)."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 _FAILURES: Final = {
@@ -164,6 +173,60 @@ def unread(sock: socket.socket) -> int:
 def unacknowledged(sock: socket.socket) -> int:
     """Octets written and not acknowledged, a FIN counting as one (tcp(7), SIOCOUTQ)."""
     return _ask(sock, termios.TIOCOUTQ)
+
+
+def backoff(sock: socket.socket) -> int:
+    """How often its retransmission timer has doubled in vain; 0: it has not."""
+    info = _tcp_info(sock)
+    return info[_BACKOFF] if info[_RETRANSMITS] else 0
+
+
+def awaits_window(sock: socket.socket) -> bool:
+    """Whether it has something to send, and asks in vain if the far end has room for it."""
+    return bool(_tcp_info(sock)[_PROBES]) and bool(unacknowledged(sock))
+
+
+def first_unacknowledged(sock: socket.socket) -> int:
+    """The sequence number of the first octet sent that was not acknowledged (SND.UNA).
+
+    The kernel tells sequence numbers in repair mode only (TCP_REPAIR of
+    include/uapi/linux/tcp.h), which is left again before anything could happen in it.
+
+    Raises OSError.
+    """
+    with _repairing(sock, _REPAIR_OFF_NO_PROBE):
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _SEND_QUEUE)
+        after_last = sock.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ)
+    return (after_last - unacknowledged(sock)) % 2**32
+
+
+def probe_window(sock: socket.socket) -> None:
+    """Asks the far end at once how much room it has, as the end of repair mode does.
+
+    Raises OSError.
+    """
+    with _repairing(sock, _REPAIR_OFF):
+        pass
+
+
+@contextlib.contextmanager
+def _repairing(sock: socket.socket, end: int) -> Iterator[None]:
+    # Leaving repair mode takes SO_REUSEADDR away (net/ipv4/tcp.c).
+    reuse = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_ON)
+    try:
+        yield
+    finally:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, end)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+
+
+def _tcp_info(sock: socket.socket) -> bytes:
+    """The octets that begin struct tcp_info; zeros when the socket is none any more."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_OCTETS)
+    except OSError:
+        return bytes(_INFO_OCTETS)
 
 
 def allow_descriptors(wanted: int) -> int:

@@ -119,6 +119,7 @@ def status(answer: Answer) -> str:
         ("charon", answer.get("charon")),
         ("proxy", answer.get("proxy")),
         ("held", held_line(held) if held else None),
+        ("frozen", f"{answer['frozen']} connections" if answer.get("frozen") else None),
         ("roams", _text(answer.get("roams"))),
         ("repairs", _text(answer.get("repairs"))),
         ("running for", duration(answer.get("uptime_s"))),
@@ -138,11 +139,14 @@ def path_line(path: Answer) -> str:
 
 
 def held_line(held: Answer) -> str:
-    dropped = held.get("dropped")
-    return (
-        f"{held.get('packets', 0)} packets, {size(held.get('bytes'))} of "
-        f"{size(held.get('limit_bytes'))}" + (f", {dropped} dropped" if dropped else "")
-    )
+    line = f"{held.get('packets', 0)} packets"
+    if held.get("packets"):
+        line += f" of {held.get('flows')} flows for {duration(held.get('oldest_s'))}"
+    line += f", {size(held.get('bytes'))} of {size(held.get('limit_bytes'))}"
+    for key, words in (("overflowed", "too many"), ("expired", "too old")):
+        if held.get(key):
+            line += f", {held[key]} {words}"
+    return line
 
 
 def paths(answer: Sequence[Answer]) -> str:

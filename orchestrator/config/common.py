@@ -8,13 +8,14 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from orchestrator.config.reader import Contradiction
 from orchestrator.config.values import Between, Octets
 from orchestrator.core.errors import ConfigError, ConfigFault
-from orchestrator.core.hold import HoldLimits
+from orchestrator.core.hold import HoldLimits, HoldPolicy
 from orchestrator.core.quantities import Seconds
 
 SECRET_LIMIT: Final = 4096
@@ -108,9 +109,15 @@ class CertificateAuth:
             yield from file_faults("ca", path)
 
 
+class Keep(StrEnum):
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """How much is kept of what cannot be sent now. When full, the oldest packet goes first."""
+    """How much is kept of what cannot be sent now, and for how long. When all is full, the
+    flow that holds most loses first."""
 
     max_bytes: Annotated[Octets, Between(64 * 1024, 1024**3)] = Octets(4 * 1024 * 1024)
     """Octets held for each virtual address. Twice the bandwidth-delay product of 100 Mbit/s
@@ -118,13 +125,51 @@ class Hold:
     max_packets: Annotated[int, Between(16, 1_000_000)] = 8192
     """Packets held for each virtual address. Bounds the cost of many small packets; 8192 of
     them with 512 octets each fill the default `max_bytes`."""
-    max_age: Annotated[Seconds, Between(1, 86400)] = Seconds(120.0)
-    """What has waited longer is dropped. A TCP sender in back-off waits two minutes at most
-    before it sends again itself."""
+    flow_bytes: Annotated[Octets, Between(64 * 1024, 1024**3)] = Octets(1024 * 1024)
+    """Octets held for each flow: a connection, or the datagrams between two ports. A quarter
+    of the default `max_bytes`, so that one transfer leaves room for all others."""
+    tcp_age: Annotated[Seconds, Between(1, 86400)] = Seconds(300.0)
+    """A TCP segment that has waited longer is dropped. A sender repeats it every two minutes
+    at least, so this one is not there any more."""
+    datagram_age: Annotated[Seconds, Between(0.1, 86400)] = Seconds(30.0)
+    """The same for UDP, ICMP and all other protocols. Whoever uses them repeats what matters
+    within seconds, and has given it up by then."""
+    query_age: Annotated[Seconds, Between(0.1, 86400)] = Seconds(5.0)
+    """The same for UDP to `query_ports`. A resolver asks again after 5 s (resolv.conf(5)),
+    and takes no answer to the former question."""
+    query_ports: tuple[Annotated[int, Between(1, 65535)], ...] = (53, 123)
+    """UDP ports that questions go to. DNS, and the time: an old answer about that is wrong."""
+    keep: Keep = Keep.NEWEST
+    """Which datagrams of a flow that is full are kept. The `newest` by default: voice,
+    positions and measured values are worth more, the younger they are; `oldest` is for flows
+    whose beginning matters, such as log lines. Of a TCP connection the segment that starts it
+    again is always kept."""
+    freeze: bool = True
+    """Whether TCP connections are kept from giving up meanwhile: their keepalives and window
+    probes are answered for the far end, and an endpoint's applications have their limits of
+    patience (TCP_USER_TIMEOUT) lifted. Without it a connection ends as its application and
+    its kernel would have it without us, the kernel's after some 15 minutes."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if self.flow_bytes > self.max_bytes:
+            yield Contradiction(
+                ("flow_bytes",),
+                "one flow may hold more than all together",
+                "raise max_bytes, or lower flow_bytes",
+            )
 
     @property
-    def limits(self) -> HoldLimits:
-        return HoldLimits(self.max_bytes, self.max_packets, self.max_age)
+    def policy(self) -> HoldPolicy:
+        limits = HoldLimits(
+            max_bytes=self.max_bytes,
+            max_packets=self.max_packets,
+            flow_bytes=self.flow_bytes,
+            tcp_age=self.tcp_age,
+            datagram_age=self.datagram_age,
+            query_age=self.query_age,
+            keep_oldest=self.keep is Keep.OLDEST,
+        )
+        return HoldPolicy(limits, self.freeze, frozenset(self.query_ports))
 
 
 @dataclass(frozen=True, slots=True)

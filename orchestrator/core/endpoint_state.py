@@ -20,7 +20,9 @@ from typing import Final
 from orchestrator.core.firewall import endpoint_ruleset
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
+    LOOPBACK,
     MARK_UNDERLAY,
+    POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
     TABLE_INNER,
     TUN_ENDPOINT,
@@ -147,12 +149,19 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
         yield Policy(
             Direction.OUT,
             Selector(own, remote),
-            Verdict.PROTECT if state.active else Verdict.HOLD,
+            Verdict.PROTECT if state.active else Verdict.ALLOW,
             state.active,
         )
         for direction in (Direction.IN, Direction.FWD):
             yield Policy(direction, Selector(remote, own), Verdict.PROTECT, from_any_path)
     anything = EVERYTHING[vip.version]
+    # From the host itself, such as the answers to its own probes while it is detached.
+    yield Policy(
+        Direction.IN,
+        Selector(anything, own, LOOPBACK),
+        Verdict.ALLOW,
+        priority=POLICY_PRIORITY_LOCAL,
+    )
     if anything not in state.inner.destinations(vip.version):
         # Outside the prefixes the VIP is not used: neither sent nor accepted in clear.
         yield Policy(

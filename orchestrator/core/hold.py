@@ -1,104 +1,274 @@
-"""Packets that cannot be sent now, kept in order within limits.
+"""Packets that cannot be sent now: kept within limits, each left at most once.
 
-1. Bounded in bytes, packets and age; what is too old is dropped when the queue is touched.
-2. When full the oldest goes first: the newest segment of a TCP flow is the one in back-off,
-   and of a datagram stream the newest is worth most.
-3. Released once, in the order of arrival.
-4. Of the same part of a TCP flow only the newest copy is kept, and no other is released: a
-   sender that is told of two copies takes its loss for imagined, forgets what is lost, and
-   waits for a timer that has backed off (RFC 3708).
+1. Bounded in bytes and packets, in bytes for each flow, and in age for each kind of packet;
+   what is too old is dropped when the queue is touched.
+2. When all is full, the flow that holds most loses first (longest queue drop). Within a flow
+   the oldest datagram goes, or the newest, as configured; of TCP the newest segment, never the
+   first unacknowledged one, which alone can start the flow again.
+3. It leaves in the order of `Kind`, within a kind in the order of arrival.
+4. Of the same part of a TCP flow only the newest copy is kept: a sender that is told of two
+   takes its loss for imagined, forgets what is lost, and waits for a timer that has backed off
+   (RFC 3708).
+5. A TCP sender that has backed off still has all that it sent. Where it can be made to send
+   anew, its segments are not released (`take_stalled`): an old copy has an old timestamp, and
+   its answer would make the sender believe in a round trip as long as the outage.
 """
 
-from collections.abc import Hashable, Sequence
+import heapq
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final, NamedTuple
 
 from orchestrator.core.quantities import Instant, Seconds
+
+
+class Kind(IntEnum):
+    """What a packet is to a queue, in the order in which they leave."""
+
+    CONTROL = 0
+    """TCP without data: it opens, resets, acknowledges or probes"""
+    SEGMENT = 1
+    """TCP that its sender repeats until it is acknowledged"""
+    QUERY = 2
+    """a question that is asked again, or given up, within seconds: DNS, NTP"""
+    DATAGRAM = 3
+    """all other UDP"""
+    OTHER = 4
+    """ICMP, fragments, and what else there is"""
+
+
+class Label(NamedTuple):
+    """What a queue needs to know of a packet."""
+
+    flow: Hashable
+    kind: Kind
+    part: Hashable = None
+    """Which part of the flow it carries: another packet with the same one is a copy. None: it
+    is like no other."""
+    sequence: int = 0
+    """Of a SEGMENT: its place in the flow, modulo 2**32."""
 
 
 @dataclass(frozen=True, slots=True)
 class HoldLimits:
     max_bytes: int = 4 * 1024 * 1024
-    """Twice the bandwidth-delay product of 100 Mbit/s at 150 ms."""
     max_packets: int = 8192
-    max_age: Seconds = Seconds(120.0)
-    """As long as a TCP sender in back-off waits at most before it sends again itself."""
+    flow_bytes: int = 1024 * 1024
+    tcp_age: Seconds = Seconds(300.0)
+    datagram_age: Seconds = Seconds(30.0)
+    query_age: Seconds = Seconds(5.0)
+    keep_oldest: bool = False
+    """Of a flow of datagrams that is full; otherwise the newest are kept."""
+
+    def age(self, kind: Kind) -> Seconds:
+        if kind in (Kind.CONTROL, Kind.SEGMENT):
+            return self.tcp_age
+        return self.query_age if kind is Kind.QUERY else self.datagram_age
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPolicy:
+    """How what cannot be sent is treated."""
+
+    limits: HoldLimits = HoldLimits()
+    freeze: bool = True
+    """Keep TCP senders from giving up meanwhile (`core.freeze`)."""
+    query_ports: frozenset[int] = frozenset({53, 123})
+    """UDP ports to which a QUERY goes."""
+
+
+SEQUENCES: Final = 2**32
+_HALF: Final = 2**31
+_SLACK: Final = 256
+"""Needless entries in a heap before they are cleared away."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     since: Instant
     packet: bytes
-    part: Hashable | None
+    label: Label
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Flow:
+    """What waits of one flow, by number."""
+
+    key: Hashable
+    bytes: int = 0
+    segments: dict[int, None] = field(default_factory=dict)
+    """In the order of arrival, as the others."""
+    others: dict[int, None] = field(default_factory=dict)
+    head: int | None = None
+    """Of the segments the one with the lowest sequence number, as far as is known."""
+
+
 class HoldQueue:
-    limits: HoldLimits
-    held_bytes: int = 0
-    dropped: int = 0
-    """Packets lost to a limit since the beginning."""
-    _packets: dict[int, _Waiting] = field(default_factory=dict)
-    """By a number that grows: in the order of arrival."""
-    _parts: dict[Hashable, int] = field(default_factory=dict)
-    _next: int = 0
+    """What waits for one virtual address."""
+
+    def __init__(self, limits: HoldLimits) -> None:
+        self.limits = limits
+        self.held_bytes = 0
+        self.overflowed = 0
+        """Packets lost to the limits in bytes and packets since the beginning."""
+        self.expired = 0
+        """Packets lost to their age."""
+        self._next = 0
+        self._packets: dict[int, _Waiting] = {}
+        """By a number that grows: in the order of arrival."""
+        self._by_kind: dict[Kind, dict[int, None]] = {kind: {} for kind in Kind}
+        self._flows: dict[Hashable, _Flow] = {}
+        self._parts: dict[tuple[Hashable, Hashable], int] = {}
+        self._longest: list[tuple[int, int, _Flow]] = []
+        """A heap: each flow is in it with at least as many bytes, negated, as it holds."""
 
     def __len__(self) -> int:
         return len(self._packets)
 
-    def push(self, packet: bytes, now: Instant, part: Hashable | None = None) -> None:
-        """Keeps the packet, if it is no larger than the whole queue may be.
+    @property
+    def flows(self) -> int:
+        """How many have something here."""
+        return len(self._flows)
 
-        `part` says which part of its flow it carries (rule 4); None: it is like no other.
-        """
-        if len(packet) > self.limits.max_bytes:
-            self.dropped += 1
+    @property
+    def oldest(self) -> Instant | None:
+        """Since when something waits; None: nothing does."""
+        firsts = [next(iter(numbers)) for numbers in self._by_kind.values() if numbers]
+        return min((self._packets[number].since for number in firsts), default=None)
+
+    def push(self, packet: bytes, now: Instant, label: Label) -> None:
+        """Keeps the packet, if there may be one as large."""
+        if len(packet) > min(self.limits.max_bytes, self.limits.flow_bytes):
+            self.overflowed += 1
             return
-        if part in self._parts:
-            self._take(self._parts[part])
-        self._keep(_Waiting(now, packet, part))
         self._expire(now)
-        self._shrink()
-
-    def release(self, now: Instant) -> tuple[bytes, ...]:
-        """Everything still young enough, oldest first; the queue is empty afterwards."""
-        self._expire(now)
-        return tuple(self._take(number).packet for number in tuple(self._packets))
-
-    def put_back(self, packets: Sequence[bytes], now: Instant) -> None:
-        """What was released and could not be sent goes first again; its age starts anew."""
-        later = [self._take(number) for number in tuple(self._packets)]
-        for waiting in (*(_Waiting(now, packet, None) for packet in packets), *later):
-            self._keep(waiting)
-        self._shrink()
-
-    def _keep(self, waiting: _Waiting) -> None:
-        self._packets[self._next] = waiting
-        if waiting.part is not None:
-            self._parts[waiting.part] = self._next
-        self._next += 1
-        self.held_bytes += len(waiting.packet)
-
-    def _take(self, number: int) -> _Waiting:
-        waiting = self._packets.pop(number)
-        if waiting.part is not None:
-            del self._parts[waiting.part]
-        self.held_bytes -= len(waiting.packet)
-        return waiting
-
-    def _shrink(self) -> None:
+        if label.part is not None:
+            copied = self._parts.get((label.flow, label.part))
+            if copied is not None:
+                self._take(copied)
+        flow = self._keep(_Waiting(now, packet, label))
+        while flow.bytes > self.limits.flow_bytes:
+            self._overflow(flow)
         while (
             self.held_bytes > self.limits.max_bytes
             or len(self._packets) > self.limits.max_packets
         ):
-            self._drop_oldest()
+            self._overflow(self._longest_flow())
+
+    def first(self, now: Instant) -> bytes | None:
+        """The packet that leaves next; it stays until it is `sent`. None: there is none."""
+        self._expire(now)
+        number = self._first_number()
+        return None if number is None else self._packets[number].packet
+
+    def sent(self) -> None:
+        """What `first` named has left."""
+        number = self._first_number()
+        if number is not None:
+            self._take(number)
+
+    def take_stalled(self, backed_off: Container[Hashable], now: Instant) -> tuple[Label, ...]:
+        """Of each TCP flow that has backed off its first unacknowledged segment.
+
+        All segments of these flows leave the queue (rule 5).
+        """
+        self._expire(now)
+        stalled = []
+        for flow in tuple(self._flows.values()):
+            if flow.head is not None and flow.key in backed_off:
+                stalled.append(self._packets[flow.head].label)
+                for number in tuple(flow.segments):
+                    self._take(number)
+        return tuple(stalled)
+
+    def _first_number(self) -> int | None:
+        return next((number for kind in self._by_kind.values() for number in kind), None)
+
+    # Keeping
+
+    def _keep(self, waiting: _Waiting) -> _Flow:
+        number, label = self._next, waiting.label
+        self._next += 1
+        self._packets[number] = waiting
+        self._by_kind[label.kind][number] = None
+        if label.part is not None:
+            self._parts[label.flow, label.part] = number
+        flow = self._flows.get(label.flow)
+        if flow is None:
+            flow = self._flows[label.flow] = _Flow(label.flow)
+        if label.kind is Kind.SEGMENT:
+            flow.segments[number] = None
+            if flow.head is None or self._precedes(number, flow.head):
+                flow.head = number
+        else:
+            flow.others[number] = None
+        size = len(waiting.packet)
+        flow.bytes += size
+        self.held_bytes += size
+        self._grown(flow, number)
+        return flow
+
+    def _precedes(self, number: int, other: int) -> bool:
+        """Serial number arithmetic (RFC 1982): sequence numbers wrap."""
+        one, two = self._packets[number].label, self._packets[other].label
+        return (two.sequence - one.sequence) % SEQUENCES < _HALF
+
+    def _take(self, number: int) -> None:
+        waiting = self._packets.pop(number)
+        label = waiting.label
+        del self._by_kind[label.kind][number]
+        if label.part is not None:
+            del self._parts[label.flow, label.part]
+        self.held_bytes -= len(waiting.packet)
+        flow = self._flows[label.flow]
+        flow.bytes -= len(waiting.packet)
+        flow.segments.pop(number, None)
+        flow.others.pop(number, None)
+        if flow.head == number:
+            flow.head = next(iter(flow.segments), None)
+        if not flow.segments and not flow.others:
+            del self._flows[label.flow]
+
+    # Losing
 
     def _expire(self, now: Instant) -> None:
-        while self._packets and now - self._oldest().since > self.limits.max_age:
-            self._drop_oldest()
+        for kind, numbers in self._by_kind.items():
+            limit = self.limits.age(kind)
+            while numbers:
+                number = next(iter(numbers))
+                if now - self._packets[number].since <= limit:
+                    break
+                self._take(number)
+                self.expired += 1
 
-    def _oldest(self) -> _Waiting:
-        return next(iter(self._packets.values()))
+    def _overflow(self, flow: _Flow) -> None:
+        """Rule 2."""
+        if len(flow.segments) > 1:
+            newest = reversed(flow.segments)
+            number = next(number for number in newest if number != flow.head)
+        elif flow.others:
+            datagrams = self._packets[next(iter(flow.others))].label.kind is Kind.DATAGRAM
+            from_newest = datagrams and self.limits.keep_oldest
+            number = next(reversed(flow.others) if from_newest else iter(flow.others))
+        else:
+            number = next(iter(flow.segments))
+        self._take(number)
+        self.overflowed += 1
 
-    def _drop_oldest(self) -> None:
-        self._take(next(iter(self._packets)))
-        self.dropped += 1
+    def _grown(self, flow: _Flow, number: int) -> None:
+        heapq.heappush(self._longest, (-flow.bytes, number, flow))
+        if len(self._longest) > 2 * len(self._flows) + _SLACK:
+            # Flows that ended, and those that grew since, are in it needlessly.
+            self._longest = [(-f.bytes, n, f) for n, f in enumerate(self._flows.values())]
+            heapq.heapify(self._longest)
+
+    def _longest_flow(self) -> _Flow:
+        while True:
+            said, number, flow = self._longest[0]
+            if self._flows.get(flow.key) is not flow:
+                heapq.heappop(self._longest)
+            elif -said != flow.bytes:
+                heapq.heapreplace(self._longest, (-flow.bytes, number, flow))
+            else:
+                return flow

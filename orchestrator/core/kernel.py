@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 from ipaddress import IPv4Network
 from typing import Final
 
-from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, TableId
+from orchestrator.core.quantities import IPAddress, IPNetwork, LinkIndex, Reqid, TableId
 
 ROUTE_PROTOCOL: Final = 111
 """rtm_protocol of our routes and rules (include/uapi/linux/rtnetlink.h leaves 100-185 free)."""
@@ -24,6 +24,11 @@ MARK_UNDERLAY: Final = 0x6F00_0000
 """On IKE and ESP packets, so that they never enter the tunnel."""
 MARK_TPROXY: Final = 0x6E00_0000
 ENDPOINT_REQID: Final = Reqid(0x6F01)
+ANY_LINK: Final = LinkIndex(0)
+LOOPBACK: Final = LinkIndex(1)
+"""lo has this number in every network namespace (drivers/net/loopback.c)."""
+POLICY_PRIORITY_LOCAL: Final = 11090
+"""For what never left this host: before all others of ours."""
 POLICY_PRIORITY: Final = 11100
 """XFRM priority of a session's policies; smaller wins: foreign ones may go above or below."""
 POLICY_PRIORITY_POOL: Final = 11190
@@ -131,9 +136,12 @@ class Rule:
 class Selector:
     source: IPNetwork
     destination: IPNetwork
+    link: LinkIndex = ANY_LINK
+    """Where it comes in, or goes out; 0 is anywhere."""
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.destination}"
+        where = f" on interface {self.link}" if self.link else ""
+        return f"{self.source} -> {self.destination}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +156,9 @@ class Template:
 class Verdict(StrEnum):
     PROTECT = "protect"
     """allow, with a template: only as ESP"""
-    HOLD = "hold"
-    """allow, without a template: the packet follows its route, which is our TUN"""
+    ALLOW = "allow"
+    """without a template: what comes in is taken as it is; what goes out follows its route,
+    which is our TUN, where it is held"""
     BLOCK = "block"
 
 

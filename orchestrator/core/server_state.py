@@ -11,7 +11,9 @@ from typing import Final
 
 from orchestrator.core.endpoint_state import EVERYTHING, SERVICE, TABLE_MAIN
 from orchestrator.core.kernel import (
+    LOOPBACK,
     MARK_TPROXY,
+    POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
     TABLE_INNER,
     TUN_SERVER,
@@ -62,6 +64,15 @@ def server_objects(state: ServerState) -> tuple[KernelObject, ...]:
             Route(TABLE_INNER, everything, RouteKind.LOCAL, link="lo"),
             Rule(PRIORITY_TPROXY, pool.version, TABLE_INNER, mark=MARK_TPROXY),
         ]
+        # From the server itself to its proxy, in the name of an absent endpoint.
+        objects.append(
+            Policy(
+                Direction.IN,
+                Selector(pool, everything, LOOPBACK),
+                Verdict.ALLOW,
+                priority=POLICY_PRIORITY_LOCAL,
+            )
+        )
         objects += [
             Policy(
                 direction,
@@ -85,7 +96,7 @@ def session_objects(
             Policy(
                 Direction.OUT,
                 Selector(everything, own),
-                Verdict.PROTECT if active else Verdict.HOLD,
+                Verdict.PROTECT if active else Verdict.ALLOW,
                 active,
             )
         )

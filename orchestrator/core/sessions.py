@@ -232,6 +232,9 @@ class Sessions:
         session.awaited = None
         if tunnel != session.active:
             self._attach(session, tunnel, SessionReason.ACTIVATED, now)
+        elif newer and session.following is None:
+            # It was away for less time than we would have noticed.
+            self._effects.append(Release(session.vips))
         elder = session.tunnels[: session.tunnels.index(tunnel)]
         end = Instant(now + DRAIN)
         for other in elder:

@@ -57,12 +57,15 @@ from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
+from orchestrator.services.freezer import FILE as FROZEN_FILE
+from orchestrator.services.freezer import Freezer
 from orchestrator.services.hold import Holder
 from orchestrator.services.journal import Journal
 from orchestrator.services.memory import Memory
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
+from orchestrator.services.senders import restart_applications
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
 from orchestrator.wire.security_association import SecurityAssociation
@@ -122,10 +125,12 @@ class Endpoint:
         self._holder = Holder(
             lambda packet: packet.source,
             lambda _: self._flowing,
-            config.hold.limits,
+            config.hold.policy,
             clock.now,
             self.journal,
         )
+        record = config.control.socket.with_name(FROZEN_FILE)
+        self._freezer = Freezer(record, lambda: self._machine.vips, self.journal)
         self._tasks = Tasks()
         self._repair = Repair(self._reconciler, self.journal)
         self._started_at = clock.now()
@@ -153,6 +158,7 @@ class Endpoint:
                 tasks.begin(self._repair.run(), "repair")
                 tasks.begin(self._reconciler.sweep(), "sweep")
                 tasks.begin(self._repair.watch_firewall(), "firewall")
+                tasks.begin(self._freezer.run(), "freezer")
                 tasks.begin(
                     ike.follow(self._charon, self._prepare_charon, self._driver.post), "charon"
                 )
@@ -249,6 +255,8 @@ class Endpoint:
         self._flowing = False
         await self._reconciler.apply(SCOPE, endpoint_objects(state))
         self._flowing = state.active is not None
+        if not self._flowing and self.config.hold.freeze:
+            self._freezer.freeze()
         self._probes.bind(state.vips)
         self._holder.hold(SCOPE, state.vips)
 
@@ -265,8 +273,12 @@ class Endpoint:
         return MoveEnded(tunnel, order.path, moved=True)
 
     def _release(self) -> None:
-        if sent := self._holder.release(self._machine.vips):
-            self.journal.tell("released", fields={"packets": sent})
+        vips = self._machine.vips
+        restarted = restart_applications(self._holder, vips)
+        packets = self._holder.release(vips)
+        if packets or restarted:
+            fields = {"packets": packets, "resumed": restarted}
+            self.journal.tell("released", fields=fields)
 
     async def _negotiate(self, order: Negotiate) -> None:
         try:
@@ -299,6 +311,8 @@ class Endpoint:
         self._xfrm.drop_state(tunnel.remote, tunnel.spi_out)
 
     def _tell(self, effect: Tell) -> None:
+        if effect.what == State.ATTACHED:
+            self._freezer.thaw()
         warning = effect.what in (State.DETACHED, "failed", "roam-refused", "vip-changed")
         path = str(effect.path) if effect.path else None
         fields = {"path": path, **(effect.fields or {})}
@@ -320,6 +334,7 @@ class Endpoint:
             "active_path": self._path(machine.active_path) if machine.active_path else None,
             "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
             "held": self._holder.tally(machine.vips),
+            "frozen": self._freezer.lifted,
             "roams": machine.roams,
             "repairs": self._reconciler.repairs,
             "warnings": self._warnings(),

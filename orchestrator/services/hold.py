@@ -3,26 +3,47 @@
 What falls into the TUN could not be sent; it waits in a queue and is re-sent from a raw socket,
 where the policies apply to it as to any other packet. Should a released packet come back (a
 policy is missing, whatever the reason), it waits again: there is no loop.
+
+Senders of TCP wait along: their probes are answered meanwhile (`core.freeze`), and on the
+return those that have backed off send anew (`services.senders`).
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 from orchestrator.adapters.inject import Injector
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.errors import KernelError, PeerError
-from orchestrator.core.hold import HoldLimits, HoldQueue
-from orchestrator.core.quantities import Instant, IPAddress
+from orchestrator.core.freeze import Freeze, Signature
+from orchestrator.core.hold import HoldPolicy, HoldQueue, Label
+from orchestrator.core.pacing import Pacer
+from orchestrator.core.quantities import Instant, IPAddress, Seconds
 from orchestrator.services.journal import Journal
-from orchestrator.wire.packets import IPHeader, parse_ip, tcp_part
+from orchestrator.wire.labels import label
+from orchestrator.wire.packets import IPHeader, parse_ip
+from orchestrator.wire.segments import ACK, parse_segment, probe_answer, without_echo
 
 READS_PER_WAKEUP: Final = 64
 """Packets taken from the TUN before other work has its turn."""
 STRAGGLER_DELAY: Final = 0.002
 """Seconds until a packet that met the TUN while its owner is attached is sent again: it was
 routed an instant before the flip."""
+PACE: Final = 0.005
+"""Seconds between two looks at what may leave."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """One virtual address."""
+
+    queue: HoldQueue
+    freeze: Freeze = field(default_factory=Freeze)
+    pacer: Pacer | None = None
+    """While something leaves."""
+    timer: asyncio.TimerHandle | None = None
 
 
 class Holder:
@@ -32,26 +53,30 @@ class Holder:
         self,
         owner: Callable[[IPHeader], IPAddress],
         attached: Callable[[IPAddress], bool],
-        limits: HoldLimits,
+        policy: HoldPolicy,
         clock: Callable[[], Instant],
         journal: Journal,
+        mark: int = 0,
     ) -> None:
+        """`mark` routes what is sent to local senders to them; 0: their addresses do."""
         self._owner = owner
         self._attached = attached
-        self._limits = limits
+        self._policy = policy
         self._clock = clock
         self._journal = journal
+        self._mark = mark
         self._tun: TunDevice | None = None
         self._injector: Injector | None = None
+        self._to_senders: Injector | None = None
         self._scopes: dict[str, frozenset[IPAddress]] = {}
-        self._queues: dict[IPAddress, HoldQueue] = {}
-        self._stragglers: dict[IPAddress, asyncio.TimerHandle] = {}
+        self._lines: dict[IPAddress, _Line] = {}
         self._crowded: dict[int, set[IPAddress]] = {}
         """Whose packets wait for room in the socket of an address family."""
 
     def start(self, tun: TunDevice) -> None:
         """Takes what falls into the TUN from now on. Raises KernelError."""
         self._tun, self._injector = tun, Injector()
+        self._to_senders = Injector(self._mark)
         self.resume()
 
     def pause(self) -> None:
@@ -67,15 +92,16 @@ class Holder:
 
     def stop(self) -> None:
         """What is held is gone; the TUN stays open."""
-        if self._injector is None:
+        if self._injector is None or self._to_senders is None:
             return
         self.pause()
         loop = asyncio.get_running_loop()
-        for handle in self._stragglers.values():
-            handle.cancel()
+        for line in self._lines.values():
+            _stop_timer(line)
         for version in self._crowded:
             loop.remove_writer(self._injector.fileno(version))
         self._injector.close()
+        self._to_senders.close()
 
     def hold(self, scope: str, vips: Iterable[IPAddress]) -> None:
         """Replaces the addresses that this scope holds for; what waited for one that it gives
@@ -83,41 +109,88 @@ class Holder:
         before = self._scopes.get(scope, frozenset())
         after = self._scopes[scope] = frozenset(vips)
         for vip in before - after:
-            self._queues.pop(vip, None)
+            line = self._lines.pop(vip, None)
+            if line is not None:
+                _stop_timer(line)
         for vip in after - before:
-            self._queues[vip] = HoldQueue(self._limits)
+            self._lines[vip] = _Line(HoldQueue(self._policy.limits))
 
-    def tally(self, vips: Iterable[IPAddress]) -> dict[str, int]:
-        """What is held for these addresses, of how much, and what was lost to the limits."""
-        queues = [self._queues[vip] for vip in vips if vip in self._queues]
+    def tally(self, vips: Iterable[IPAddress]) -> dict[str, int | float]:
+        """What is held for these addresses, of how much, since when, and what was lost."""
+        queues = [self._lines[vip].queue for vip in vips if vip in self._lines]
+        since = [queue.oldest for queue in queues if queue.oldest is not None]
         return {
             "packets": sum(len(queue) for queue in queues),
             "bytes": sum(queue.held_bytes for queue in queues),
-            "limit_bytes": self._limits.max_bytes * len(queues),
-            "dropped": sum(queue.dropped for queue in queues),
+            "flows": sum(queue.flows for queue in queues),
+            "oldest_s": round(self._clock() - min(since), 3) if since else 0,
+            "limit_bytes": self._policy.limits.max_bytes * len(queues),
+            "overflowed": sum(queue.overflowed for queue in queues),
+            "expired": sum(queue.expired for queue in queues),
         }
 
-    def release(self, vips: Iterable[IPAddress]) -> int:
-        """Re-sends what is held for these addresses, in order; returns how many packets went.
+    def take_stalled(
+        self, vips: Iterable[IPAddress], backed_off: Container[Hashable]
+    ) -> tuple[Label, ...]:
+        """What is held of these TCP flows is taken out: their senders send it anew. The first
+        unacknowledged segment of each."""
+        lines = [self._lines[vip] for vip in vips if vip in self._lines]
+        now = self._clock()
+        return tuple(
+            label for line in lines for label in line.queue.take_stalled(backed_off, now)
+        )
+
+    def release(self, vips: Iterable[IPAddress], rtt: Seconds | None = None) -> int:
+        """Lets what is held for these addresses leave, in order, as fast as a path with this
+        round trip may bear (`core.pacing`); returns how many packets there are.
 
         What the socket has no room for stays in the queue until it has.
         """
-        return sum(self._release(vip) for vip in vips)
+        packets = 0
+        for vip in vips:
+            line = self._lines.get(vip)
+            if line is not None:
+                line.freeze.forget()
+                packets += len(line.queue)
+                self._begin(vip, line, rtt)
+        return packets
 
-    def _release(self, vip: IPAddress) -> int:
-        queue, injector = self._queues.get(vip), self._injector
-        if queue is None or injector is None:
-            return 0
-        packets = queue.release(self._clock())
-        for number, packet in enumerate(packets):
+    def to_sender(self, packet: bytes) -> None:
+        """Sends a packet to whoever sends from this host, or through it, what is held."""
+        if self._to_senders is not None:
+            with contextlib.suppress(KernelError):
+                self._to_senders.send(packet)
+
+    def _begin(self, vip: IPAddress, line: _Line, rtt: Seconds | None) -> None:
+        _stop_timer(line)
+        line.pacer = Pacer(self._clock(), rtt)
+        self._drain(vip)
+
+    def _drain(self, vip: IPAddress) -> None:
+        """What may leave by now."""
+        line, injector = self._lines.get(vip), self._injector
+        if line is None or line.pacer is None or injector is None:
+            return
+        line.timer = None
+        left, allowed = 0, line.pacer.allowance(self._clock())
+        while left < allowed and self._attached(vip):
+            packet = line.queue.first(self._clock())
+            if packet is None:
+                break
             # A packet the kernel will not take (no route, too long) is lost, like any packet
             # on a network; its sender repeats it.
             with contextlib.suppress(KernelError):
                 if not injector.send(packet):
-                    queue.put_back(packets[number:], self._clock())
+                    line.pacer.left(left)
                     self._wait_for_room(injector, vip)
-                    return number
-        return len(packets)
+                    return
+            line.queue.sent()
+            left += 1
+        line.pacer.left(left)
+        if len(line.queue) and self._attached(vip):
+            line.timer = asyncio.get_running_loop().call_later(PACE, self._drain, vip)
+        else:
+            line.pacer = None
 
     def _wait_for_room(self, injector: Injector, vip: IPAddress) -> None:
         self._crowded.setdefault(vip.version, set()).add(vip)
@@ -127,8 +200,8 @@ class Holder:
 
     def _has_room(self, descriptor: int, version: int) -> None:
         asyncio.get_running_loop().remove_writer(descriptor)
-        waiting = self._crowded.pop(version, set())
-        self.release(vip for vip in waiting if self._attached(vip))
+        for vip in self._crowded.pop(version, set()):
+            self._drain(vip)
 
     def _read(self, tun: TunDevice) -> None:
         for _ in range(READS_PER_WAKEUP):
@@ -147,17 +220,33 @@ class Holder:
                 self._journal.count("foreign-packet")
                 continue
             vip = self._owner(header)
-            queue = self._queues.get(vip)
-            if queue is None:
+            line = self._lines.get(vip)
+            if line is None:
                 self._journal.count("foreign-packet")
                 continue
-            queue.push(packet, self._clock(), tcp_part(packet, header))
-            if self._attached(vip) and vip not in self._stragglers:
-                self._stragglers[vip] = asyncio.get_running_loop().call_later(
-                    STRAGGLER_DELAY, self._release_stragglers, vip
+            self._keep(line, packet, header)
+            if self._attached(vip) and line.pacer is None and line.timer is None:
+                line.timer = asyncio.get_running_loop().call_later(
+                    STRAGGLER_DELAY, self._begin, vip, line, None
                 )
 
-    def _release_stragglers(self, vip: IPAddress) -> None:
-        self._stragglers.pop(vip, None)
-        if self._attached(vip):
-            self.release((vip,))
+    def _keep(self, line: _Line, packet: bytes, header: IPHeader) -> None:
+        now = self._clock()
+        segment = parse_segment(packet, header)
+        kept = label(packet, header, segment, self._policy.query_ports)
+        if segment is not None:
+            packet = without_echo(packet, header, segment)
+            if segment.occupies:
+                line.freeze.waits(kept.flow, now)
+            elif self._policy.freeze and segment.flags == ACK:
+                probe = Signature(segment.sequence, segment.acknowledgment, segment.window)
+                if line.freeze.is_probe(kept.flow, probe, now):
+                    self.to_sender(probe_answer(header, segment))
+                    self._journal.count("probe-answered")
+        line.queue.push(packet, now, kept)
+
+
+def _stop_timer(line: _Line) -> None:
+    if line.timer is not None:
+        line.timer.cancel()
+        line.timer = None

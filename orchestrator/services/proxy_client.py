@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, TypeVar
@@ -23,7 +23,9 @@ from orchestrator.core.flows import (
     FlowRefused,
     ProxyCounters,
     ProxySettings,
+    SocketAddress,
 )
+from orchestrator.core.quantities import IPAddress
 from orchestrator.wire.proxy_control import (
     LINE_OCTETS,
     READY,
@@ -38,6 +40,8 @@ from orchestrator.wire.proxy_control import (
     ListFlows,
     Reply,
     Request,
+    Resume,
+    Resumed,
     Stop,
     Watch,
     decode_reply,
@@ -126,6 +130,12 @@ class ProxyClient:
 
     async def counters(self) -> ProxyCounters:
         return (await self._ask(GetCounters(), Counters)).counters
+
+    async def resume(
+        self, vips: Sequence[IPAddress]
+    ) -> Sequence[tuple[SocketAddress, SocketAddress]]:
+        """What waits for these endpoints goes now; peer and VIP of flows that send anew."""
+        return (await self._ask(Resume(vips), Resumed)).flows
 
     async def stop(self) -> int:
         """The worker resets its flows and ends; how many stood."""

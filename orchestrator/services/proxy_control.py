@@ -21,6 +21,7 @@ from orchestrator.services.proxy_engine import Engine
 from orchestrator.wire.proxy_control import (
     FLOWS_PER_PAGE,
     LINE_OCTETS,
+    MOST_RESUMED,
     Configure,
     Counters,
     Done,
@@ -32,6 +33,8 @@ from orchestrator.wire.proxy_control import (
     ListFlows,
     Reply,
     Request,
+    Resume,
+    Resumed,
     Stop,
     Watch,
     decode_request,
@@ -142,6 +145,9 @@ class ControlSocket:
             case Watch():
                 self._watchers.add(writer)
                 await _send(writer, Done(0))
+            case Resume(vips):
+                resumed = [pair for vip in vips for pair in self._engine.resume(vip)]
+                await _send(writer, Resumed(resumed[:MOST_RESUMED]))
             case Stop():
                 await _send(writer, Done(self._engine.open_flows))
                 self._on_stop()

@@ -11,6 +11,7 @@ What it does when it cannot do as asked:
 """
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections import Counter
@@ -19,11 +20,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.adapters import clock
+from orchestrator.adapters.inject import Injector
 from orchestrator.adapters.transparent import (
     accept,
+    awaits_window,
+    backoff,
     dial,
     dial_failure,
+    first_unacknowledged,
     listen,
+    probe_window,
     reset,
     tune,
     unacknowledged,
@@ -49,10 +55,14 @@ from orchestrator.core.flows import (
     admit,
     tunings,
 )
+from orchestrator.core.kernel import MARK_TPROXY
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.relay import Relay
 from orchestrator.core.relay_events import Leg, Outcome, Phase
 from orchestrator.services.proxy_pump import Flow, Pump
+from orchestrator.services.senders import tell_unreachable
+from orchestrator.wire.labels import Flow as FlowAddress
+from orchestrator.wire.segments import TCP
 
 ACCEPTS_PER_TURN: Final = 64
 """Then the flows that stand have their turn: a flood of SYNs does not starve them."""
@@ -92,7 +102,8 @@ class Engine:
         self._loop.add_reader(self._pump.fileno(), self._turn)
         self._listeners: dict[_ListenerKey, socket.socket] = {}
         self._entries: dict[Flow, _Entry] = {}
-        self._of_vip: Counter[IPAddress] = Counter()
+        self._of_vip: dict[IPAddress, dict[Flow, _Entry]] = {}
+        self._injector = Injector(MARK_TPROXY)
         self._dialing: dict[Flow, _Entry] = {}
         self._accepted = 0
         self._octets = [0, 0]
@@ -137,6 +148,7 @@ class Engine:
             self._pump.abort(flow)
         self._loop.remove_reader(self._pump.fileno())
         self._pump.close()
+        self._injector.close()
         return len(flows)
 
     @property
@@ -162,6 +174,24 @@ class Engine:
             ended=tuple((outcome, self._ended[outcome]) for outcome in Outcome),
             events_lost=events_lost,
         )
+
+    def resume(self, vip: IPAddress) -> Iterator[tuple[SocketAddress, SocketAddress]]:
+        """The endpoint can be reached again: whatever waits for it is sent anew, at once.
+
+        Of each flow whose timer had backed off, the peer's and the virtual address.
+        """
+        for entry in tuple(self._of_vip.get(vip, {}).values()):
+            inner = entry.flow.sockets[Leg.INNER]
+            if entry.flow.over or entry.flow in self._dialing:
+                continue
+            with contextlib.suppress(OSError):  # it ends just now
+                if steps := backoff(inner):
+                    back = FlowAddress(TCP, *_plain(entry.peer), *_plain(entry.vip))
+                    sequence = first_unacknowledged(inner)
+                    tell_unreachable(self._injector.send, back, sequence, steps)
+                    yield entry.peer, entry.vip
+                elif awaits_window(inner):
+                    probe_window(inner)
 
     # ---- newcomers
 
@@ -202,7 +232,7 @@ class Engine:
             settings,
             vip.host,
             peer.host,
-            of_vip=self._of_vip[vip.host],
+            of_vip=len(self._of_vip.get(vip.host, ())),
             in_all=len(self._entries),
             capacity=self._capacity,
         )
@@ -225,7 +255,7 @@ class Engine:
         patience = settings.dial_vip_seconds if mobile else settings.dial_seconds
         entry = _Entry(flow, vip, peer, direction, now, Instant(now + patience))
         self._entries[flow] = self._dialing[flow] = entry
-        self._of_vip[vip.host] += 1
+        self._of_vip.setdefault(vip.host, {})[flow] = entry
         self._on_event(FlowOpened(_record(entry)))
         try:
             self._pump.add(flow)
@@ -267,8 +297,9 @@ class Engine:
     def _over(self, flow: Flow) -> None:
         entry = self._entries.pop(flow)
         self._dialing.pop(flow, None)
-        self._of_vip[entry.vip.host] -= 1
-        if not self._of_vip[entry.vip.host]:
+        of_vip = self._of_vip[entry.vip.host]
+        del of_vip[flow]
+        if not of_vip:
             del self._of_vip[entry.vip.host]
         outcome = flow.relay.outcome or Outcome.ABORTED
         failure = dial_failure(flow.dial_errno) if flow.dial_errno else None
@@ -291,6 +322,10 @@ class Engine:
         sock = self._listeners.pop(key)
         self._loop.remove_reader(sock)
         sock.close()
+
+
+def _plain(address: SocketAddress) -> tuple[IPAddress, int]:
+    return address.host, address.port
 
 
 def _record(entry: _Entry) -> FlowRecord:

@@ -6,6 +6,7 @@ of virtual addresses by, so that senders try again.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.config.server import LanSource, ServerConfig
@@ -17,11 +18,16 @@ from orchestrator.core.flows import (
     ProxySettings,
     SourcePolicy,
 )
+from orchestrator.core.quantities import IPAddress
 from orchestrator.services.journal import Journal
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost
+from orchestrator.wire.labels import Flow
+from orchestrator.wire.segments import TCP
 
 SOCKET: Final = "proxy.sock"
 """Next to the control socket."""
+RESUME_LIMIT: Final = 0.25
+"""Seconds; the worker answers between two turns of its flows, some milliseconds."""
 PAUSE: Final = 1.0
 """Seconds between two tries to have a worker; starting one takes some 0.2 s."""
 
@@ -82,6 +88,23 @@ class ProxyLink:
                     self._journal.count("flow-opened")
                 else:
                     self._journal.count("flow-ended")
+
+    async def resume(self, vips: Sequence[IPAddress]) -> frozenset[Flow]:
+        """What waits at the worker for these endpoints goes now.
+
+        The flows, towards them, that send anew what is held. None when there is no worker, or
+        it does not answer soon: then what is held is better than nothing.
+        """
+        if self._client is None:
+            return frozenset()
+        try:
+            async with asyncio.timeout(RESUME_LIMIT):
+                pairs = await self._client.resume(vips)
+        except (ProxyLost, TimeoutError):
+            return frozenset()
+        return frozenset(
+            Flow(TCP, peer.host, peer.port, vip.host, vip.port) for peer, vip in pairs
+        )
 
     async def flows(self) -> tuple[FlowRecord, ...]:
         """Raises ProxyLost."""

@@ -24,7 +24,7 @@ from orchestrator.core.errors import CharonError, ConfigError
 from orchestrator.core.firewall import ServerFirewall, server_ruleset
 from orchestrator.core.flows import FlowRecord
 from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent, Tunnel, TunnelUp
-from orchestrator.core.kernel import TUN_SERVER
+from orchestrator.core.kernel import MARK_TPROXY, TUN_SERVER
 from orchestrator.core.quantities import IPAddress
 from orchestrator.core.server_state import ServerState, server_objects
 from orchestrator.core.session_events import (
@@ -104,9 +104,10 @@ class Server:
         self._holder = Holder(
             lambda packet: packet.destination,
             self._attached,
-            config.hold.limits,
+            config.hold.policy,
             clock.now,
             self.journal,
+            mark=MARK_TPROXY if config.proxy.enabled else 0,
         )
         self._tasks = Tasks()
         self._loading_newcomers = asyncio.Lock()
@@ -344,8 +345,7 @@ class Server:
                 await self._reconciler.apply(f"session {identity}", objects)
                 self._holder.hold(identity, self._machine.by_identity[identity].vips)
             case Release(vips):
-                if sent := self._holder.release(vips):
-                    self.journal.tell("released", fields={"packets": sent, "vip": str(vips[0])})
+                self._tasks.begin(self._release(vips), f"release {vips[0]}")
             case AnswerProbe(probe):
                 self._probes.answer(probe)
             case Terminate(tunnel, reason):
@@ -354,6 +354,16 @@ class Server:
             case Tell(what, reasons, identity, fields):
                 self.journal.tell(what, reasons, {"identity": identity, **fields})
         return None
+
+    async def _release(self, vips: tuple[IPAddress, ...]) -> None:
+        """The worker's senders first: of what they send anew no old copy shall leave."""
+        resumed = await self._proxy.resume(vips) if self.config.proxy.enabled else frozenset()
+        self._holder.take_stalled(vips, resumed)
+        present = [vip for vip in vips if self._attached(vip)]
+        packets = self._holder.release(present)
+        if packets or resumed:
+            fields = {"packets": packets, "resumed": len(resumed), "vip": str(vips[0])}
+            self.journal.tell("released", fields=fields)
 
     def _attached(self, vip: IPAddress) -> bool:
         session = self._machine.session_of_vip(vip)

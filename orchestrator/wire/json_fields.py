@@ -51,6 +51,9 @@ class Fields:
             raise PeerError(f"{key!r} is no list of texts")
         return value
 
+    def addresses(self, key: str) -> tuple[IPAddress, ...]:
+        return tuple(_address(one) for one in self.texts(key))
+
     def number(self, key: str) -> int:
         value = self._take(key)
         if not isinstance(value, int) or isinstance(value, bool):

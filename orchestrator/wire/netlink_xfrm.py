@@ -14,6 +14,7 @@ from typing import Final
 from orchestrator.core.errors import PeerError
 from orchestrator.core.kernel import (
     POLICY_PRIORITY,
+    POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
     Direction,
     Policy,
@@ -21,7 +22,7 @@ from orchestrator.core.kernel import (
     Template,
     Verdict,
 )
-from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, Spi
+from orchestrator.core.quantities import IPAddress, IPNetwork, LinkIndex, Reqid, Spi
 from orchestrator.wire.netlink import Attribute, Frame, attribute, attributes
 from orchestrator.wire.security_association import SecurityAssociation
 from orchestrator.wire.xfrm_state import (
@@ -69,7 +70,9 @@ _ANY_ALGORITHM: Final = 0xFFFF_FFFF
 _NO_LIMITS: Final = LIMITS.pack(*(UNLIMITED,) * 4, *(0,) * 4)
 _NO_SPI: Final = bytes(4)
 _DIRECTIONS: Final = frozenset(int(direction) for direction in Direction)
-_OUR_PRIORITIES: Final = frozenset({POLICY_PRIORITY, POLICY_PRIORITY_POOL})
+_OUR_PRIORITIES: Final = frozenset(
+    {POLICY_PRIORITY_LOCAL, POLICY_PRIORITY, POLICY_PRIORITY_POOL}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ def encode_policy(policy: Policy) -> bytes:
     """
     selector = policy.selector
     body = (
-        pack_selector(selector.source, selector.destination)
+        pack_selector(selector.source, selector.destination, selector.link)
         + _NO_LIMITS
         + bytes(USAGE.size)
         + _POLICY_TAIL.pack(
@@ -209,7 +212,7 @@ def _encode_template(template: Template, family: int) -> bytes:
 
 def encode_policy_id(direction: Direction, selector: Selector) -> bytes:
     """struct xfrm_userpolicy_id, what GETPOLICY and DELPOLICY go by."""
-    packed = pack_selector(selector.source, selector.destination)
+    packed = pack_selector(selector.source, selector.destination, selector.link)
     return packed + _POLICY_ID_TAIL.pack(0, direction)
 
 
@@ -227,13 +230,13 @@ def decode_policy(info: bytes, found: tuple[Attribute, ...]) -> Policy | Foreign
         priority in _OUR_PRIORITIES
         and direction in _DIRECTIONS
         and flags == 0
-        and raw == unpack_selector(pack_selector(source, destination))
+        and raw == unpack_selector(pack_selector(source, destination, raw.interface))
         and all(_is_plain(item) for item in found)
     )
     if not plain:
         return foreign
     templates = b"".join(item.value for item in found if item.kind == Attr.TMPL)
-    selector = Selector(source, destination)
+    selector = Selector(source, destination, LinkIndex(raw.interface))
     if action == _ALLOW and templates:
         template = _decode_template(templates)
         if template is None:
@@ -241,7 +244,7 @@ def decode_policy(info: bytes, found: tuple[Attribute, ...]) -> Policy | Foreign
         return Policy(Direction(direction), selector, Verdict.PROTECT, template, priority)
     if templates:
         return foreign
-    verdict = Verdict.BLOCK if action == _BLOCK else Verdict.HOLD
+    verdict = Verdict.BLOCK if action == _BLOCK else Verdict.ALLOW
     return Policy(Direction(direction), selector, verdict, priority=priority)
 
 

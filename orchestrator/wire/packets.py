@@ -1,8 +1,8 @@
-"""Reads IP packets as far as a hold queue needs: who, to whom, and which part of a TCP flow.
+"""Reads the headers of IP packets: who, to whom, and what is inside.
 
-IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293). Nothing is copied
-but addresses and numbers; checksums are not looked at. Pure; a packet that is cut off, or says
-of itself what is not so, raises PeerError.
+IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200). Nothing is copied but addresses and
+numbers; checksums are not looked at. Pure; a packet that is cut off, or says of itself what is
+not so, raises PeerError.
 """
 
 from ipaddress import IPv4Address, IPv6Address
@@ -18,12 +18,6 @@ _IPV6: Final = Struct("!4xHBx16s16s")
 """payload length, next header, source, destination"""
 _EXTENSION: Final = Struct("!BBH")
 """next header, units of 8 octets beyond the first; a fragment header has its offset behind"""
-
-_TCP: Final = Struct("!4sIxxxxBB")
-"""ports, sequence number, data offset, flags"""
-_TCP_PROTOCOL: Final = 6
-_TCP_OCCUPYING: Final = 0x01 | 0x02 | 0x04
-"""FIN, SYN and RST: they mean something without any payload."""
 
 _WORD: Final = 4
 _FRAGMENT_UNIT: Final = 8
@@ -65,31 +59,6 @@ def parse_ip(packet: bytes | memoryview) -> IPHeader:
             return _ipv6(packet)
         case version:
             raise PeerError(f"packet: IP version {version}")
-
-
-class TcpPart(NamedTuple):
-    """What two copies of the same segment have in common."""
-
-    source: IPAddress
-    destination: IPAddress
-    ports: bytes
-    sequence: int
-    bare: bool
-    """Nothing but an acknowledgment, of which the newest says all."""
-
-
-def tcp_part(packet: bytes, header: IPHeader) -> TcpPart | None:
-    """Which part of its flow a TCP segment carries; None for everything else, for fragments,
-    and for what is cut off."""
-    whole = not header.fragment_offset and not header.more_fragments
-    if header.protocol != _TCP_PROTOCOL or not whole:
-        return None
-    if len(packet) - header.payload < _TCP.size:
-        return None
-    ports, sequence, offset, flags = _TCP.unpack_from(packet, header.payload)
-    carried = len(packet) - header.payload - (offset >> 4) * _WORD
-    bare = carried <= 0 and not flags & _TCP_OCCUPYING
-    return TcpPart(header.source, header.destination, ports, sequence, bare)
 
 
 def _ipv4(packet: bytes | memoryview) -> IPHeader:

@@ -6,6 +6,7 @@
     {"v":1,"do":"flows"}                    {"v":1,"reply":"flows","flows":[…],"more":true} …
     {"v":1,"do":"counters"}                 {"v":1,"reply":"counters","counters":…}
     {"v":1,"do":"watch"}                    {"v":1,"reply":"done","count":0}, then events
+    {"v":1,"do":"resume","vips":[…]}        {"v":1,"reply":"resumed","flows":[…]}
     {"v":1,"do":"stop"}                     {"v":1,"reply":"done","count":7}
     anything else                           {"v":1,"reply":"failed","problem":…}
 
@@ -35,7 +36,7 @@ from orchestrator.core.flows import (
     SocketAddress,
     SourcePolicy,
 )
-from orchestrator.core.quantities import Instant
+from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.relay_events import Outcome, Phase
 from orchestrator.wire.json_fields import Fields
 
@@ -46,6 +47,8 @@ LINE_OCTETS: Final = 256 * 1024
 """A page of flows, or a thousand pools, with room to spare."""
 FLOWS_PER_PAGE: Final = 256
 """Some 100 KiB: one page does not keep the worker from its flows for long."""
+MOST_RESUMED: Final = 1024
+"""Flows in one answer; 160 octets each, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,14 @@ class Stop:
     """Reset every flow, and exit."""
 
 
-Request = Hello | Configure | ListFlows | GetCounters | Watch | Stop
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The endpoints with these addresses can be reached again: what waits for them goes now."""
+
+    vips: Sequence[IPAddress]
+
+
+Request = Hello | Configure | ListFlows | GetCounters | Watch | Resume | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +115,27 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    flows: Sequence[tuple[SocketAddress, SocketAddress]]
+    """Peer and VIP of each that sends anew; at most `MOST_RESUMED` of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     problem: str
 
 
-Reply = Greeting | Done | FlowsPage | Counters | Failed | FlowOpened | FlowEnded | FlowRefused
+Reply = (
+    Greeting
+    | Done
+    | FlowsPage
+    | Counters
+    | Resumed
+    | Failed
+    | FlowOpened
+    | FlowEnded
+    | FlowRefused
+)
 
 
 def encode_request(request: Request) -> bytes:
@@ -124,6 +150,8 @@ def encode_request(request: Request) -> bytes:
             return _line(do="counters")
         case Watch():
             return _line(do="watch")
+        case Resume(vips):
+            return _line(do="resume", vips=[str(vip) for vip in vips])
         case Stop():
             return _line(do="stop")
         case _:
@@ -144,6 +172,8 @@ def decode_request(line: bytes) -> Request:
             request = GetCounters()
         case "watch":
             request = Watch()
+        case "resume":
+            request = Resume(fields.addresses("vips"))
         case "stop":
             request = Stop()
         case unknown:
@@ -162,6 +192,9 @@ def encode_reply(reply: Reply) -> bytes:
             return _line(reply="flows", flows=[_record(flow) for flow in flows], more=more)
         case Counters(counters):
             return _line(reply="counters", counters=_counters(counters))
+        case Resumed(flows):
+            pairs = [{"peer": _socket(peer), "vip": _socket(vip)} for peer, vip in flows]
+            return _line(reply="resumed", flows=pairs)
         case Failed(problem):
             return _line(reply="failed", problem=problem)
         case FlowOpened(record):
@@ -195,6 +228,9 @@ def decode_reply(line: bytes) -> Reply:
             reply = FlowsPage(records, fields.flag("more"))
         case "counters":
             reply = Counters(_read_counters(fields.fields("counters")))
+        case "resumed":
+            pairs = [(one.socket("peer"), one.socket("vip")) for one in fields.every("flows")]
+            reply = Resumed(pairs)
         case "failed":
             reply = Failed(fields.text("problem"))
         case "opened" | "ended" | "refused" as kind:

@@ -117,8 +117,9 @@ def family_of(value: IPAddress | IPNetwork) -> int:
     return _FAMILY[value.version]
 
 
-def pack_selector(source: IPNetwork, destination: IPNetwork) -> bytes:
-    """Any protocol and port from `source` to `destination`, which are of one family."""
+def pack_selector(source: IPNetwork, destination: IPNetwork, link: int) -> bytes:
+    """Any protocol and port from `source` to `destination`, which are of one family, on the
+    interface `link`; 0 is any."""
     if source.version != destination.version:
         raise ValueError(f"a selector of two families: {source} -> {destination}")
     return SELECTOR.pack(
@@ -129,7 +130,7 @@ def pack_selector(source: IPNetwork, destination: IPNetwork) -> bytes:
         destination.prefixlen,
         source.prefixlen,
         0,
-        0,
+        link,
         0,
     )
 

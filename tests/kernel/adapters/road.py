@@ -146,7 +146,7 @@ class Road:
             self.right_xfrm.put_policy(policy)
 
     def hold(self) -> None:
-        self._out(Verdict.HOLD)
+        self._out(Verdict.ALLOW)
 
     def send(self, payload: bytes = b"x") -> None:
         self.sender.sendto(payload, (str(INNER), PORT))

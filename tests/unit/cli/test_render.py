@@ -55,7 +55,8 @@ endpoint laptop1@example.org: attached for 2m10s (link-up, negotiated)
   virtual addresses  10.99.0.2, fd00:99::2
   path               wlan0 192.168.10.2 -> 203.0.113.10, RTT 21.34 ms
   charon             strongSwan 5.9.8
-  held               0 packets, 0B of 4MiB, 2 dropped
+  held               3 packets of 2 flows for 12s, 1.8KiB of 4MiB, 2 too many, 1 too old
+  frozen             2 connections
   roams              3
   repairs            0
   running for        1h6m

@@ -14,7 +14,8 @@ from orchestrator.config.reader import Reader
 from orchestrator.config.server import LanSource, ServerConfig, ServerPsk
 from orchestrator.config.toml import load
 from orchestrator.core.errors import ConfigError
-from orchestrator.core.hold import HoldLimits
+from orchestrator.core.hold import HoldLimits, HoldPolicy
+from orchestrator.core.quantities import Seconds
 
 EXAMPLES = Path(__file__).parents[3] / "docs/examples"
 SECRET = "correct horse battery staple"
@@ -104,7 +105,7 @@ def test_what_the_examples_comment_out_are_the_defaults(tmp_path: Path, name: st
 
 def test_defaults_are_those_of_the_deciding_core(tmp_path: Path) -> None:
     config = endpoint(tmp_path)
-    assert config.hold.limits == HoldLimits()
+    assert config.hold.policy == HoldPolicy()
     assert config.tunnel.mode is TunnelMode.FULL
     assert config.tunnel.vips == ()
     assert config.state.directory == Path("/var/lib/orchestrator")
@@ -121,15 +122,15 @@ def test_reads_values_of_every_kind(tmp_path: Path) -> None:
         tmp_path,
         """
 tunnel = { mode = "split", prefixes = ["10.0.0.0/8"], vips = ["10.99.0.7", "fd00:99::7"] }
-hold = { max_bytes = "512KiB", max_age = "8h" }
+hold = { max_bytes = "2MiB", datagram_age = "8h", keep = "oldest", query_ports = [53] }
 timers = { attempt = "4s", probe_interval = "500ms" }
 links = { exclude = ["eth1"] }
 """,
     )
     assert config.tunnel.prefixes == (ip_network("10.0.0.0/8"),)
     assert [vip.version for vip in config.tunnel.vips] == [4, 6]
-    assert config.hold.limits == HoldLimits(512 * 1024, 8192, config.hold.max_age)
-    assert config.hold.max_age == 28800.0
+    limits = HoldLimits(2 * 1024 * 1024, datagram_age=Seconds(28800), keep_oldest=True)
+    assert config.hold.policy == HoldPolicy(limits, query_ports=frozenset({53}))
     assert config.timers.attempt == 4.0
     assert config.timers.probe_interval == 0.5
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from orchestrator.core import mobility_events as endpoint_events
 from orchestrator.core import session_events as server_events
-from orchestrator.core.hold import HoldLimits, HoldQueue
+from orchestrator.core.hold import HoldLimits, HoldQueue, Kind, Label
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -29,7 +29,7 @@ from orchestrator.core.ike import (
 )
 from orchestrator.core.kernel import Direction, Template, Verdict
 from orchestrator.core.mobility import MobilityPolicy
-from orchestrator.core.quantities import IPAddress, Seconds, Spi, UniqueId
+from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId
 from tests.unit.core.builders import (
     LTE,
     LTE6,
@@ -51,6 +51,17 @@ DELAYS: Final = {WIFI.pop: 0.005, WIFI2.pop: 0.008, LTE.pop: 0.025, LTE6.pop: 0.
 """One way, by point of presence."""
 NO_HOLD: Final = HoldLimits(max_packets=0)
 FLIPS_PER_RUN: Final = 65536
+
+
+PACKET: Final = Label("traffic", Kind.DATAGRAM)
+
+
+def drained(queue: HoldQueue, now: Instant) -> list[bytes]:
+    packets = []
+    while (packet := queue.first(now)) is not None:
+        packets.append(packet)
+        queue.sent()
+    return packets
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,7 @@ class Internet:
         self,
         *places: Place,
         policy: MobilityPolicy = POLICY,
-        limits: HoldLimits = HoldLimits(),
+        limits: HoldLimits = HoldLimits(datagram_age=Seconds(300)),
     ) -> None:
         self.now = 0.0
         self.places: tuple[Place, ...] = places
@@ -246,7 +257,7 @@ class EndpointHost(EndpointStory):
         template = None if self.kernel is None else self.kernel.active
         if template is None:
             assert isinstance(inner, bytes), "a probe was sent into the hold"
-            self.queue.push(inner, at(self.internet.now))
+            self.queue.push(inner, at(self.internet.now), PACKET)
             return
         for sa in reversed(self.sas):
             if sa.leads(template):
@@ -275,7 +286,7 @@ class EndpointHost(EndpointStory):
             case endpoint_events.SendProbe(sequence, flip, spi):
                 self.send(server_events.Heard(VIP4, flip, spi, sequence))
             case endpoint_events.Release():
-                for packet in self.queue.release(at(self.internet.now)):
+                for packet in drained(self.queue, at(self.internet.now)):
                     self.send(packet)
             case endpoint_events.Negotiate():
                 self._negotiate(effect)
@@ -373,7 +384,7 @@ class ServerHost(ServerStory):
         template = policies(self.kernel[LAPTOP], Direction.OUT)[0].template
         if template is None:
             if isinstance(inner, bytes):  # an answer that waited would be of no use
-                self.queue.push(inner, at(self.internet.now))
+                self.queue.push(inner, at(self.internet.now), PACKET)
             return
         for sa in reversed(self.sas):
             if sa.leads(template):
@@ -416,7 +427,7 @@ class ServerHost(ServerStory):
         super()._carry_out(effect)
         match effect:
             case server_events.Release():
-                for packet in self.queue.release(at(self.internet.now)):
+                for packet in drained(self.queue, at(self.internet.now)):
                     self.send(packet)
             case server_events.AnswerProbe(probe):
                 self.send(Answer(probe.sequence))

@@ -5,7 +5,7 @@ longest prefix in the first table that has a route, then the output policy.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -20,7 +20,9 @@ from orchestrator.core.endpoint_state import (
 )
 from orchestrator.core.firewall import endpoint_ruleset
 from orchestrator.core.kernel import (
+    ANY_LINK,
     ENDPOINT_REQID,
+    LOOPBACK,
     MARK_UNDERLAY,
     RULE_PRIORITIES,
     TABLE_INNER,
@@ -149,6 +151,7 @@ def verdict(
         for policy in objects
         if isinstance(policy, Policy)
         and policy.direction is direction
+        and policy.selector.link is ANY_LINK
         and source is not None
         and contains(policy.selector.source, source)
         and contains(policy.selector.destination, destination)
@@ -172,7 +175,7 @@ class TestFullTunnel:
 
     def test_is_held_while_there_is_no_path(self) -> None:
         objects = endpoint_objects(state(VIP4))
-        held = Outcome(TUN_ENDPOINT, TABLE_INNER, Verdict.HOLD)
+        held = Outcome(TUN_ENDPOINT, TABLE_INNER, Verdict.ALLOW)
         assert outcome(objects, Packet(PEER4)) == held
         assert outcome(objects, Packet(ELSEWHERE, source=VIP4)) == held
 
@@ -217,7 +220,7 @@ class TestSplitTunnel:
     def test_the_prefixes_are_held_while_there_is_no_path(self) -> None:
         objects = endpoint_objects(state(VIP4, inner=SPLIT))
         assert outcome(objects, Packet(PEER4)) == Outcome(
-            TUN_ENDPOINT, TABLE_INNER, Verdict.HOLD
+            TUN_ENDPOINT, TABLE_INNER, Verdict.ALLOW
         )
 
     def test_prefixes_never_leave_beside_the_tunnel(self) -> None:
@@ -305,7 +308,9 @@ class TestPolicies:
         accepting = [
             policy.template
             for policy in objects
-            if isinstance(policy, Policy) and policy.direction is not Direction.OUT
+            if isinstance(policy, Policy)
+            and policy.direction is not Direction.OUT
+            and policy.selector.link is ANY_LINK
         ]
         assert accepting == [ANY_TEMPLATE] * 4
 
@@ -349,6 +354,9 @@ class TestPolicies:
             Policy(Direction.OUT, to_all, Verdict.PROTECT, WIFI_TEMPLATE),
             Policy(Direction.IN, from_all, Verdict.PROTECT, ANY_TEMPLATE),
             Policy(Direction.FWD, from_all, Verdict.PROTECT, ANY_TEMPLATE),
+            Policy(
+                Direction.IN, replace(from_all, link=LOOPBACK), Verdict.ALLOW, priority=11090
+            ),
         }
 
 

@@ -77,7 +77,7 @@ class TestOrder:
     def test_holds_before_anything_else(self) -> None:
         attached = endpoint(VIP4, active=OUT_OF_WIFI)
         operations = plan(endpoint(VIP4).values(), attached)
-        assert operations == (Put(Policy(Direction.OUT, OWN, Verdict.HOLD)),)
+        assert operations == (Put(Policy(Direction.OUT, OWN, Verdict.ALLOW)),)
 
     def test_a_flip_is_one_operation(self) -> None:
         attached = endpoint(VIP4, active=OUT_OF_WIFI)

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.core.endpoint_state import SERVICE
 from orchestrator.core.kernel import (
+    LOOPBACK,
     MARK_TPROXY,
     POLICY_PRIORITY,
     POLICY_PRIORITY_POOL,
@@ -54,6 +55,12 @@ class TestServer:
             Route(TableId(254), POOL4, link="vips0", source=SERVICE[4]),
             Route(TableId(11100), EVERYTHING4, RouteKind.LOCAL, link="lo"),
             Rule(11100, 4, TableId(11100), mark=MARK_TPROXY),
+            Policy(
+                Direction.IN,
+                Selector(POOL4, EVERYTHING4, LOOPBACK),
+                Verdict.ALLOW,
+                priority=11090,
+            ),
             Policy(Direction.IN, of_pool, Verdict.BLOCK, priority=11190),
             Policy(Direction.FWD, of_pool, Verdict.BLOCK, priority=11190),
         }
@@ -106,7 +113,7 @@ class TestSession:
     def test_following_a_move_is_held_and_still_taken_from_its_sas(self) -> None:
         found = policies(session_objects((VIP4,), REQID, None))
         own = host_network(VIP4)
-        assert found[Direction.OUT, Selector(EVERYTHING4, own)].verdict is Verdict.HOLD
+        assert found[Direction.OUT, Selector(EVERYTHING4, own)].verdict is Verdict.ALLOW
         assert found[Direction.IN, Selector(own, EVERYTHING4)].template == Template(
             None, None, REQID
         )

@@ -380,6 +380,13 @@ class TestFollowing:
         assert story.mapping(OVER_WIFI) == []
         assert story.probed(2, OVER_WIFI) == []
         assert story.sa_moved(OVER_WIFI, LTE.pop) == ["to lte, from 7", "release"]
+        assert story.probed(2, OVER_WIFI) == ["release"], "it counts as a return once"
+        assert story.probed(2, OVER_WIFI) == []
+
+    def test_an_endpoint_that_was_away_unnoticed_gets_what_waits(self) -> None:
+        """Its TCP senders here have backed off, though nobody held anything."""
+        story = attached()
+        assert story.probed(2, OVER_WIFI) == ["release"]
         assert story.probed(2, OVER_WIFI) == []
 
     def test_and_where_they_led_when_charon_does_not_follow(self) -> None:

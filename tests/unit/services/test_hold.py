@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from orchestrator.adapters.tun import TunDevice
-from orchestrator.core.hold import HoldLimits
+from orchestrator.core.hold import HoldLimits, HoldPolicy
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.services.hold import Holder
 from orchestrator.services.journal import Journal
@@ -13,7 +13,16 @@ from orchestrator.services.journal import Journal
 VIP, VIP6 = ip_address("10.99.0.2"), ip_address("fd00:99::2")
 OTHER = ip_address("10.99.0.3")
 LIMITS = HoldLimits(max_bytes=100, max_packets=4)
-EMPTY = {"packets": 0, "bytes": 0, "limit_bytes": 100, "dropped": 0}
+POLICY = HoldPolicy(LIMITS)
+EMPTY = {
+    "packets": 0,
+    "bytes": 0,
+    "flows": 0,
+    "oldest_s": 0,
+    "limit_bytes": 100,
+    "overflowed": 0,
+    "expired": 0,
+}
 
 
 def packet(source: IPAddress) -> bytes:
@@ -33,7 +42,7 @@ class Held:
         self.holder = Holder(
             lambda header: header.source,
             lambda _: False,
-            LIMITS,
+            POLICY,
             lambda: Instant(0.0),
             self.journal,
         )
@@ -66,10 +75,13 @@ def test_the_tally_is_of_all_addresses_asked_for(held: Held) -> None:
     assert held.holder.tally((VIP, VIP6)) == {
         "packets": 5,
         "bytes": 4 * 20 + 40,
+        "flows": 2,
+        "oldest_s": 0,
         "limit_bytes": 200,
-        "dropped": 2,
+        "overflowed": 2,
+        "expired": 0,
     }
-    assert held.holder.tally((OTHER,)) == {**EMPTY, "packets": 1, "bytes": 20}
+    assert held.holder.tally((OTHER,)) == {**EMPTY, "packets": 1, "bytes": 20, "flows": 1}
     assert held.holder.tally(()) == {**EMPTY, "limit_bytes": 0}
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import PeerError
-from orchestrator.wire.packets import IPHeader, parse_ip, tcp_part
+from orchestrator.wire.packets import IPHeader, parse_ip
 
 # Captured from a TUN device: the SYN of a connection to 10.50.0.1:80, with options.
 SYN4 = bytes.fromhex(
@@ -107,45 +107,3 @@ def test_refuses_what_is_cut_off_or_contradicts_itself(packet: bytes) -> None:
 def test_no_part_of_a_packet_is_a_packet(length: int) -> None:
     with pytest.raises(PeerError):
         parse_ip(SYN4[:length])
-
-
-def segment(sequence: int, flags: int = 0x10, payload: bytes = b"") -> bytes:
-    """Of one TCP flow over IPv4, with twelve octets of options."""
-    tcp = b"\x00\x50\xd4\x31" + sequence.to_bytes(4, "big") + bytes(4) + bytes((8 << 4, flags))
-    body = tcp + bytes(18) + payload
-    length = (20 + len(body)).to_bytes(2, "big")
-    addresses = bytes((10, 51, 1, 2, 10, 99, 0, 2))
-    return b"\x45\x00" + length + bytes(4) + b"\x40\x06" + bytes(2) + addresses + body
-
-
-def part(packet: bytes) -> object:
-    return tcp_part(packet, parse_ip(packet))
-
-
-def test_two_copies_of_a_segment_are_the_same_part() -> None:
-    assert part(segment(7, payload=b"abc")) == part(segment(7, payload=b"abcdef")) is not None
-
-
-def test_what_says_something_else_is_another_part() -> None:
-    said = [segment(7, payload=b"a"), segment(8, payload=b"a"), segment(7), segment(8)]
-    assert len({part(packet) for packet in said}) == len(said)
-    for flag in (0x01, 0x02, 0x04):
-        assert part(segment(7, 0x10 | flag)) != part(segment(7)), "it is no bare acknowledgment"
-
-
-def test_of_acknowledgments_the_newest_says_all() -> None:
-    assert part(segment(7)) == part(segment(7, 0x18))
-
-
-@pytest.mark.parametrize(
-    "packet",
-    [
-        segment(7).replace(b"\x40\x06", b"\x40\x11"),
-        segment(7)[:6] + b"\x20" + segment(7)[7:],
-        segment(7)[:6] + b"\x00\x10" + segment(7)[8:],
-        b"\x45\x00\x00\x18" + segment(7)[4:24],
-    ],
-    ids=["udp", "first fragment", "later fragment", "cut off"],
-)
-def test_everything_else_is_like_nothing(packet: bytes) -> None:
-    assert part(packet) is None

@@ -1,0 +1,110 @@
+"""Keeps the applications of an endpoint from giving their connections up while it is detached.
+
+Their limits of patience are lifted (`adapters.applications`), and put back when their far ends
+have answered again. What they were is written down below /run, so that the next daemon can put
+them back, should this one be killed; a reboot ends all sockets, and the file with them.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from orchestrator.adapters.applications import lift, restore, tcp_sockets
+from orchestrator.core.quantities import IPAddress
+from orchestrator.services.journal import Journal
+
+GRACE: Final = 1.0
+"""Seconds of an outage before anything is done: a roam is over by then."""
+LOOK: Final = 2.0
+"""Seconds between two looks for sockets that came since, or that may have their limits back."""
+FILE: Final = "frozen.json"
+"""Next to the control socket."""
+
+
+class Freezer:
+    """One endpoint's; `run` does the work."""
+
+    def __init__(
+        self, record: Path, vips: Callable[[], Collection[IPAddress]], journal: Journal
+    ) -> None:
+        self._record = record
+        self._vips = vips
+        self._journal = journal
+        self._limits = self._load()
+        """What was lifted: the limits in ms, by inode."""
+        self._outage = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    @property
+    def lifted(self) -> int:
+        """Sockets whose limits are lifted."""
+        return len(self._limits)
+
+    def freeze(self) -> None:
+        """The far ends cannot be reached."""
+        if not self._outage.is_set():
+            self._outage.set()
+            self._changed.set()
+
+    def thaw(self) -> None:
+        """They can be reached again."""
+        if self._outage.is_set():
+            self._outage.clear()
+            self._changed.set()
+
+    async def run(self) -> None:
+        while True:
+            self._changed.clear()
+            if self._outage.is_set():
+                await self._pause(GRACE)
+                while self._outage.is_set():
+                    await self._lift()
+                    await self._pause(LOOK)
+            elif self._limits:
+                await self._restore()
+                await self._pause(LOOK)
+            else:
+                await self._changed.wait()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    async def _lift(self) -> None:
+        found = await asyncio.to_thread(lambda: list(tcp_sockets(self._vips())))
+        fresh = {sock.inode for sock in found if sock.inode} - self._limits.keys()
+        if not fresh:
+            return
+        before = await asyncio.to_thread(lift, fresh)
+        if before:
+            self._limits |= before
+            self._save()
+            self._journal.tell("frozen", fields={"connections": len(self._limits)})
+
+    async def _restore(self) -> None:
+        waiting = await asyncio.to_thread(restore, dict(self._limits))
+        if len(waiting) < len(self._limits):
+            self._limits = {inode: self._limits[inode] for inode in waiting}
+            self._save()
+        if not self._limits:
+            self._journal.tell("thawed")
+
+    def _load(self) -> dict[int, int]:
+        try:
+            found = json.loads(self._record.read_text())
+            return {int(inode): int(limit) for inode, limit in found.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def _save(self) -> None:
+        fresh = self._record.with_suffix(".new")
+        try:
+            fresh.write_text(json.dumps(self._limits))
+            fresh.replace(self._record)
+        except OSError as error:
+            fields = {"detail": f"{self._record} cannot be written: {error.strerror}"}
+            self._journal.tell("not-remembered", fields=fields, warning=True)

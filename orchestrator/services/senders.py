@@ -1,0 +1,40 @@
+"""Has TCP senders that have backed off send anew, at once, when their path is back.
+
+They are told that a segment could not be delivered, until their timers have forgotten the
+outage (RFC 6069): then they repeat the segment themselves, with a timestamp of now. The same
+octets from our hands would have an old one.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+from orchestrator.adapters.applications import tcp_sockets
+from orchestrator.core.quantities import IPAddress
+from orchestrator.services.hold import Holder
+from orchestrator.wire.labels import Flow
+from orchestrator.wire.segments import unreachable
+
+STEPS: Final = 16
+"""Messages for each flow, each of which takes one step of back-off back. After 10 of them a
+timer that began with 0.2 s waits for 120 s, and not longer."""
+
+
+def tell_unreachable(
+    send: Callable[[bytes], object], flow: Flow, sequence: int, steps: int = STEPS
+) -> None:
+    """`sequence` is that of the first octet of the flow that was not acknowledged."""
+    message = unreachable(flow.source, flow.source_port, flow.destination, flow.port, sequence)
+    for _ in range(steps):
+        send(message)
+
+
+def restart_applications(holder: Holder, vips: Collection[IPAddress]) -> int:
+    """The senders of an endpoint are on this host; returns how many flows begin again."""
+    if not holder.tally(vips)["packets"]:
+        return 0
+    backed_off = {sock.flow for sock in tcp_sockets(vips) if sock.backed_off}
+    stalled = holder.take_stalled(vips, backed_off)
+    for label in stalled:
+        if isinstance(label.flow, Flow):
+            tell_unreachable(holder.to_sender, label.flow, label.sequence)
+    return len(stalled)
