@@ -1,0 +1,89 @@
+"""An endpoint that returns: what waits for it goes at once, without waiting for a timer."""
+
+import contextlib
+import threading
+import time
+from ipaddress import ip_address
+from typing import Final
+
+import pytest
+
+from orchestrator.adapters.transparent import unread
+from orchestrator.core.quantities import IPAddress
+from tests.kernel.proxy.conftest import Proxied
+from tests.kernel.proxy.lan import VIP, receive, until
+from tests.kernel.proxy.test_absence import acknowledged, endpoint_and_peer
+
+OUTAGE: Final = 4.0
+"""Seconds. The inner leg tries after 0.2, 0.6, 1.4 and 3 s, and then after 6.2 s again."""
+SOON: Final = 1.0
+"""Seconds; before its timer would have it try again."""
+
+
+def resumed(proxied: Proxied, vip: IPAddress) -> int:
+    return len(proxied.ask(lambda client: client.resume([vip])))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "control"])
+def test_what_was_acknowledged_for_an_absent_endpoint_arrives_on_its_return(
+    proxied: Proxied, *, told: bool
+) -> None:
+    endpoint, peer = endpoint_and_peer(proxied)
+    with endpoint, peer:
+        proxied.lan.detach()
+        peer.sendall(b"y" * 1000)
+        threading.Event().wait(OUTAGE)
+        proxied.lan.attach()
+        if told:
+            assert resumed(proxied, ip_address(VIP[4])) == 1
+        began = time.monotonic()
+        assert receive(endpoint, 1000) == b"y" * 1000
+        taken = time.monotonic() - began
+        assert taken < SOON if told else taken > SOON
+
+
+def test_a_flow_that_waits_for_nothing_is_left_alone(proxied: Proxied) -> None:
+    endpoint, peer = endpoint_and_peer(proxied)
+    with endpoint, peer:
+        peer.sendall(b"y")
+        assert endpoint.recv(1) == b"y"
+        assert resumed(proxied, ip_address(VIP[4])) == 0
+        assert resumed(proxied, ip_address("10.99.0.77")) == 0
+        peer.sendall(b"z")
+        assert endpoint.recv(1) == b"z"
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "control"])
+def test_a_window_that_opened_unheard_is_asked_for(proxied: Proxied, *, told: bool) -> None:
+    """The endpoint read while it was away, and said so to nobody."""
+    endpoint, peer = endpoint_and_peer(proxied)
+    with endpoint, peer:
+        taken = acknowledged(peer)
+        proxied.lan.detach()
+        waiting = unread(endpoint)
+        assert 0 < waiting < taken
+        assert len(receive(endpoint, waiting)) == waiting
+        threading.Event().wait(OUTAGE)
+        proxied.lan.attach()
+        if told:
+            assert resumed(proxied, ip_address(VIP[4])) == 0, "nothing is on its way"
+        endpoint.settimeout(SOON)
+        with contextlib.nullcontext() if told else pytest.raises(TimeoutError):
+            assert endpoint.recv(1)
+
+
+def test_two_hundred_flows_go_on_together(proxied: Proxied) -> None:
+    pairs = [endpoint_and_peer(proxied) for _ in range(200)]
+    proxied.lan.detach()
+    for _, peer in pairs:
+        peer.sendall(b"y" * 1000)
+    threading.Event().wait(OUTAGE)
+    proxied.lan.attach()
+    assert resumed(proxied, ip_address(VIP[4])) == len(pairs)
+    began = time.monotonic()
+    for endpoint, peer in pairs:
+        assert receive(endpoint, 1000) == b"y" * 1000
+        endpoint.close()
+        peer.close()
+    assert time.monotonic() - began < SOON
+    until(lambda: proxied.counters().open == 0)
