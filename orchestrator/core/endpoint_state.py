@@ -20,7 +20,7 @@ from typing import Final
 from orchestrator.core.firewall import endpoint_ruleset
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
-    LOOPBACK,
+    MARK_TO_SENDERS,
     MARK_UNDERLAY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
@@ -158,7 +158,7 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
     # From the host itself, such as the answers to its own probes while it is detached.
     yield Policy(
         Direction.IN,
-        Selector(anything, own, LOOPBACK),
+        Selector(anything, own, MARK_TO_SENDERS),
         Verdict.ALLOW,
         priority=POLICY_PRIORITY_LOCAL,
     )

@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 from ipaddress import IPv4Network
 from typing import Final
 
-from orchestrator.core.quantities import IPAddress, IPNetwork, LinkIndex, Reqid, TableId
+from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, TableId
 
 ROUTE_PROTOCOL: Final = 111
 """rtm_protocol of our routes and rules (include/uapi/linux/rtnetlink.h leaves 100-185 free)."""
@@ -24,11 +24,11 @@ MARK_UNDERLAY: Final = 0x6F00_0000
 """On IKE and ESP packets, so that they never enter the tunnel."""
 MARK_TPROXY: Final = 0x6E00_0000
 ENDPOINT_REQID: Final = Reqid(0x6F01)
-ANY_LINK: Final = LinkIndex(0)
-LOOPBACK: Final = LinkIndex(1)
-"""lo has this number in every network namespace (drivers/net/loopback.c)."""
+MARK_TO_SENDERS: Final = MARK_TPROXY | 0x53_4E44
+"""On what a daemon sends to senders on its own host in the name of those that they sent to. The
+rule for MARK_TPROXY routes it to the proxy; nothing from outside has it."""
 POLICY_PRIORITY_LOCAL: Final = 11090
-"""For what never left this host: before all others of ours."""
+"""For what a daemon says to its own host: before all others of ours."""
 POLICY_PRIORITY: Final = 11100
 """XFRM priority of a session's policies; smaller wins: foreign ones may go above or below."""
 POLICY_PRIORITY_POOL: Final = 11190
@@ -136,12 +136,12 @@ class Rule:
 class Selector:
     source: IPNetwork
     destination: IPNetwork
-    link: LinkIndex = ANY_LINK
-    """Where it comes in, or goes out; 0 is anywhere."""
+    mark: int = 0
+    """Of the packets, all 32 bits of it; 0 is any mark."""
 
     def __str__(self) -> str:
-        where = f" on interface {self.link}" if self.link else ""
-        return f"{self.source} -> {self.destination}{where}"
+        marked = f" marked {self.mark:#x}" if self.mark else ""
+        return f"{self.source} -> {self.destination}{marked}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 from orchestrator.core.endpoint_state import EVERYTHING, SERVICE, TABLE_MAIN
 from orchestrator.core.kernel import (
-    LOOPBACK,
+    MARK_TO_SENDERS,
     MARK_TPROXY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
@@ -68,7 +68,7 @@ def server_objects(state: ServerState) -> tuple[KernelObject, ...]:
         objects.append(
             Policy(
                 Direction.IN,
-                Selector(pool, everything, LOOPBACK),
+                Selector(pool, everything, MARK_TO_SENDERS),
                 Verdict.ALLOW,
                 priority=POLICY_PRIORITY_LOCAL,
             )

@@ -23,6 +23,7 @@ from orchestrator.core.errors import CharonError, ConfigError, KernelError
 from orchestrator.core.ike import IkeFailure, Tunnel
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
+    MARK_TO_SENDERS,
     TUN_ENDPOINT,
     Direction,
     KernelObject,
@@ -128,6 +129,7 @@ class Endpoint:
             config.hold.policy,
             clock.now,
             self.journal,
+            MARK_TO_SENDERS,
         )
         record = config.control.socket.with_name(FROZEN_FILE)
         self._freezer = Freezer(record, lambda: self._machine.vips, self.journal)

@@ -55,7 +55,7 @@ from orchestrator.core.flows import (
     admit,
     tunings,
 )
-from orchestrator.core.kernel import MARK_TPROXY
+from orchestrator.core.kernel import MARK_TO_SENDERS
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.relay import Relay
 from orchestrator.core.relay_events import Leg, Outcome, Phase
@@ -103,7 +103,7 @@ class Engine:
         self._listeners: dict[_ListenerKey, socket.socket] = {}
         self._entries: dict[Flow, _Entry] = {}
         self._of_vip: dict[IPAddress, dict[Flow, _Entry]] = {}
-        self._injector = Injector(MARK_TPROXY)
+        self._injector = Injector(MARK_TO_SENDERS)
         self._dialing: dict[Flow, _Entry] = {}
         self._accepted = 0
         self._octets = [0, 0]

@@ -24,7 +24,7 @@ from orchestrator.core.errors import CharonError, ConfigError
 from orchestrator.core.firewall import ServerFirewall, server_ruleset
 from orchestrator.core.flows import FlowRecord
 from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent, Tunnel, TunnelUp
-from orchestrator.core.kernel import MARK_TPROXY, TUN_SERVER
+from orchestrator.core.kernel import MARK_TO_SENDERS, TUN_SERVER
 from orchestrator.core.quantities import IPAddress
 from orchestrator.core.server_state import ServerState, server_objects
 from orchestrator.core.session_events import (
@@ -107,7 +107,7 @@ class Server:
             config.hold.policy,
             clock.now,
             self.journal,
-            mark=MARK_TPROXY if config.proxy.enabled else 0,
+            mark=MARK_TO_SENDERS if config.proxy.enabled else 0,
         )
         self._tasks = Tasks()
         self._loading_newcomers = asyncio.Lock()

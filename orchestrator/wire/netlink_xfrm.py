@@ -22,7 +22,7 @@ from orchestrator.core.kernel import (
     Template,
     Verdict,
 )
-from orchestrator.core.quantities import IPAddress, IPNetwork, LinkIndex, Reqid, Spi
+from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, Spi
 from orchestrator.wire.netlink import Attribute, Frame, attribute, attributes
 from orchestrator.wire.security_association import SecurityAssociation
 from orchestrator.wire.xfrm_state import (
@@ -34,6 +34,7 @@ from orchestrator.wire.xfrm_state import (
 from orchestrator.wire.xfrm_structs import (
     IPPROTO_ESP,
     LIMITS,
+    MARK,
     MODE_TUNNEL,
     SELECTOR,
     UNLIMITED,
@@ -69,6 +70,7 @@ _BLOCK: Final = 1
 _ANY_ALGORITHM: Final = 0xFFFF_FFFF
 _NO_LIMITS: Final = LIMITS.pack(*(UNLIMITED,) * 4, *(0,) * 4)
 _NO_SPI: Final = bytes(4)
+_WHOLE_MARK: Final = 0xFFFF_FFFF
 _DIRECTIONS: Final = frozenset(int(direction) for direction in Direction)
 _OUR_PRIORITIES: Final = frozenset(
     {POLICY_PRIORITY_LOCAL, POLICY_PRIORITY, POLICY_PRIORITY_POOL}
@@ -163,7 +165,7 @@ def encode_policy(policy: Policy) -> bytes:
     """
     selector = policy.selector
     body = (
-        pack_selector(selector.source, selector.destination, selector.link)
+        pack_selector(selector.source, selector.destination)
         + _NO_LIMITS
         + bytes(USAGE.size)
         + _POLICY_TAIL.pack(
@@ -175,6 +177,7 @@ def encode_policy(policy: Policy) -> bytes:
             0,
         )
     )
+    body += _encode_mark(selector)
     if policy.template is None:
         return body
     family = _template_family(policy.template, policy.direction, family_of(selector.source))
@@ -211,9 +214,15 @@ def _encode_template(template: Template, family: int) -> bytes:
 
 
 def encode_policy_id(direction: Direction, selector: Selector) -> bytes:
-    """struct xfrm_userpolicy_id, what GETPOLICY and DELPOLICY go by."""
-    packed = pack_selector(selector.source, selector.destination, selector.link)
-    return packed + _POLICY_ID_TAIL.pack(0, direction)
+    """struct xfrm_userpolicy_id and the mark, what GETPOLICY and DELPOLICY go by."""
+    packed = pack_selector(selector.source, selector.destination)
+    return packed + _POLICY_ID_TAIL.pack(0, direction) + _encode_mark(selector)
+
+
+def _encode_mark(selector: Selector) -> bytes:
+    if not selector.mark:
+        return b""
+    return attribute(Attr.MARK, MARK.pack(selector.mark, _WHOLE_MARK))
 
 
 def decode_policy(info: bytes, found: tuple[Attribute, ...]) -> Policy | ForeignPolicy:
@@ -230,13 +239,16 @@ def decode_policy(info: bytes, found: tuple[Attribute, ...]) -> Policy | Foreign
         priority in _OUR_PRIORITIES
         and direction in _DIRECTIONS
         and flags == 0
-        and raw == unpack_selector(pack_selector(source, destination, raw.interface))
+        and raw == unpack_selector(pack_selector(source, destination))
         and all(_is_plain(item) for item in found)
     )
-    if not plain:
+    mark, mask = next(
+        (unpack(MARK, item.value) for item in found if item.kind == Attr.MARK), (0, _WHOLE_MARK)
+    )
+    if not plain or mask != _WHOLE_MARK:
         return foreign
     templates = b"".join(item.value for item in found if item.kind == Attr.TMPL)
-    selector = Selector(source, destination, LinkIndex(raw.interface))
+    selector = Selector(source, destination, mark)
     if action == _ALLOW and templates:
         template = _decode_template(templates)
         if template is None:
@@ -252,7 +264,7 @@ def _is_plain(item: Attribute) -> bool:
     """Whether our own policies have such an attribute; the policy's type must be main, 0."""
     if item.kind == Attr.POLICY_TYPE:
         return not any(item.value)
-    return item.kind in (Attr.TMPL, Attr.POLICY)
+    return item.kind in (Attr.TMPL, Attr.POLICY, Attr.MARK)
 
 
 def _decode_template(packed: bytes) -> Template | None:

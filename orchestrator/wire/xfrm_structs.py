@@ -117,9 +117,8 @@ def family_of(value: IPAddress | IPNetwork) -> int:
     return _FAMILY[value.version]
 
 
-def pack_selector(source: IPNetwork, destination: IPNetwork, link: int) -> bytes:
-    """Any protocol and port from `source` to `destination`, which are of one family, on the
-    interface `link`; 0 is any."""
+def pack_selector(source: IPNetwork, destination: IPNetwork) -> bytes:
+    """Any protocol and port from `source` to `destination`, which are of one family."""
     if source.version != destination.version:
         raise ValueError(f"a selector of two families: {source} -> {destination}")
     return SELECTOR.pack(
@@ -130,7 +129,7 @@ def pack_selector(source: IPNetwork, destination: IPNetwork, link: int) -> bytes
         destination.prefixlen,
         source.prefixlen,
         0,
-        link,
+        0,
         0,
     )
 

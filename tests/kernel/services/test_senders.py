@@ -23,6 +23,7 @@ import pytest
 from orchestrator.adapters import clock
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.hold import HoldPolicy
+from orchestrator.core.kernel import MARK_TO_SENDERS
 from orchestrator.core.quantities import IPAddress
 from orchestrator.services.freezer import Freezer
 from orchestrator.services.hold import Holder
@@ -79,6 +80,7 @@ class Outage:
                 policy,
                 clock.now,
                 self.journal,
+                MARK_TO_SENDERS,
             )
             self.holder.hold("test", (ends.vip,))
             self.holder.start(self._tun)
@@ -104,7 +106,7 @@ class Outage:
             "nft add chain inet link in { type filter hook prerouting priority raw ; }",
             "nft add rule inet link in iifname out0 meta mark set 1",
             f"ip xfrm policy add {inbound} priority 100 mark 1",
-            f"ip xfrm policy add {inbound} dev lo priority 100",
+            f"ip xfrm policy add {inbound} priority 100 mark {MARK_TO_SENDERS:#x}",
             f"ip xfrm policy add {inbound} priority 200 tmpl proto esp mode tunnel reqid 7",
         )
 

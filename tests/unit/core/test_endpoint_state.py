@@ -20,9 +20,8 @@ from orchestrator.core.endpoint_state import (
 )
 from orchestrator.core.firewall import endpoint_ruleset
 from orchestrator.core.kernel import (
-    ANY_LINK,
     ENDPOINT_REQID,
-    LOOPBACK,
+    MARK_TO_SENDERS,
     MARK_UNDERLAY,
     RULE_PRIORITIES,
     TABLE_INNER,
@@ -151,7 +150,7 @@ def verdict(
         for policy in objects
         if isinstance(policy, Policy)
         and policy.direction is direction
-        and policy.selector.link is ANY_LINK
+        and not policy.selector.mark
         and source is not None
         and contains(policy.selector.source, source)
         and contains(policy.selector.destination, destination)
@@ -310,7 +309,7 @@ class TestPolicies:
             for policy in objects
             if isinstance(policy, Policy)
             and policy.direction is not Direction.OUT
-            and policy.selector.link is ANY_LINK
+            and not policy.selector.mark
         ]
         assert accepting == [ANY_TEMPLATE] * 4
 
@@ -355,7 +354,10 @@ class TestPolicies:
             Policy(Direction.IN, from_all, Verdict.PROTECT, ANY_TEMPLATE),
             Policy(Direction.FWD, from_all, Verdict.PROTECT, ANY_TEMPLATE),
             Policy(
-                Direction.IN, replace(from_all, link=LOOPBACK), Verdict.ALLOW, priority=11090
+                Direction.IN,
+                replace(from_all, mark=MARK_TO_SENDERS),
+                Verdict.ALLOW,
+                priority=11090,
             ),
         }
 

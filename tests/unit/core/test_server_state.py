@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.core.endpoint_state import SERVICE
 from orchestrator.core.kernel import (
-    LOOPBACK,
+    MARK_TO_SENDERS,
     MARK_TPROXY,
     POLICY_PRIORITY,
     POLICY_PRIORITY_POOL,
@@ -57,7 +57,7 @@ class TestServer:
             Rule(11100, 4, TableId(11100), mark=MARK_TPROXY),
             Policy(
                 Direction.IN,
-                Selector(POOL4, EVERYTHING4, LOOPBACK),
+                Selector(POOL4, EVERYTHING4, MARK_TO_SENDERS),
                 Verdict.ALLOW,
                 priority=11090,
             ),

@@ -261,13 +261,14 @@ def policies(draw: st.DrawFn) -> Policy:
     outer = draw(st.sampled_from((4, 6)))
     direction = draw(st.sampled_from(Direction))
     verdict = draw(st.sampled_from(Verdict))
+    marks = st.just(0) | st.integers(1, 2**32 - 1)
     ends = st.none() | addresses(outer)
     if direction is Direction.OUT:
         ends = addresses(outer)
     template = st.builds(Template, ends, ends, st.builds(Reqid, st.integers(0, 2**32 - 1)))
     return Policy(
         direction,
-        Selector(draw(networks(version)), draw(networks(version))),
+        Selector(draw(networks(version)), draw(networks(version)), draw(marks)),
         verdict,
         draw(template) if verdict is Verdict.PROTECT else None,
         draw(st.sampled_from((POLICY_PRIORITY, POLICY_PRIORITY_POOL))),
@@ -284,6 +285,7 @@ def test_what_is_dropped_is_named_as_it_was_put(policy: Policy) -> None:
     named = encode_policy_id(policy.direction, policy.selector)
     assert named[:56] == encode_policy(policy)[:56]
     assert named[60] == policy.direction
+    assert (named[64:] in encode_policy(policy)) == bool(policy.selector.mark or not named[64:])
 
 
 def test_attributes_may_come_in_any_order() -> None:
