@@ -32,6 +32,7 @@ from orchestrator.wire.proxy_control import (
     Configure,
     Counters,
     Done,
+    EndFlows,
     Failed,
     FlowsPage,
     GetCounters,
@@ -136,6 +137,10 @@ class ProxyClient:
     ) -> Sequence[tuple[SocketAddress, SocketAddress]]:
         """What waits for these endpoints goes now; peer and VIP of flows that send anew."""
         return (await self._ask(Resume(vips), Resumed)).flows
+
+    async def end_flows(self, vips: Sequence[IPAddress]) -> int:
+        """Flows from, to or between these addresses are reset; how many there were."""
+        return (await self._ask(EndFlows(vips), Done)).count
 
     async def stop(self) -> int:
         """The worker resets its flows and ends; how many stood."""

@@ -25,6 +25,7 @@ from orchestrator.wire.proxy_control import (
     Configure,
     Counters,
     Done,
+    EndFlows,
     Failed,
     FlowsPage,
     GetCounters,
@@ -148,6 +149,8 @@ class ControlSocket:
             case Resume(vips):
                 resumed = [pair for vip in vips for pair in self._engine.resume(vip)]
                 await _send(writer, Resumed(resumed[:MOST_RESUMED]))
+            case EndFlows(vips):
+                await _send(writer, Done(self._engine.end_flows(frozenset(vips))))
             case Stop():
                 await _send(writer, Done(self._engine.open_flows))
                 self._on_stop()

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -192,6 +192,17 @@ class Engine:
                     yield entry.peer, entry.vip
                 elif awaits_window(inner):
                     probe_window(inner)
+
+    def end_flows(self, vips: Container[IPAddress]) -> int:
+        """Resets what these endpoints have with anybody, and with each other; how many."""
+        ended = [
+            entry.flow
+            for entry in self._entries.values()
+            if not entry.flow.over and (entry.vip.host in vips or entry.peer.host in vips)
+        ]
+        for flow in ended:
+            self._pump.abort(flow)
+        return len(ended)
 
     # ---- newcomers
 

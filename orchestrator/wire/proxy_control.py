@@ -7,6 +7,7 @@
     {"v":1,"do":"counters"}                 {"v":1,"reply":"counters","counters":…}
     {"v":1,"do":"watch"}                    {"v":1,"reply":"done","count":0}, then events
     {"v":1,"do":"resume","vips":[…]}        {"v":1,"reply":"resumed","flows":[…]}
+    {"v":1,"do":"end","vips":[…]}           {"v":1,"reply":"done","count":3}
     {"v":1,"do":"stop"}                     {"v":1,"reply":"done","count":7}
     anything else                           {"v":1,"reply":"failed","problem":…}
 
@@ -88,7 +89,14 @@ class Resume:
     vips: Sequence[IPAddress]
 
 
-Request = Hello | Configure | ListFlows | GetCounters | Watch | Resume | Stop
+@dataclass(frozen=True, slots=True)
+class EndFlows:
+    """Reset every flow of these endpoints: nobody waits for them any more."""
+
+    vips: Sequence[IPAddress]
+
+
+Request = Hello | Configure | ListFlows | GetCounters | Watch | Resume | EndFlows | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,8 @@ def encode_request(request: Request) -> bytes:
             return _line(do="watch")
         case Resume(vips):
             return _line(do="resume", vips=[str(vip) for vip in vips])
+        case EndFlows(vips):
+            return _line(do="end", vips=[str(vip) for vip in vips])
         case Stop():
             return _line(do="stop")
         case _:
@@ -174,6 +184,8 @@ def decode_request(line: bytes) -> Request:
             request = Watch()
         case "resume":
             request = Resume(fields.addresses("vips"))
+        case "end":
+            request = EndFlows(fields.addresses("vips"))
         case "stop":
             request = Stop()
         case unknown:

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import struct
 import threading
+from ipaddress import ip_address
 
 import pytest
 
@@ -173,3 +174,22 @@ def test_the_kernel_is_told_to_wait_for_the_endpoint_and_not_to_ask(proxied: Pro
         assert "timer:(on" in inner[0]
         assert "timer:(keepalive" not in inner[0]
         assert "timer:(keepalive" in outer[0]
+
+
+@pytest.mark.parametrize("direction", list(FlowDirection))
+def test_a_session_that_is_over_takes_its_connections_along(
+    proxied: Proxied, direction: FlowDirection
+) -> None:
+    endpoint, peer = endpoint_and_peer(proxied, direction)
+    with endpoint, peer:
+        other = (ip_address("10.99.0.254"),)
+        assert proxied.ask(lambda client: client.end_flows(other)) == 0
+        assert proxied.counters().open == 1
+        proxied.lan.detach()
+        peer.sendall(b"for somebody who does not come back")
+        vip = (ip_address(VIP[4]),)
+        assert proxied.ask(lambda client: client.end_flows(vip)) == 1
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+        until(lambda: proxied.counters().open == 0)
+        assert proxied.tally()[Outcome.ABORTED] == 1

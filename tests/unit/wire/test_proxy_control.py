@@ -29,6 +29,7 @@ from orchestrator.wire.proxy_control import (
     Configure,
     Counters,
     Done,
+    EndFlows,
     Failed,
     FlowsPage,
     GetCounters,
@@ -83,6 +84,7 @@ REQUESTS: list[Request] = [
     ListFlows(),
     GetCounters(),
     Watch(),
+    EndFlows((ip_address("10.99.0.7"), ip_address("fd00:99::7"))),
     Stop(),
 ]
 REPLIES: list[Reply] = [
