@@ -23,6 +23,8 @@ _COLOURS: Final = {
     "negotiating": "yellow",
     "suspect": "yellow",
     "detached": "red",
+    "away": "red",
+    "asleep": "yellow",
     "failed": "red",
     "refused": "red",
     "dead": "red",
@@ -175,13 +177,14 @@ def sessions(answer: Sequence[Answer]) -> str:
     if not answer:
         return "no sessions"
     return table(
-        ("IDENTITY", "VIP", "STATE", "FOR", "POP", "FLOWS", "HELD", "ROAMS", "WHY"),
+        ("IDENTITY", "VIP", "STATE", "FOR", "THEN", "POP", "FLOWS", "HELD", "ROAMS", "WHY"),
         [
             (
                 session.get("identity"),
                 session.get("vip"),
                 coloured(str(session.get("state"))),
                 duration(session.get("since_s")),
+                next_state(session.get("next") or {}),
                 session.get("pop"),
                 session.get("flows"),
                 size((session.get("held") or {}).get("bytes")),
@@ -191,6 +194,13 @@ def sessions(answer: Sequence[Answer]) -> str:
             for session in answer
         ],
     )
+
+
+def next_state(following: Answer) -> str | None:
+    """What a session becomes if nothing is heard, and in how long."""
+    if not following:
+        return None
+    return f"{following.get('state')} in {duration(following.get('in_s'))}"
 
 
 def flows(answer: Sequence[Answer]) -> str:

@@ -285,6 +285,7 @@ _EXAMPLES: Final[Mapping[object, str]] = {
     IPAddress: '"203.0.113.10"',
     IPNetwork: '"10.99.0.0/24"',
     Path: '"/etc/orchestrator/…"',
+    values.Lifetime: f'"8h", or "{values.UNLIMITED}"',
 }
 
 

@@ -7,7 +7,7 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -61,7 +61,11 @@ def _table(cls: type[Any], where: tuple[str, ...]) -> Iterator[str]:
     why = reasons(cls)
     for name, kind, spec in schema(cls):
         if is_table(kind):
-            inner += _inner_tables(name, kind, where)
+            inner += _inner_tables(kind, (*where, name))
+            continue
+        if get_origin(kind) is Mapping and is_table(get_args(kind)[1]):
+            whose, kind = get_args(kind)  # a table for each name
+            inner += _inner_tables(kind, (*where, name, f'"{describe(whose)}"'))
             continue
         yield f"- **`{name}`** ({describe(kind)}; {_default(kind, spec)})  "
         yield textwrap.indent(textwrap.fill(why[name], 94), "  ")
@@ -69,8 +73,7 @@ def _table(cls: type[Any], where: tuple[str, ...]) -> Iterator[str]:
     yield from inner
 
 
-def _inner_tables(name: str, kind: object, where: tuple[str, ...]) -> Iterator[str]:
-    path = (*where, name)
+def _inner_tables(kind: object, path: tuple[str, ...]) -> Iterator[str]:
     heading = f"### `[{'.'.join(path)}]`"
     for cls in get_args(kind) or (kind,):
         chosen = get_type_hints(cls).get("kind")
@@ -108,6 +111,8 @@ def _default(kind: object, spec: Field[Any]) -> str:
         return "required"
     if spec.default is MISSING:
         return "default: empty"
+    if get_origin(kind) is Annotated and kind not in KINDS:
+        return _default(get_args(kind)[0], spec)
     if spec.default is None and kind not in KINDS:
         return "default: none"
     return f"default: `{_shown(kind, spec.default)}`"

@@ -26,6 +26,7 @@ from orchestrator.config.values import (
     Lifetime,
     Octets,
 )
+from orchestrator.core.absence import Patience, SessionPolicy
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 
 
@@ -196,14 +197,22 @@ class Proxy:
             )
 
 
+class WhenFull(StrEnum):
+    REFUSE = "refuse"
+    EVICT = "evict"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What endpoints can make us keep."""
 
     sessions: Annotated[int, Between(1, 100_000)] = 2000
-    """Endpoints with a session, present or away; beyond it, a further one is refused. With the
-    default hold, and two virtual addresses each, they can keep 17 GB of memory at the very
-    most, all of them at once."""
+    """Endpoints with a session, present or away. With the default hold, and two virtual
+    addresses each, they can keep 17 GB of memory at the very most, all of them at once."""
+    when_full: WhenFull = WhenFull.REFUSE
+    """What happens to a further endpoint: it is refused (`refuse`), or the session that has
+    been away longest ends, with its connections, to make room (`evict`). An attached one never
+    does. `refuse` by default: connections that wait are what a session is kept for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +222,31 @@ class ServerTimers:
     detach_after: Annotated[Seconds, Between(0.5, 600)] = Seconds(7.0)
     """An endpoint that was not heard this long counts as away: its packets are held. Three and
     a half of the endpoint's default `probe_interval`: three probes may be lost."""
+    asleep_after: Annotated[Lifetime, Between(1)] = Seconds(600.0)
+    """An endpoint that has been away this long counts as asleep, as one does at once that says
+    so: its TCP is held on, anything else for it is dropped. After ten minutes no tunnel can be
+    taken along to a new address any more, and nobody waits for a datagram. Counted from the
+    start of the daemon if that was later."""
+    expire_after: Annotated[Lifetime, Between(1)] = None
+    """The session of an endpoint that has been away this long ends: what is held for it is
+    dropped, its connections are reset; its virtual address stays leased (`[vip] lease_time`).
+    Unlimited by default: a device that sleeps over a holiday finds its connections open.
+    Counted like `asleep_after`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """Other times for one endpoint than those in `[timers]`. Both are given: none is taken from
+    there."""
+
+    asleep_after: Annotated[Lifetime, Between(1)]
+    """As in `[timers]`."""
+    expire_after: Annotated[Lifetime, Between(1)]
+    """As in `[timers]`."""
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.asleep_after, self.expire_after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +265,24 @@ class ServerConfig:
     hold: Hold = Hold()
     limits: Limits = Limits()
     timers: ServerTimers = ServerTimers()
+    sessions: Mapping[Identity, SessionTimes] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Endpoints that are waited for longer, or less long, than others."""
     control: Control = Control()
     charon: CharonSocket = CharonSocket()
     state: State = State()
+
+    @property
+    def session_policy(self) -> SessionPolicy:
+        timers = self.timers
+        return SessionPolicy(
+            detach_after=timers.detach_after,
+            patience=Patience(timers.asleep_after, timers.expire_after),
+            of_identity={name: times.patience for name, times in self.sessions.items()},
+            most=self.limits.sessions,
+            evict=self.limits.when_full is WhenFull.EVICT,
+        )
 
     def contradictions(self) -> Iterator[Contradiction]:
         for index, address in enumerate(self.underlay.addresses):

@@ -37,6 +37,10 @@ class Kind(IntEnum):
     OTHER = 4
     """ICMP, fragments, and what else there is"""
 
+    @property
+    def is_tcp(self) -> bool:
+        return self in (Kind.CONTROL, Kind.SEGMENT)
+
 
 class Label(NamedTuple):
     """What a queue needs to know of a packet."""
@@ -62,7 +66,7 @@ class HoldLimits:
     """Of a flow of datagrams that is full; otherwise the newest are kept."""
 
     def age(self, kind: Kind) -> Seconds:
-        if kind in (Kind.CONTROL, Kind.SEGMENT):
+        if kind.is_tcp:
             return self.tcp_age
         return self.query_age if kind is Kind.QUERY else self.datagram_age
 
@@ -181,6 +185,18 @@ class HoldQueue:
                 for number in tuple(flow.segments):
                     self._take(number)
         return tuple(stalled)
+
+    def shed(self) -> int:
+        """Only TCP stays; how many packets went."""
+        gone = [
+            number
+            for kind, numbers in self._by_kind.items()
+            if not kind.is_tcp
+            for number in numbers
+        ]
+        for number in gone:
+            self._take(number)
+        return len(gone)
 
     def _first_number(self) -> int | None:
         return next((number for kind in self._by_kind.values() for number in kind), None)

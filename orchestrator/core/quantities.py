@@ -26,3 +26,8 @@ def host_network(address: IPAddress) -> IPNetwork:
     if isinstance(address, IPv4Address):
         return IPv4Network((address, 32))
     return IPv6Network((address, 128))
+
+
+def follows(number: int, former: int) -> bool:
+    """Serial number arithmetic (RFC 1982) of 32 bits: what is counted may wrap."""
+    return 0 < (number - former) % 2**32 < 2**31

@@ -1,7 +1,7 @@
 """What the mobility server wants in its kernel: once for itself, and once for each session.
 
 The virtual addresses are routed to a TUN. While a session is attached its out policy takes its
-packets into an SA before they get there; while it is detached they fall into the TUN and are
+packets into an SA before they get there; while it is away they fall into the TUN and are
 held. Nothing from a VIP is accepted unless it came out of an SA of that VIP's own reqid; VIPs
 that no session holds are blocked.
 """

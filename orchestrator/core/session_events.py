@@ -19,11 +19,6 @@ from orchestrator.core.kernel import KernelObject
 from orchestrator.core.quantities import IPAddress, Reqid, Spi
 
 
-class SessionState(StrEnum):
-    ATTACHED = "attached"
-    DETACHED = "detached"
-
-
 class SessionReason(StrEnum):
     ADOPTED = "adopted"
     ACTIVATED = "activated"
@@ -36,6 +31,11 @@ class SessionReason(StrEnum):
     SUPERSEDED = "superseded"
     TOO_MANY = "too-many-tunnels"
     NEVER_MOVED = "charon-did-not-follow"
+    SAID_ASLEEP = "said-that-it-sleeps"
+    LONG_AWAY = "away-for-long"
+    MADE_ROOM = "made-room"
+    """For another endpoint, because there were as many as may be."""
+    TOO_MANY_SESSIONS = "too-many-sessions"
 
 
 # News
@@ -60,6 +60,8 @@ class Heard:
     flip: int
     spi: Spi
     sequence: int = 0
+    asleep: bool = False
+    """It is about to sleep, and takes nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,20 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Shed:
+    """Of what is held for these addresses only TCP stays."""
+
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndFlows:
+    """Reset the proxied connections of these addresses."""
+
+    vips: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     what: str
     reasons: frozenset[SessionReason]
@@ -142,9 +158,10 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class AnswerProbe:
-    """Ordered after whatever the probe changed, so that the answer takes the new path."""
+    """Ordered after whatever the probe changed, so that the answer takes the new path; before
+    it where the endpoint goes to sleep, since nothing takes any path then."""
 
     probe: Heard
 
 
-Effect = ApplySession | Terminate | Release | Tell | AnswerProbe
+Effect = ApplySession | Terminate | Release | Shed | EndFlows | Tell | AnswerProbe

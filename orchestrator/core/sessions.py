@@ -14,18 +14,22 @@ The rules, each with the method that keeps it:
    charon does not follow, the next packets from there hold nothing (`_look`).
 5. Two tunnels to the same address and port: the older one was superseded by a move and is
    deleted when the younger is activated (`_heard`).
-6. An endpoint unheard for `detach_after`, or whose active tunnel ended, is detached: its
-   packets are held until it activates another, its flows stay (`_look`, `_tunnel_down`,
+6. An endpoint unheard for `detach_after`, or whose active tunnel ended, is away: its packets
+   are held until it activates another, its flows stay (`_look`, `_tunnel_down`,
    `_charon_gone`).
-7. An inbound SA is known by its SPI, which our charon chose; an outbound one by its SPI and
-   our reqid, because endpoints choose those SPIs, and may choose the same (`_index`).
+7. One that says that it goes to sleep is asleep at once; one that stays away gets there in
+   time, and its session may end (`core.absence`; `_falls_asleep`, `_look`, `_end`).
+8. There are no more sessions than may be: a further endpoint is refused, or takes the place of
+   the one that has been away longest, never of an attached one (`_makes_room`).
 """
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, assert_never
 
+from orchestrator.core.absence import Absent, SessionPolicy, SessionState
+from orchestrator.core.agenda import Agenda
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -37,29 +41,35 @@ from orchestrator.core.ike import (
     TunnelRekeyed,
     TunnelUp,
 )
-from orchestrator.core.kernel import KernelObject, Template
-from orchestrator.core.quantities import Instant, IPAddress, Reqid, Seconds, Spi, UniqueId
-from orchestrator.core.server_state import session_objects
+from orchestrator.core.quantities import (
+    Instant,
+    IPAddress,
+    Seconds,
+    Spi,
+    UniqueId,
+    follows,
+)
+from orchestrator.core.session import Session
 from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
     ApplySession,
     Effect,
+    EndFlows,
     Event,
     Heard,
     MappingChanged,
     Release,
     Remembered,
     SessionReason,
-    SessionState,
+    Shed,
     StateMoved,
     Tell,
     Terminate,
     Tick,
 )
+from orchestrator.core.tunnel_index import TunnelIndex
 
-FLIP_HALF: Final = 2**31
-"""Flips are compared by serial number arithmetic (RFC 1982): they may wrap."""
 FOLLOW_LIMIT: Final = Seconds(0.25)
 """charon rewrites an SA some 5 ms after MAPPING; later than this it is not going to."""
 DRAIN: Final = Seconds(1.0)
@@ -68,53 +78,16 @@ MAX_TUNNELS: Final = 8
 """Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
 
 
-@dataclass(slots=True)
-class Session:
-    identity: str
-    vips: tuple[IPAddress, ...]
-    since: Instant
-    """Of the current state."""
-    created: Instant
-    state: SessionState = SessionState.DETACHED
-    reason: SessionReason = SessionReason.NO_TUNNEL
-    tunnels: list[Tunnel] = field(default_factory=list)
-    """Oldest first."""
-    active: Tunnel | None = None
-    flip: int | None = None
-    heard: Instant | None = None
-    roams: int = 0
-    following: Instant | None = None
-    """Until when packets are held because charon is rewriting the SAs."""
-    unsettled: dict[Spi, Instant] = field(default_factory=dict)
-    """Tunnels, by outbound SPI, that carry no traffic and whose SAs charon is rewriting: until
-    when that is believed."""
-    awaited: Spi | None = None
-    """The one of them that the endpoint has activated already."""
-    unfollowed: Spi | None = None
-    """The inbound SA whose sender has moved without charon following."""
-    wake: Instant | None = None
-    """When it is looked at next."""
-
-    def objects(self) -> tuple[KernelObject, ...]:
-        reqid = self.tunnels[-1].reqid if self.tunnels else None
-        template = None
-        if self.active is not None and self.following is None:
-            tunnel = self.active
-            template = Template(tunnel.local, tunnel.remote, tunnel.reqid)
-        return session_objects(self.vips, reqid, template)
-
-
 class Sessions:
     """All sessions of one server: `handle` and `deadline` act, the rest is for reading."""
 
-    def __init__(self, detach_after: Seconds) -> None:
-        self._detach_after = detach_after
+    def __init__(self, policy: SessionPolicy) -> None:
+        self._policy = policy
         self.by_identity: dict[str, Session] = {}
         self._by_vip: dict[IPAddress, Session] = {}
-        self._by_ike: dict[UniqueId, Session] = {}
-        self._inbound: dict[Spi, Session] = {}
-        self._outbound: dict[tuple[Reqid, Spi], Session] = {}
-        self._deadlines: list[tuple[Instant, str]] = []
+        self._index = TunnelIndex()
+        self._absent = Absent()
+        self._agenda = Agenda()
         self._doomed: list[tuple[Instant, str, UniqueId]] = []
         """When to delete which CHILD_SA of which identity."""
         self._condemned: set[UniqueId] = set()
@@ -130,8 +103,9 @@ class Sessions:
             case Admitted():
                 self._admitted(event, now)
             case Remembered(identity, vips):
-                session = self._session(identity, vips, now)
-                self._apply(session)
+                self._apply(self._session(identity, vips, now))
+            case Heard(asleep=True):
+                self._falls_asleep(event, now)
             case Heard():
                 self._heard(event, now)
             case MappingChanged(spi):
@@ -159,10 +133,8 @@ class Sessions:
         return tuple(self._effects)
 
     def deadline(self) -> Instant | None:
-        times = [self._deadlines[0][0]] if self._deadlines else []
-        if self._doomed:
-            times.append(self._doomed[0][0])
-        return min(times, default=None)
+        doomed = self._doomed[0][0] if self._doomed else None
+        return min((at for at in (self._agenda.next(), doomed) if at is not None), default=None)
 
     def session_of_vip(self, vip: IPAddress) -> Session | None:
         return self._by_vip.get(vip)
@@ -171,6 +143,10 @@ class Sessions:
         """Every virtual address that a session has."""
         return self._by_vip.keys()
 
+    def has_room(self, identity: str) -> bool:
+        """Whether this identity has a session, or would be given one."""
+        return not self._is_one_too_many(identity) or self._evictable() is not None
+
     # Tunnels
 
     def _session(self, identity: str, vips: tuple[IPAddress, ...], now: Instant) -> Session:
@@ -178,6 +154,7 @@ class Sessions:
         if session is None:
             session = Session(identity, (), now, now)
             self.by_identity[identity] = session
+            self._is_absent(session, now)
         for vip in session.vips:
             self._by_vip.pop(vip, None)
         session.vips = vips
@@ -191,18 +168,23 @@ class Sessions:
 
     def _admitted(self, event: Admitted, now: Instant) -> None:
         """Rules 1 and 2."""
-        session = self._session(event.identity, event.vips, now)
         tunnel = event.tunnel
+        if not self._makes_room(event.identity):
+            self._effects.append(Terminate(tunnel, SessionReason.TOO_MANY_SESSIONS))
+            return
+        session = self._session(event.identity, event.vips, now)
+        if session.state is not SessionState.ATTACHED:
+            self._is_absent(session, now)  # as good as back
         known = next((t for t in session.tunnels if t.child == tunnel.child), None)
         if known is None:
             session.tunnels.append(tunnel)
-            self._index(session, tunnel)
+            self._index.add(session, tunnel)
         else:
             self._replace(session, known, tunnel)
         if len(session.tunnels) > MAX_TUNNELS:
             oldest = next(t for t in session.tunnels if t != session.active)
             self._effects.append(Terminate(oldest, SessionReason.TOO_MANY))
-        if event.adopted and session.state is SessionState.DETACHED:
+        if event.adopted and session.state is not SessionState.ATTACHED:
             self._attach(session, tunnel, SessionReason.ADOPTED, now)
         else:
             self._apply(session)
@@ -219,9 +201,11 @@ class Sessions:
 
     def _activate(self, session: Session, event: Heard, now: Instant) -> None:
         session.heard = now
-        newer = session.flip is None or 0 < (event.flip - session.flip) % 2**32 < FLIP_HALF
+        newer = session.flip is None or follows(event.flip, session.flip)
+        if newer or follows(event.sequence, session.sequence):
+            session.sequence = event.sequence
         tunnel = next((t for t in session.tunnels if t.spi_out == event.spi), None)
-        if tunnel is None or not (newer or session.state is SessionState.DETACHED):
+        if tunnel is None or not (newer or session.state is not SessionState.ATTACHED):
             return
         if tunnel != session.active and session.unsettled.get(tunnel.spi_out, now) > now:
             # Where it leads is not known yet: what is released now would be lost.
@@ -254,22 +238,31 @@ class Sessions:
             session.since = now
         session.state = SessionState.ATTACHED
         session.reason = reason
-        self._wake(session, Instant(now + self._detach_after))
+        self._absent.returned(session.identity)
+        self._agenda.add(session.identity, Instant(now + self._policy.detach_after))
         self._apply(session)
         self._effects.append(Release(session.vips))
         self._tell("attached", session, reason, pop=str(tunnel.remote))
 
-    def _detach(self, session: Session, reason: SessionReason, now: Instant) -> None:
+    def _leave(
+        self, session: Session, state: SessionState, reason: SessionReason, now: Instant
+    ) -> None:
+        """It is away or asleep from now on."""
+        was_attached = session.state is SessionState.ATTACHED
+        session.state = state
+        if was_attached:
+            self._is_absent(session, now)
         session.active = None
         session.following = None
-        session.state = SessionState.DETACHED
         session.reason = reason
         session.since = now
         self._apply(session)
-        self._tell("detached", session, reason)
+        if state is SessionState.ASLEEP:
+            self._effects.append(Shed(session.vips))
+        self._tell(state, session, reason)
 
     def _tunnel_rekeyed(self, old: UniqueId, tunnel: Tunnel) -> None:
-        session = self._by_ike.get(tunnel.ike)
+        session = self._index.by_ike.get(tunnel.ike)
         if session is None:
             return
         for known in tuple(session.tunnels):
@@ -280,27 +273,25 @@ class Sessions:
 
     def _tunnel_down(self, ike: UniqueId, child: UniqueId | None, now: Instant) -> None:
         """Rule 6."""
-        session = self._by_ike.get(ike)
+        session = self._index.by_ike.get(ike)
         if session is None:
             return
         gone = [t for t in session.tunnels if t.ike == ike and child in (None, t.child)]
         session.tunnels = [t for t in session.tunnels if t not in gone]
         for tunnel in gone:
-            self._unindex(session, tunnel)
+            self._index.remove(session, tunnel)
             session.unsettled.pop(tunnel.spi_out, None)
         if not session.tunnels:
             session.flip = None  # no probe of before can come: it may count anew
         if session.active in gone:
             left = SessionReason.TUNNEL_ENDED if session.tunnels else SessionReason.NO_TUNNEL
-            self._detach(session, left, now)
+            self._leave(session, SessionState.AWAY, left, now)
         elif gone:
             self._apply(session)
 
     def _charon_gone(self, now: Instant) -> None:
         """Rule 6, for all: whatever SAs are left, nobody would renew or delete them."""
-        self._by_ike.clear()
-        self._inbound.clear()
-        self._outbound.clear()
+        self._index.clear()
         self._doomed.clear()  # the next charon counts from 1 again
         self._condemned.clear()
         for session in self.by_identity.values():
@@ -310,12 +301,12 @@ class Sessions:
             session.unsettled.clear()
             session.flip = None
             if session.state is SessionState.ATTACHED:
-                self._detach(session, SessionReason.CHARON_ABSENT, now)
+                self._leave(session, SessionState.AWAY, SessionReason.CHARON_ABSENT, now)
             else:
                 self._apply(session)
 
     def _ike_rekeyed(self, old: UniqueId, new: UniqueId) -> None:
-        session = self._by_ike.get(old)
+        session = self._index.by_ike.get(old)
         if session is None:
             return
         for tunnel in tuple(session.tunnels):
@@ -324,7 +315,7 @@ class Sessions:
 
     def _ike_moved(self, event: IkeMoved) -> None:
         """The port only: the address changes when the SA does (`_state_moved`)."""
-        session = self._by_ike.get(event.ike)
+        session = self._index.by_ike.get(event.ike)
         if session is None:
             return
         for tunnel in tuple(session.tunnels):
@@ -334,31 +325,17 @@ class Sessions:
     def _replace(self, session: Session, known: Tunnel, tunnel: Tunnel) -> None:
         """The same tunnel, of which something else is true now."""
         session.tunnels[session.tunnels.index(known)] = tunnel
-        self._unindex(session, known)
+        self._index.remove(session, known)
         if known.spi_out != tunnel.spi_out:
             session.unsettled.pop(known.spi_out, None)
         if session.active == known:
             session.active = tunnel
 
-    def _index(self, session: Session, tunnel: Tunnel) -> None:
-        """Rule 7."""
-        self._by_ike[tunnel.ike] = session
-        self._inbound[tunnel.spi_in] = session
-        self._outbound[tunnel.reqid, tunnel.spi_out] = session
-
-    def _unindex(self, session: Session, tunnel: Tunnel) -> None:
-        """It is not among the session's tunnels any more; others may share a number with it."""
-        self._by_ike.pop(tunnel.ike, None)
-        self._inbound.pop(tunnel.spi_in, None)
-        self._outbound.pop((tunnel.reqid, tunnel.spi_out), None)
-        for other in session.tunnels:
-            self._index(session, other)
-
     # Following a moved endpoint
 
     def _mapping(self, spi: Spi, now: Instant) -> None:
         """Rule 4, first half. The kernel says so for each packet until the SA is rewritten."""
-        session = self._inbound.get(spi)
+        session = self._index.inbound.get(spi)
         if session is None:
             return
         if session.active is None or session.active.spi_in != spi:
@@ -369,12 +346,12 @@ class Sessions:
         if session.following is not None or session.unfollowed == spi:
             return
         session.following = Instant(now + FOLLOW_LIMIT)
-        self._wake(session, session.following)
+        self._agenda.add(session.identity, session.following)
         self._apply(session)
 
     def _state_moved(self, event: StateMoved, now: Instant) -> None:
         """Rule 4, second half. To the same address again: another port of its NAT."""
-        session = self._outbound.get((event.reqid, event.spi))
+        session = self._index.outbound.get((event.reqid, event.spi))
         if session is None:
             return
         for tunnel in tuple(session.tunnels):
@@ -390,43 +367,107 @@ class Sessions:
                 session.roams += moved != tunnel
                 self._attach(session, moved, SessionReason.FOLLOWED, now)
 
+    # Absence
+
+    def _is_absent(self, session: Session, now: Instant) -> None:
+        session.left = now
+        self._absent.left(session.identity)
+        self._look_later(session)
+
+    def _look_later(self, session: Session) -> None:
+        following = session.next_state(self._policy)
+        if following is not None:
+            self._agenda.add(session.identity, following[1])
+
+    def _falls_asleep(self, event: Heard, now: Instant) -> None:
+        """Rule 7. One that was overtaken by a later probe says what is true no longer."""
+        session = self._by_vip.get(event.vip)
+        if session is None:
+            return
+        if session.flip is not None:
+            newer = follows(event.flip, session.flip)
+            later = event.flip == session.flip and follows(event.sequence, session.sequence)
+            if not (newer or later):
+                return
+        session.flip, session.sequence, session.heard = event.flip, event.sequence, now
+        session.awaited = None
+        if session.active is not None and session.active.spi_out == event.spi:
+            self._effects.append(AnswerProbe(event))
+        if session.state is not SessionState.ASLEEP:
+            self._leave(session, SessionState.ASLEEP, SessionReason.SAID_ASLEEP, now)
+
+    def _makes_room(self, identity: str) -> bool:
+        """Rule 8: whether there may be a session for this identity, now at the latest."""
+        if not self._is_one_too_many(identity):
+            return True
+        evicted = self._evictable()
+        if evicted is not None:
+            self._end(self.by_identity[evicted], "evicted", SessionReason.MADE_ROOM)
+        return evicted is not None
+
+    def _is_one_too_many(self, identity: str) -> bool:
+        full = len(self.by_identity) >= self._policy.most
+        return full and identity not in self.by_identity
+
+    def _evictable(self) -> str | None:
+        return self._absent.longest() if self._policy.evict else None
+
+    def _end(self, session: Session, what: str, reason: SessionReason) -> None:
+        """The session is no more. Its lease stays."""
+        tunnels, session.tunnels = session.tunnels, []
+        for tunnel in tunnels:
+            self._index.remove(session, tunnel)
+            self._effects.append(Terminate(tunnel, reason))
+        del self.by_identity[session.identity]
+        for vip in session.vips:
+            del self._by_vip[vip]
+        self._absent.returned(session.identity)
+        self._agenda.drop(session.identity)
+        self._effects.append(ApplySession(session.identity, ()))
+        self._effects.append(EndFlows(session.vips))
+        self._tell(what, session, reason)
+
     # Time
 
     def _tick(self, now: Instant) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            at, identity = heapq.heappop(self._deadlines)
-            session = self.by_identity[identity]
-            if session.wake == at:  # otherwise an earlier look made this one needless
-                session.wake = None
-                self._look(session, now)
+        for identity in self._agenda.due(now):
+            self._look(self.by_identity[identity], now)
         while self._doomed and self._doomed[0][0] <= now:
             _, identity, child = heapq.heappop(self._doomed)
             self._condemned.discard(child)
-            session = self.by_identity[identity]
+            session = self.by_identity.get(identity)
+            if session is None:
+                continue
             for tunnel in session.tunnels:
                 if tunnel.child == child and tunnel != session.active:
                     self._effects.append(Terminate(tunnel, SessionReason.SUPERSEDED))
 
     def _look(self, session: Session, now: Instant) -> None:
-        if session.active is None or session.heard is None:
-            return
         if session.following is not None and session.following <= now:
-            session.following = None
-            session.unfollowed = session.active.spi_in
-            self._apply(session)
-            self._effects.append(Release(session.vips))
-            self._tell("unmoved", session, SessionReason.NEVER_MOVED)
-        silent_at = Instant(session.heard + self._detach_after)
-        if silent_at <= now:
-            self._detach(session, SessionReason.UNHEARD, now)
+            self._unfollowed(session)
+        following = session.next_state(self._policy)
+        if following is None:
+            return
+        state, at = following
+        if at > now:
+            self._look_later(session)
+            if session.following is not None:
+                self._agenda.add(session.identity, session.following)
+        elif state is SessionState.EXPIRED:
+            self._end(session, state, SessionReason.LONG_AWAY)
+        elif state is SessionState.ASLEEP:
+            self._leave(session, state, SessionReason.LONG_AWAY, now)
+            self._look_later(session)
         else:
-            self._wake(session, min(silent_at, session.following or silent_at))
+            self._leave(session, state, SessionReason.UNHEARD, now)
 
-    def _wake(self, session: Session, at: Instant) -> None:
-        """Looks at the session then at the latest; each look orders the next."""
-        if session.wake is None or at < session.wake:
-            session.wake = at
-            heapq.heappush(self._deadlines, (at, session.identity))
+    def _unfollowed(self, session: Session) -> None:
+        """Rule 4: charon does not do it."""
+        session.following = None
+        session.unfollowed = session.active.spi_in if session.active is not None else None
+        self._apply(session)
+        self._effects.append(Release(session.vips))
+        self._tell("unmoved", session, SessionReason.NEVER_MOVED)
 
     # Small things
 

@@ -57,14 +57,17 @@ class Holder:
         clock: Callable[[], Instant],
         journal: Journal,
         mark: int = 0,
+        asleep: Callable[[IPAddress], bool] = lambda _: False,
     ) -> None:
-        """`mark` routes what is sent to local senders to them; 0: their addresses do."""
+        """`mark` routes what is sent to local senders to them; 0: their addresses do. Of what
+        is for an address whose owner is `asleep` only TCP is kept."""
         self._owner = owner
         self._attached = attached
         self._policy = policy
         self._clock = clock
         self._journal = journal
         self._mark = mark
+        self._asleep = asleep
         self._tun: TunDevice | None = None
         self._injector: Injector | None = None
         self._to_senders: Injector | None = None
@@ -155,6 +158,12 @@ class Holder:
                 self._begin(vip, line, rtt)
         return packets
 
+    def shed(self, vips: Iterable[IPAddress]) -> None:
+        """Of what is held for these addresses only TCP stays."""
+        for vip in vips:
+            if vip in self._lines:
+                self._lines[vip].queue.shed()
+
     def to_sender(self, packet: bytes) -> None:
         """Sends a packet to whoever sends from this host, or through it, what is held."""
         if self._to_senders is not None:
@@ -224,16 +233,19 @@ class Holder:
             if line is None:
                 self._journal.count("foreign-packet")
                 continue
-            self._keep(line, packet, header)
+            self._keep(line, packet, header, asleep=self._asleep(vip))
             if self._attached(vip) and line.pacer is None and line.timer is None:
                 line.timer = asyncio.get_running_loop().call_later(
                     STRAGGLER_DELAY, self._begin, vip, line, None
                 )
 
-    def _keep(self, line: _Line, packet: bytes, header: IPHeader) -> None:
+    def _keep(self, line: _Line, packet: bytes, header: IPHeader, *, asleep: bool) -> None:
         now = self._clock()
         segment = parse_segment(packet, header)
         kept = label(packet, header, segment, self._policy.query_ports)
+        if asleep and not kept.kind.is_tcp:
+            self._journal.count("not-held-asleep")
+            return
         if segment is not None:
             packet = without_echo(packet, header, segment)
             if segment.occupies:

@@ -106,6 +106,11 @@ class ProxyLink:
             Flow(TCP, peer.host, peer.port, vip.host, vip.port) for peer, vip in pairs
         )
 
+    async def end_flows(self, vips: Sequence[IPAddress]) -> int:
+        """Resets what the worker has for these addresses; how many flows. Raises ProxyLost."""
+        async with await ProxyClient.connect(self.path) as client:
+            return await client.end_flows(vips)
+
     async def flows(self) -> tuple[FlowRecord, ...]:
         """Raises ProxyLost."""
         if self._client is None:

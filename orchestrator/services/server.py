@@ -19,6 +19,7 @@ from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.server import ServerConfig
 from orchestrator.core import leases
+from orchestrator.core.absence import SessionState
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.errors import CharonError, ConfigError
 from orchestrator.core.firewall import ServerFirewall, server_ruleset
@@ -32,18 +33,20 @@ from orchestrator.core.session_events import (
     AnswerProbe,
     ApplySession,
     Effect,
+    EndFlows,
     Event,
     Heard,
     MappingChanged,
     Release,
     Remembered,
-    SessionState,
+    SessionReason,
+    Shed,
     StateMoved,
     Tell,
     Terminate,
     Tick,
 )
-from orchestrator.core.sessions import Session, Sessions
+from orchestrator.core.sessions import Sessions
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
@@ -54,6 +57,7 @@ from orchestrator.services.proxy_client import ProxyLost
 from orchestrator.services.proxy_link import ProxyLink, proxy_ports
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
+from orchestrator.services.session_report import report, tally
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire import netlink_xfrm as xfrm_news
 from orchestrator.wire.control import NotThisRole, Refused
@@ -93,7 +97,8 @@ class Server:
         self._monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY))
         self._credentials = Credentials(config)
         self._leases = LeaseStore(config.state.directory / "leases.sqlite")
-        self._machine = Sessions(config.timers.detach_after)
+        self._policy = config.session_policy
+        self._machine = Sessions(self._policy)
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), clock.now
         )
@@ -108,6 +113,7 @@ class Server:
             clock.now,
             self.journal,
             mark=MARK_TO_SENDERS if config.proxy.enabled else 0,
+            asleep=self._asleep,
         )
         self._tasks = Tasks()
         self._loading_newcomers = asyncio.Lock()
@@ -214,9 +220,8 @@ class Server:
         if not offered or len(hosts) != len(tunnel.remote_ts):
             self._turn_away(tunnel, "not-one-virtual-address")
             return
-        known = self._machine.by_identity
-        if tunnel.remote_id not in known and len(known) >= self.config.limits.sessions:
-            self._turn_away(tunnel, "too-many-sessions")
+        if not self._machine.has_room(tunnel.remote_id):
+            self._turn_away(tunnel, SessionReason.TOO_MANY_SESSIONS)
             return
         if len(f"{LEASED}{tunnel.remote_id}".encode()) > LONGEST_NAME:
             self._turn_away(tunnel, "identity-too-long")
@@ -343,7 +348,12 @@ class Server:
         match effect:
             case ApplySession(identity, objects):
                 await self._reconciler.apply(f"session {identity}", objects)
-                self._holder.hold(identity, self._machine.by_identity[identity].vips)
+                session = self._machine.by_identity.get(identity)
+                self._holder.hold(identity, session.vips if session is not None else ())
+            case Shed(vips):
+                self._holder.shed(vips)
+            case EndFlows(vips):
+                self._tasks.begin(self._end_flows(vips), f"end flows {vips[0]}")
             case Release(vips):
                 self._tasks.begin(self._release(vips), f"release {vips[0]}")
             case AnswerProbe(probe):
@@ -364,6 +374,22 @@ class Server:
         if packets or resumed:
             fields = {"packets": packets, "resumed": len(resumed), "vip": str(vips[0])}
             self.journal.tell("released", fields=fields)
+
+    async def _end_flows(self, vips: tuple[IPAddress, ...]) -> None:
+        if not self.config.proxy.enabled:
+            return
+        try:
+            ended = await self._proxy.end_flows(vips)
+        except ProxyLost as error:
+            # With the worker its flows are gone; where it only lags, they end with their peers.
+            self.journal.tell("flows-not-ended", fields={"detail": str(error)}, warning=True)
+            return
+        if ended:
+            self.journal.tell("flows-ended", fields={"flows": ended, "vip": str(vips[0])})
+
+    def _asleep(self, vip: IPAddress) -> bool:
+        session = self._machine.session_of_vip(vip)
+        return session is not None and session.state is SessionState.ASLEEP
 
     def _attached(self, vip: IPAddress) -> bool:
         session = self._machine.session_of_vip(vip)
@@ -392,8 +418,6 @@ class Server:
     # What people ask (Administered)
 
     def status(self) -> dict[str, object]:
-        sessions = self._machine.by_identity.values()
-        present = [s for s in sessions if s.state is SessionState.ATTACHED]
         proxy = self.config.proxy.enabled
         return {
             "role": "server",
@@ -407,7 +431,7 @@ class Server:
             "charon": f"strongSwan {self._charon_version}"
             if self._charon_version
             else "absent",
-            "sessions": {"attached": len(present), "all": len(sessions)},
+            "sessions": tally(self._machine.by_identity.values()),
             "held": self._holder.tally(self._machine.vips()),
             "proxy": (self._proxy.problem or "running") if proxy else "off",
             "repairs": self._reconciler.repairs,
@@ -420,7 +444,17 @@ class Server:
 
     async def sessions(self) -> list[dict[str, object]]:
         flows = Counter(flow.vip.host for flow in await self._flows())
-        return [self._session(s, flows) for s in self._machine.by_identity.values()]
+        return [
+            report(
+                session,
+                self._policy,
+                flows,
+                self._holder.tally(session.vips),
+                self._leases.lookup(session.identity),
+                clock.now(),
+            )
+            for session in self._machine.by_identity.values()
+        ]
 
     async def flows(self) -> object:
         return await self._proxy.flows() if self.config.proxy.enabled else []
@@ -442,24 +476,6 @@ class Server:
             return await self._proxy.flows() if self.config.proxy.enabled else ()
         except ProxyLost:
             return ()
-
-    def _session(self, session: Session, flows: Mapping[IPAddress, int]) -> dict[str, object]:
-        tunnel = session.active
-        return {
-            "identity": session.identity,
-            "vip": [str(vip) for vip in session.vips],
-            "state": str(session.state),
-            "reasons": [str(session.reason)],
-            "since_s": round(clock.now() - session.since, 3),
-            "pop": f"{tunnel.remote}:{tunnel.remote_port}" if tunnel else None,
-            "ike_sa": tunnel.ike if tunnel else None,
-            "reqid": tunnel.reqid if tunnel else None,
-            "tunnels": len(session.tunnels),
-            "roams": session.roams,
-            "flows": sum(flows[vip] for vip in session.vips),
-            "held": self._holder.tally(session.vips),
-            "lease": self._leases.lookup(session.identity),
-        }
 
     def _warnings(self) -> list[str]:
         found = [str(error) for error in self._reconciler.failures]

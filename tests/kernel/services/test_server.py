@@ -2,6 +2,9 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import load
-from orchestrator.core.ike import CharonGone, CharonUp
+from orchestrator.core.ike import CharonGone, CharonUp, Tunnel
+from orchestrator.core.quantities import Reqid, Spi, UniqueId
+from orchestrator.core.session_events import Admitted
 from orchestrator.services.server import Server
 
 CONFIG = """
@@ -26,13 +31,32 @@ LONG = 0.1
 """Seconds in one state; status tells milliseconds."""
 
 
-@pytest.mark.usefixtures("network_namespace")
-def test_status_says_since_when_it_has_been_in_its_state(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("a secret\n")
-    (tmp_path / "secret").chmod(0o600)
-    (tmp_path / "state").mkdir()
-    (tmp_path / "server.toml").write_text(CONFIG)
-    config = load(tmp_path / "server.toml")
+TUNNEL = Tunnel(
+    ike=UniqueId(1),
+    child=UniqueId(1),
+    connection="lease anna",
+    local=ip_address("203.0.113.10"),
+    local_port=4500,
+    remote=ip_address("198.51.100.2"),
+    remote_port=4500,
+    local_id="b",
+    remote_id="anna",
+    reqid=Reqid(1),
+    spi_in=Spi(1),
+    spi_out=Spi(2),
+    local_ts=(),
+    remote_ts=(),
+)
+
+
+def in_a_server(
+    folder: Path, work: Callable[[Server], Awaitable[None]], more: str = ""
+) -> None:
+    (folder / "secret").write_text("a secret\n")
+    (folder / "secret").chmod(0o600)
+    (folder / "state").mkdir()
+    (folder / "server.toml").write_text(CONFIG + more)
+    config = load(folder / "server.toml")
     assert isinstance(config, ServerConfig)
 
     async def live() -> None:
@@ -40,10 +64,43 @@ def test_status_says_since_when_it_has_been_in_its_state(tmp_path: Path) -> None
             with Xfrm() as xfrm:
                 server = Server(config, rtnetlink, xfrm)
                 try:
-                    await follow(server)
+                    async with server._tasks:
+                        await work(server)
                 finally:
                     server._monitor.close()
 
+    asyncio.run(live())
+
+
+@pytest.mark.usefixtures("network_namespace")
+@pytest.mark.parametrize("evict", [True, False])
+def test_a_server_that_is_full_refuses_or_evicts(tmp_path: Path, *, evict: bool) -> None:
+    async def work(server: Server) -> None:
+        for number, name in enumerate(("anna", "bert"), 1):
+            fresh = replace(TUNNEL, ike=UniqueId(number), remote_id=name, reqid=Reqid(number))
+            vips = (ip_address(f"10.99.0.{number + 1}"),)
+            await server._driver.handle(Admitted(name, vips, fresh))
+        found = await server.sessions()
+        policies = server._xfrm.policies()
+        destinations = {str(p.selector.destination) for p in policies}
+        if evict:
+            assert [session["identity"] for session in found] == ["bert"]
+            assert server.journal.counters["evicted"] == 1
+            assert "10.99.0.2/32" not in destinations
+        else:
+            assert [session["identity"] for session in found] == ["anna"]
+            assert "evicted" not in server.journal.counters
+            assert "10.99.0.3/32" not in destinations
+        assert found[0]["state"] == "away"
+        assert found[0]["next"] == {"state": "asleep", "in_s": pytest.approx(600, abs=5)}
+        assert server.status()["sessions"] == {"attached": 0, "away": 1, "asleep": 0, "all": 1}
+
+    choice = "evict" if evict else "refuse"
+    in_a_server(tmp_path, work, f'limits = {{ sessions = 1, when_full = "{choice}" }}\n')
+
+
+@pytest.mark.usefixtures("network_namespace")
+def test_status_says_since_when_it_has_been_in_its_state(tmp_path: Path) -> None:
     async def follow(server: Server) -> None:
         pause = threading.Event()
 
@@ -68,4 +125,4 @@ def test_status_says_since_when_it_has_been_in_its_state(tmp_path: Path) -> None
         server._ike_event(CharonUp("5.9.8", ()))
         assert look()[1] >= LONG, "nothing has changed"
 
-    asyncio.run(live())
+    in_a_server(tmp_path, follow)

@@ -81,9 +81,10 @@ SESSIONS: list[dict[str, object]] = [
     {
         "identity": "laptop1",
         "vip": ["10.99.0.2"],
-        "state": "detached",
+        "state": "away",
         "reasons": ["unheard"],
         "since_s": 30605,
+        "next": {"state": "asleep", "in_s": 5400},
         "pop": None,
         "flows": 3,
         "held": {"packets": 9, "bytes": 1843, "limit_bytes": 4194304},

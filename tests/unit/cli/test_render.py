@@ -102,9 +102,9 @@ def test_sessions() -> None:
     assert (
         click.unstyle(render.sessions(render.clean(SESSIONS)))
         == """\
-IDENTITY        VIP        STATE       FOR  POP             FLOWS    HELD  ROAMS  WHY
-laptop1         10.99.0.2  detached  8h30m  -                   3  1.8KiB     12  unheard
-x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  192.0.2.7:4500      0      0B      0  followed"""
+IDENTITY        VIP        STATE       FOR  THEN             POP             FLOWS    HELD  ROAMS  WHY
+laptop1         10.99.0.2  away      8h30m  asleep in 1h30m  -                   3  1.8KiB     12  unheard
+x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  -                192.0.2.7:4500      0      0B      0  followed"""  # noqa: E501
     )
 
 

@@ -13,6 +13,7 @@ from orchestrator.config.endpoint import EndpointConfig, EndpointPsk, TunnelMode
 from orchestrator.config.reader import Reader
 from orchestrator.config.server import LanSource, ServerConfig, ServerPsk
 from orchestrator.config.toml import load
+from orchestrator.core.absence import Patience, SessionPolicy
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.hold import HoldLimits, HoldPolicy
 from orchestrator.core.quantities import Seconds
@@ -109,6 +110,34 @@ def test_defaults_are_those_of_the_deciding_core(tmp_path: Path) -> None:
     assert config.tunnel.mode is TunnelMode.FULL
     assert config.tunnel.vips == ()
     assert config.state.directory == Path("/var/lib/orchestrator")
+
+
+def test_sessions_are_waited_for_as_configured(tmp_path: Path) -> None:
+    place(tmp_path, "secret", f"{SECRET}\n")
+    text = """
+role = "server"
+identity = "vpn.example.org"
+underlay = { interfaces = ["wan0"] }
+auth = { kind = "psk", secret_file = "secret" }
+vip = { pools = ["10.99.0.0/24"] }
+"""
+    plain = load(place(tmp_path, "server.toml", text))
+    assert isinstance(plain, ServerConfig)
+    assert plain.session_policy == SessionPolicy()
+    text += """
+limits = { sessions = 3, when_full = "evict" }
+timers = { detach_after = "5s", asleep_after = "unlimited", expire_after = "30d" }
+sessions."truck7@example.org" = { asleep_after = "1m", expire_after = "unlimited" }
+"""
+    config = load(place(tmp_path, "server.toml", text))
+    assert isinstance(config, ServerConfig)
+    assert config.session_policy == SessionPolicy(
+        detach_after=Seconds(5.0),
+        patience=Patience(None, Seconds(30 * 86400)),
+        of_identity={"truck7@example.org": Patience(Seconds(60), None)},
+        most=3,
+        evict=True,
+    )
 
 
 def test_relative_paths_start_where_the_file_stands(tmp_path: Path) -> None:

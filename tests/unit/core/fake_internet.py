@@ -17,6 +17,7 @@ from typing import Final
 
 from orchestrator.core import mobility_events as endpoint_events
 from orchestrator.core import session_events as server_events
+from orchestrator.core.absence import SessionPolicy
 from orchestrator.core.hold import HoldLimits, HoldQueue, Kind, Label
 from orchestrator.core.ike import (
     CharonGone,
@@ -363,7 +364,7 @@ class ServerHost(ServerStory):
     """The server's machine, kernel, hold and charon."""
 
     def __init__(self, internet: Internet, limits: HoldLimits) -> None:
-        super().__init__(Seconds(30.0))
+        super().__init__(SessionPolicy(detach_after=Seconds(30.0)))
         self.internet = internet
         self.sas: list[Sa] = []
         self.queue = HoldQueue(limits)

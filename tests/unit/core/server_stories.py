@@ -9,27 +9,31 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
+from orchestrator.core.absence import Patience, SessionPolicy, SessionState
+from orchestrator.core.agenda import SLACK
 from orchestrator.core.ike import CharonGone, IkeDown, IkeRekeyed, Tunnel, TunnelDown
 from orchestrator.core.kernel import Direction, KernelObject, Policy, Template, Verdict
 from orchestrator.core.quantities import IPAddress, Reqid, Seconds, UniqueId
+from orchestrator.core.session import Session
 from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
     ApplySession,
     Effect,
+    EndFlows,
     Event,
     Heard,
     MappingChanged,
     Release,
     Remembered,
     SessionReason,
-    SessionState,
+    Shed,
     StateMoved,
     Tell,
     Terminate,
     Tick,
 )
-from orchestrator.core.sessions import Session, Sessions
+from orchestrator.core.sessions import Sessions
 from tests.unit.core.builders import (
     LTE,
     LTE6,
@@ -45,7 +49,10 @@ from tests.unit.core.builders import (
 
 LAPTOP: Final = "laptop@example.org"
 REQID: Final = Reqid(7)
-DETACH_AFTER: Final = Seconds(10.0)
+POLICY: Final = SessionPolicy(
+    detach_after=Seconds(10.0), patience=Patience(asleep_after=Seconds(600.0))
+)
+"""What stories count on when they wait; others are made of it with `replace`."""
 NAT: Final = "198.51.100.2"
 """Where the internet sees the endpoint while it is behind ap1, the Wi-Fi's router."""
 NAMES: Final[dict[IPAddress, str]] = {
@@ -68,8 +75,9 @@ def from_endpoint(
 class ServerStory:
     """One server, its clock, and what was ordered so far."""
 
-    def __init__(self, detach_after: Seconds = DETACH_AFTER) -> None:
-        self.machine = Sessions(detach_after)
+    def __init__(self, policy: SessionPolicy = POLICY) -> None:
+        self.policy = policy
+        self.machine = Sessions(policy)
         self.now = 0.0
         self.kernel: dict[str, tuple[KernelObject, ...]] = {}
         """What the last ApplySession of each identity ordered."""
@@ -113,6 +121,10 @@ class ServerStory:
             if words != "answer"
         ]
 
+    def sleeps(self, flip: int, over: Tunnel, sequence: int = 1) -> list[str]:
+        """It says so, out of this tunnel."""
+        return self.hears(Heard(VIP4, flip, over.spi_out, sequence, asleep=True))
+
     def mapping(self, of: Tunnel, after: float = 0.0) -> list[str]:
         return self.hears(MappingChanged(of.spi_in), after)
 
@@ -147,6 +159,8 @@ class ServerStory:
         match effect:
             case ApplySession(identity, objects):
                 self.kernel[identity] = objects
+                if not objects:
+                    del self.kernel[identity]
             case Release(vips):
                 for vip in vips:
                     session = self.machine.session_of_vip(vip)
@@ -159,8 +173,19 @@ class ServerStory:
                 self.in_charon.pop(ended.ike, None)
             case Tell():
                 self.tells.append(effect)
-            case AnswerProbe():
-                pass
+            case AnswerProbe(probe):
+                session = self.machine.session_of_vip(probe.vip)
+                assert session is not None
+                assert probe.asleep == (session.state is SessionState.ASLEEP)
+            case Shed(vips):
+                for vip in vips:
+                    session = self.machine.session_of_vip(vip)
+                    assert session is not None
+                    assert session.state is SessionState.ASLEEP
+            case EndFlows(vips):
+                for vip in vips:
+                    heir = self.machine.session_of_vip(vip)
+                    assert heir is None or heir.since == self.now, "its flows go on"
 
     def _charon_says(self, event: Event) -> None:
         match event:
@@ -180,6 +205,10 @@ def describe(effect: Effect) -> str:
         case ApplySession(identity, objects):
             whose = "" if identity == LAPTOP else f"{identity}: "
             return f"{whose}{sent(objects)}, {taken(objects)}"
+        case Shed():
+            return "shed"
+        case EndFlows():
+            return "end flows"
         case Release():
             return "release"
         case Terminate(ended, reason):
@@ -219,7 +248,8 @@ def policies(objects: tuple[KernelObject, ...], *directions: Direction) -> list[
 
 def the_kernel_is_as_the_machine_believes(story: ServerStory) -> None:
     for identity, session in story.machine.by_identity.items():
-        assert story.kernel[identity] == session.objects()
+        assert story.kernel.get(identity, ()) == session.objects()
+    assert story.kernel.keys() <= story.machine.by_identity.keys()
 
 
 def what_a_session_sends_must_come_out_of_its_own_sas(story: ServerStory) -> None:
@@ -262,24 +292,42 @@ def every_admitted_tunnel_is_looked_after_or_ended(story: ServerStory) -> None:
 
 
 def news_finds_exactly_the_tunnels_that_are_there(story: ServerStory) -> None:
+    index = story.machine._index
     machine = story.machine
     tunnels = [t for session in machine.by_identity.values() for t in session.tunnels]
-    assert set(machine._by_ike) == {t.ike for t in tunnels}
-    assert set(machine._inbound) == {t.spi_in for t in tunnels}
-    assert set(machine._outbound) == {(t.reqid, t.spi_out) for t in tunnels}
+    assert set(index.by_ike) == {t.ike for t in tunnels}
+    assert set(index.inbound) == {t.spi_in for t in tunnels}
+    assert set(index.outbound) == {(t.reqid, t.spi_out) for t in tunnels}
     for session in machine.by_identity.values():
         assert set(session.unsettled) <= {t.spi_out for t in session.tunnels}
 
 
-def an_attached_session_is_looked_at_again(story: ServerStory) -> None:
-    if any(s.active is not None for s in story.machine.by_identity.values()):
-        assert story.machine.deadline() is not None
+def a_session_that_changes_in_time_is_looked_at_then(story: ServerStory) -> None:
+    deadline = story.machine.deadline()
+    for session in story.machine.by_identity.values():
+        following = session.next_state(story.policy)
+        if following is not None:
+            assert deadline is not None
+            assert deadline <= following[1]
+
+
+def there_are_no_more_sessions_than_may_be(story: ServerStory) -> None:
+    assert len(story.machine.by_identity) <= story.policy.most
+
+
+def whoever_is_not_attached_is_absent_in_the_order_of_leaving(story: ServerStory) -> None:
+    sessions = story.machine.by_identity
+    absent = [name for name in sessions if sessions[name].state is not SessionState.ATTACHED]
+    order = list(story.machine._absent._left)
+    assert sorted(order) == sorted(absent)
+    left = [sessions[name].left for name in order]
+    assert left == sorted(left)
 
 
 def what_is_remembered_for_later_is_bounded(story: ServerStory) -> None:
     sessions = story.machine.by_identity.values()
     tunnels = sum(len(session.tunnels) for session in sessions)
-    assert len(story.machine._deadlines) <= 50 * len(sessions)
+    assert len(story.machine._agenda) <= 2 * len(sessions) + SLACK
     assert len(story.machine._doomed) <= 50 * max(1, tunnels)
 
 
@@ -291,6 +339,8 @@ RULES: Final[tuple[Callable[[ServerStory], None], ...]] = (
     a_virtual_address_has_one_session,
     every_admitted_tunnel_is_looked_after_or_ended,
     news_finds_exactly_the_tunnels_that_are_there,
-    an_attached_session_is_looked_at_again,
+    a_session_that_changes_in_time_is_looked_at_then,
+    there_are_no_more_sessions_than_may_be,
+    whoever_is_not_attached_is_absent_in_the_order_of_leaving,
     what_is_remembered_for_later_is_bounded,
 )

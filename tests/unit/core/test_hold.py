@@ -45,6 +45,19 @@ def lost(held: HoldQueue) -> tuple[int, int]:
     return held.overflowed, held.expired
 
 
+def test_only_tcp_stays_when_others_are_shed() -> None:
+    held = queue()
+    held.push(b"call", at(0), datagram())
+    held.push(b"syn", at(0), Label("ssh", Kind.CONTROL))
+    held.push(b"ask", at(0), Label("dns", Kind.QUERY))
+    held.push(b"data", at(0), segment(1))
+    held.push(b"ping", at(0), OTHER)
+    assert held.shed() == 3
+    assert held.held_bytes == 7
+    assert released(held) == [b"syn", b"data"]
+    assert (len(held), held.held_bytes, held.flows, lost(held)) == (0, 0, 0, (0, 0))
+
+
 class TestOrder:
     def test_everything_leaves_once_in_the_order_of_arrival(self) -> None:
         held = queue()

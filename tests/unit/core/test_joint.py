@@ -10,8 +10,9 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, strategies
 
+from orchestrator.core.absence import SessionState
 from orchestrator.core.mobility_events import State
-from orchestrator.core.session_events import SessionReason, SessionState
+from orchestrator.core.session_events import SessionReason
 from orchestrator.core.sessions import MAX_TUNNELS
 from tests.unit.core.builders import (
     LTE,
@@ -256,7 +257,7 @@ class TestNeighbours:
         net = running(WIFI)
         net.server.charon_crashes()
         net.run(20)
-        assert net.server.state() is SessionState.DETACHED
+        assert net.server.state() is SessionState.AWAY
         assert net.endpoint.state() is State.DETACHED
         net.talk(0.1)
         net.server.charon_starts()

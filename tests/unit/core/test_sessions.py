@@ -9,6 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
+from orchestrator.core.absence import SessionState
+from orchestrator.core.agenda import SLACK
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -24,7 +26,6 @@ from orchestrator.core.session_events import (
     Heard,
     MappingChanged,
     SessionReason,
-    SessionState,
     StateMoved,
     Tick,
 )
@@ -52,14 +53,14 @@ class TestAdmission:
     def test_a_remembered_lease_is_held_and_blocked_from_the_first_moment(self) -> None:
         story = ServerStory()
         assert story.remembers() == ["hold, block"]
-        assert story.state() is SessionState.DETACHED
+        assert story.state() is SessionState.AWAY
 
     def test_the_first_tunnel_may_send_at_once_and_is_sent_to_when_it_is_ready(self) -> None:
         """Its endpoint has no SA yet when charon here tells of it."""
         story = ServerStory()
         story.remembers()
         assert story.admits(OVER_WIFI) == ["hold, from 7"]
-        assert story.state() is SessionState.DETACHED
+        assert story.state() is SessionState.AWAY
         assert story.probed(1, OVER_WIFI) == ["to wifi, from 7", "release"]
         assert story.state() is SessionState.ATTACHED
         assert story.reason() is SessionReason.ACTIVATED
@@ -208,7 +209,7 @@ class TestActivation:
         story.admits(OVER_WIFI)
         story.probed(1000, OVER_WIFI)
         story.waits(60)
-        assert story.session().state is SessionState.DETACHED
+        assert story.session().state is SessionState.AWAY
         story.probed(5, OVER_WIFI)
         story.admits(OVER_LTE)
         story.probed(6, OVER_LTE)
@@ -330,7 +331,7 @@ class TestFollowing:
     ) -> None:
         story = attached()
         story.waits(60)
-        assert story.state() is SessionState.DETACHED
+        assert story.state() is SessionState.AWAY
         story.mapping(OVER_WIFI)
         assert story.probed(2, OVER_WIFI) == [], "nothing is released to where it was"
         assert story.sa_moved(OVER_WIFI, LTE.pop) == ["to lte, from 7", "release"]
@@ -434,13 +435,13 @@ class TestFollowing:
 
 
 class TestAbsence:
-    def test_an_endpoint_unheard_for_too_long_is_detached_and_held(self) -> None:
+    def test_an_endpoint_unheard_for_too_long_is_away_and_held(self) -> None:
         story = attached()
         assert story.waits(9.9) == []
         assert story.waits(0.2) == ["hold, from 7"]
         assert story.reason() is SessionReason.UNHEARD
 
-    def test_an_adopted_endpoint_that_is_never_heard_is_detached_too(self) -> None:
+    def test_an_adopted_endpoint_that_is_never_heard_is_away_too(self) -> None:
         story = ServerStory()
         story.admits(OVER_WIFI, adopted=True)
         assert story.waits(10.1) == ["hold, from 7"]
@@ -458,14 +459,14 @@ class TestAbsence:
         story.sa_moved(OVER_LTE, WIFI2.pop)
         assert story.session().roams == 4
 
-    def test_tells_people_of_every_attachment_and_detachment(self) -> None:
+    def test_tells_people_of_every_attachment_and_absence(self) -> None:
         story = attached()
         told = story.tells[-1]
         assert (told.what, told.identity, told.fields) == ("attached", LAPTOP, {"pop": NAT})
         assert told.reasons == {SessionReason.ACTIVATED}
         story.waits(11)
         told = story.tells[-1]
-        assert told.what == "detached"
+        assert told.what == "away"
         assert told.reasons == {SessionReason.UNHEARD}
 
     def test_an_endpoint_that_is_heard_stays(self) -> None:
@@ -480,7 +481,7 @@ class TestAbsence:
         for _ in range(2000):
             story.probed(1, OVER_WIFI, after=2)
             story.waits(0)
-        assert len(story.machine._deadlines) <= 2
+        assert len(story.machine._agenda) <= 2 + SLACK
         ticks = 0
         while (deadline := story.machine.deadline()) is not None:
             story.hears(Tick(), after=deadline - story.now)
@@ -548,7 +549,7 @@ class TestAbsence:
         assert sorted(said) == ["hold, block", f"{TABLET}: hold, block"]
         assert story.reason() is SessionReason.CHARON_ABSENT
 
-    def test_without_charon_a_detached_session_is_blocked_too(self) -> None:
+    def test_without_charon_an_absent_session_is_blocked_too(self) -> None:
         story = attached()
         story.waits(11)
         assert story.hears(CharonGone("crashed")) == ["hold, block"]

@@ -10,6 +10,7 @@ from typing import Final
 from hypothesis import strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from orchestrator.core.absence import Patience, SessionPolicy, SessionState
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -25,12 +26,11 @@ from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueI
 from orchestrator.core.session_events import (
     Heard,
     MappingChanged,
-    SessionState,
     StateMoved,
     Tick,
 )
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, Place
-from tests.unit.core.server_stories import ServerStory, from_endpoint
+from tests.unit.core.server_stories import POLICY, ServerStory, from_endpoint
 
 NAMES: Final = ("anna", "bert", "carla")
 VIPS: Final[dict[str, tuple[IPAddress, ...]]] = {
@@ -42,18 +42,32 @@ REQIDS: Final = {"anna": Reqid(1), "bert": Reqid(2), "carla": Reqid(3)}
 names = strategies.sampled_from(NAMES)
 places = strategies.sampled_from((WIFI, WIFI2, LTE))
 choice = strategies.integers(0, 20)
+policies = strategies.sampled_from(
+    (
+        POLICY,
+        SessionPolicy(patience=Patience(None, None)),
+        SessionPolicy(
+            patience=Patience(Seconds(60), Seconds(600)),
+            of_identity={"bert": Patience(Seconds(1), Seconds(2))},
+        ),
+        SessionPolicy(patience=Patience(Seconds(60), Seconds(20)), most=2),
+        SessionPolicy(most=2, evict=True),
+        SessionPolicy(patience=Patience(None, Seconds(900)), most=1, evict=True),
+    )
+)
 flips = strategies.sampled_from((0, 1, 2, 3, 2**31, 2**31 + 1, 2**32 - 1))
 
 
 class ServerInAnyWorld(RuleBasedStateMachine):
-    @initialize(remembered=strategies.sets(names))
-    def begin(self, remembered: set[str]) -> None:
-        self.story = ServerStory()
+    @initialize(remembered=strategies.sets(names), policy=policies)
+    def begin(self, remembered: set[str], policy: SessionPolicy) -> None:
+        self.policy = policy
+        self.story = ServerStory(policy)
         self.number = 0
         self.owners = dict(VIPS)
         """Which virtual addresses each identity's lease has now."""
         self.gone: list[Tunnel] = []
-        for name in sorted(remembered):
+        for name in sorted(remembered)[: policy.most]:
             self.story.remembers(VIPS[name], name)
 
     # Tunnels
@@ -147,6 +161,18 @@ class ServerInAnyWorld(RuleBasedStateMachine):
             in_use = active is not None and active.spi_out == spi
             assert said[-1:] == (["answer"] if in_use else []), "or over another way"
 
+    @rule(name=names, which=choice, flip=flips, sequence=flips)
+    def an_endpoint_says_that_it_sleeps(
+        self, name: str, which: int, flip: int, sequence: int
+    ) -> None:
+        named = self._one(which)
+        for vip in self.owners[name][:1]:
+            session = self.story.machine.session_of_vip(vip)
+            spi = Spi(1) if named is None else named.spi_out
+            said = self.story.hears(Heard(vip, flip, spi, sequence, asleep=True))
+            if said and session is not None:
+                assert session.state is SessionState.ASLEEP
+
     @rule(which=choice, place=places, charon_follows=strategies.booleans())
     def an_endpoint_moves(self, which: int, place: Place, *, charon_follows: bool) -> None:
         moving = self._one(which)
@@ -176,7 +202,7 @@ class ServerInAnyWorld(RuleBasedStateMachine):
     def a_lease_changes_hands(self, heir: str, former: str) -> None:
         self.owners[heir], self.owners[former] = self.owners[former], self.owners[heir]
 
-    @rule(seconds=strategies.sampled_from((0.01, 0.3, 1.5, 4.0, 30.0)))
+    @rule(seconds=strategies.sampled_from((0.01, 0.3, 1.5, 4.0, 30.0, 700.0)))
     def time_goes_by(self, seconds: float) -> None:
         self.story.waits(seconds)
 
@@ -189,21 +215,34 @@ class ServerInAnyWorld(RuleBasedStateMachine):
         if not hasattr(self, "story"):
             return
         for name in NAMES:
-            fresh = self._negotiated(name, LTE)
-            self.story.admits(fresh, self.owners[name], name)
-        for name in NAMES:
-            session = self.story.session(name)
-            assert session.vips == self.owners[name]
-            flip = 0 if session.flip is None else (session.flip + 1) % 2**32
-            fresh = session.tunnels[-1]
-            said = self.story.hears(Heard(session.vips[0], flip, fresh.spi_out))
-            assert said[-1] == "answer"
-            assert session.active == fresh
-            assert session.state is SessionState.ATTACHED
-        self.story.waits(Seconds(100))
-        for name in NAMES:
-            assert self.story.state(name) is SessionState.DETACHED
+            self._comes_home(name)
+        self.story.waits(Seconds(20))
+        for session in tuple(self.story.machine.by_identity.values()):
+            assert session.state is not SessionState.ATTACHED
+        self.story.waits(Seconds(2000))
+        for name, session in self.story.machine.by_identity.items():
+            patience = self.policy.patience_with(name)
+            assert patience.expire_after is None
+            sleeps = patience.asleep_after is not None
+            assert not sleeps or session.state is SessionState.ASLEEP
         assert self.story.machine.deadline() is None
+
+    def _comes_home(self, name: str) -> None:
+        others = [s for n, s in self.story.machine.by_identity.items() if n != name]
+        absent = any(session.state is not SessionState.ATTACHED for session in others)
+        admissible = len(others) < self.policy.most or (self.policy.evict and absent)
+        self.story.admits(self._negotiated(name, LTE), self.owners[name], name)
+        assert (name in self.story.machine.by_identity) == admissible
+        if name not in self.story.machine.by_identity:
+            return
+        session = self.story.session(name)
+        assert session.vips == self.owners[name]
+        flip = 0 if session.flip is None else (session.flip + 1) % 2**32
+        fresh = session.tunnels[-1]
+        said = self.story.hears(Heard(session.vips[0], flip, fresh.spi_out))
+        assert said[-1] == "answer"
+        assert session.active == fresh
+        assert session.state is SessionState.ATTACHED
 
     # Small things
 

@@ -39,12 +39,14 @@ class Held:
 
     def __init__(self) -> None:
         self.journal = Journal()
+        self.asleep = False
         self.holder = Holder(
             lambda header: header.source,
             lambda _: False,
             POLICY,
             lambda: Instant(0.0),
             self.journal,
+            asleep=lambda _: self.asleep,
         )
         self._kernel, self._daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._daemon.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -107,3 +109,24 @@ def test_packets_of_nobody_are_counted_and_dropped(held: Held) -> None:
     held.send(b"nonsense")
     assert held.journal.counters == {"foreign-packet": 2}
     assert held.holder.tally((VIP,)) == EMPTY
+
+
+def tcp(source: IPAddress) -> bytes:
+    """A SYN to nobody."""
+    header = b"\x45\x00\x00\x28" + bytes(4) + b"\x40\x06" + bytes(2) + source.packed + bytes(4)
+    return header + bytes(12) + b"\x50\x02" + bytes(6)
+
+
+def test_only_tcp_is_held_for_who_sleeps(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    held.send(packet(VIP))
+    held.send(tcp(VIP))
+    held.holder.shed((VIP, OTHER))
+    assert held.holder.tally((VIP,)) == {**EMPTY, "packets": 1, "bytes": 40, "flows": 1}
+    held.asleep = True
+    held.send(packet(VIP))
+    assert held.holder.tally((VIP,))["packets"] == 1
+    assert held.journal.counters == {"not-held-asleep": 1}
+    held.asleep = False
+    held.send(packet(VIP))
+    assert held.holder.tally((VIP,))["packets"] == 2
