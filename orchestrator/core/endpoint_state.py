@@ -9,7 +9,8 @@ The routing, read from the top (`ip rule`):
     11170   everything that is not underlay -> the inner table: `default dev vip0`
 
 The policies: out, the VIP's packets take the active path, or fall into the TUN while there is
-none; in and fwd, nothing for the VIP is accepted that did not come out of one of our SAs.
+none; while the path is doubted, only those to the service take it. In and fwd, nothing for the
+VIP is accepted that did not come out of one of our SAs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,10 @@ from orchestrator.core.kernel import (
     ENDPOINT_REQID,
     MARK_TO_SENDERS,
     MARK_UNDERLAY,
+    POLICY_PRIORITY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
+    POLICY_PRIORITY_SERVICE,
     TABLE_INNER,
     TUN_ENDPOINT,
     Address,
@@ -90,6 +93,8 @@ class EndpointState:
     """Every usable path, with the routing table that is its own."""
     active: Template | None = None
     """None: hold."""
+    probed: Template | None = None
+    """Where probes go while everything else is held; None: they take the active path."""
 
 
 def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
@@ -145,13 +150,15 @@ def _rules(state: EndpointState) -> Iterator[Rule]:
 def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
     own = host_network(vip)
     from_any_path = Template(None, None, ENDPOINT_REQID)
+    service = host_network(SERVICE[vip.version])
+    if state.probed is not None and state.inner.full:
+        yield _out(own, service, state.probed, POLICY_PRIORITY_SERVICE)
     for remote in state.inner.destinations(vip.version):
-        yield Policy(
-            Direction.OUT,
-            Selector(own, remote),
-            Verdict.PROTECT if state.active else Verdict.ALLOW,
-            state.active,
-        )
+        if remote == service:
+            way = state.active or state.probed
+            yield _out(own, service, way, POLICY_PRIORITY_SERVICE)
+        else:
+            yield _out(own, remote, state.active, POLICY_PRIORITY)
         for direction in (Direction.IN, Direction.FWD):
             yield Policy(direction, Selector(remote, own), Verdict.PROTECT, from_any_path)
     anything = EVERYTHING[vip.version]
@@ -177,3 +184,8 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
                 Verdict.BLOCK,
                 priority=POLICY_PRIORITY_POOL,
             )
+
+
+def _out(own: IPNetwork, remote: IPNetwork, way: Template | None, priority: int) -> Policy:
+    verdict = Verdict.PROTECT if way else Verdict.ALLOW
+    return Policy(Direction.OUT, Selector(own, remote), verdict, way, priority)

@@ -18,8 +18,11 @@ What it decides about has rules of its own: where we are (`core.places`), the tu
    (`_charon_up`).
 8. A negotiation that fails is repeated on the next path, and on the same one after a growing
    pause (`_negotiate_if_needed`, `_fail`).
-9. Only tunnels negotiated by us are ours: other people's connections in the same charon are
-   left alone (`_tunnel_up`, `_charon_up`).
+9. Before the device sleeps the server is told, and from then on traffic is held
+   (`_falls_asleep`). After a sleep nothing is trusted: it is held until a probe was answered,
+   by whichever way (`_woke`, `_answered`).
+10. Only tunnels negotiated by us are ours: other people's connections in the same charon are
+    left alone (`_tunnel_up`, `_charon_up`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,6 +51,8 @@ from orchestrator.core.mobility_events import (
     AttemptFailed,
     Effect,
     Event,
+    FallsAsleep,
+    MaySleep,
     MoveEnded,
     MoveTunnel,
     NetworkChanged,
@@ -72,6 +77,9 @@ from orchestrator.core.tunnels import Held, Tunnels
 
 REFUSAL_WINDOW: Final = Seconds(5.0)
 """An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
+SLEEP_LIMIT: Final = Seconds(10.0)
+"""A device that has announced its sleep and is still awake then does not sleep: logind waits
+for 5 s (logind.conf(5), InhibitDelayMaxSec)."""
 SEQUENCES: Final = 2**32
 
 
@@ -117,6 +125,10 @@ class Mobility:
         """Where the latest activation was, whatever became of it since."""
         self._sequence = 0
         self._lost_at: Instant | None = None
+        self._doubted = False
+        """Whether everything but probes waits for the next answer."""
+        self._asleep_until: Instant | None = None
+        """While the device falls asleep: when it must have."""
         self._effects: list[Effect] = []
         self._ordered = self.kernel()
         """What the latest Apply ordered."""
@@ -157,6 +169,8 @@ class Mobility:
                 self._answered(sequence, now)
             case RoamRequested(link_name):
                 self._roam_requested(link_name)
+            case FallsAsleep():
+                self._falls_asleep(now)
             case Woke():
                 self._woke(now)
             case Tick():
@@ -172,9 +186,11 @@ class Mobility:
         times = [held.retire_at for held in self._tunnels.held if held.retire_at is not None]
         if self.liveness is not None:
             times.append(self.liveness.deadline())
+        if self._asleep_until is not None:
+            times.append(self._asleep_until)
         if self._attempts.current is not None:
             times.append(self._attempts.current.overdue)
-        elif self.charon is not None:
+        elif self.charon is not None and self._asleep_until is None:
             times += [self._attempts.retry_at(path) for path in self._targets()]
         return min(times, default=None)
 
@@ -205,11 +221,12 @@ class Mobility:
 
     def kernel(self) -> EndpointState:
         """What the kernel has to look like now."""
-        template = None
+        way = None
         if self._active is not None:
             tunnel = self._active.tunnel
-            template = Template(tunnel.local, tunnel.remote, ENDPOINT_REQID)
-        return EndpointState(self.policy.inner, self.vips, self._places.tables, template)
+            way = Template(tunnel.local, tunnel.remote, ENDPOINT_REQID)
+        active, probed = (None, way) if self._doubted else (way, None)
+        return EndpointState(self.policy.inner, self.vips, self._places.tables, active, probed)
 
     # Start and network
 
@@ -220,6 +237,7 @@ class Mobility:
         if event.adopted is not None:
             path = self._places.between(event.adopted.local, event.adopted.remote)
             if path is not None:
+                self._doubted = event.doubted
                 held = Held(event.adopted, path, now, now, answered=True)
                 held.renew = Reason.CHARON_RESTARTED  # unless charon says that it knows it
                 self._tunnels.held.append(held)
@@ -246,13 +264,30 @@ class Mobility:
                 self._set_state(State.DETACHED, what | self._places.why_none(), now)
             self._recover(what, now)
 
+    def _falls_asleep(self, now: Instant) -> None:
+        """Rule 9, first half."""
+        self._asleep_until = Instant(now + SLEEP_LIMIT)
+        self._doubt(Reason.FALLING_ASLEEP, now)
+        if self._active is None:
+            self._effects.append(MaySleep())
+
     def _woke(self, now: Instant) -> None:
-        """Everything is doubtful; the next answer, or its absence, decides."""
+        """Rule 9, second half."""
+        self._asleep_until = None
         self._attempts.forgive_all()
+        # The server may have sent into the void unaware: to a new flip it sends anew.
+        self.flip = (self.flip + 1) % SEQUENCES
+        self._lost_at = now
+        self._doubt(Reason.WOKE, now)
+
+    def _doubt(self, reason: Reason, now: Instant) -> None:
+        """The next answer, or its absence, decides; until then only probes are sent."""
+        self._doubted = True
         self._effects += self._attempts.abandon()
-        if self._active is not None and self.liveness is not None:
+        if self._active is not None:
             self.liveness = self._fresh_liveness(now)
-            self._set_state(State.MOVING, {Reason.WOKE}, now)
+            self._set_state(State.MOVING, {reason}, now)
+            self._apply()
             self._probe(now)
 
     # Losing and recovering
@@ -307,7 +342,8 @@ class Mobility:
         self._set_state(State.MOVING, reasons, now)
         self._apply()
         self._probe(now)
-        self._effects.append(Release())
+        if not self._doubted:
+            self._effects.append(Release())
 
     def _retire(self, now: Instant, *, proven: bool) -> None:
         """Rule 4: what lost the traffic has a while left, unless we may want to go back."""
@@ -320,6 +356,8 @@ class Mobility:
                 held.retire_at = Instant(now + self.policy.drain)
 
     def _tick(self, now: Instant) -> None:
+        if self._asleep_until is not None and now >= self._asleep_until:
+            self._woke(now)
         for held in self._tunnels.over(now):
             self._discard(held)
         attempt = self._attempts.current
@@ -355,7 +393,8 @@ class Mobility:
             return
         self._sequence = (self._sequence + 1) % SEQUENCES
         self.liveness.sent(self._sequence, now)
-        self._effects.append(SendProbe(self._sequence, self.flip, self._active.tunnel.spi_in))
+        spi, asleep = self._active.tunnel.spi_in, self._asleep_until is not None
+        self._effects.append(SendProbe(self._sequence, self.flip, spi, asleep))
 
     def _answered(self, sequence: int, now: Instant) -> None:
         """Rule 5."""
@@ -366,6 +405,14 @@ class Mobility:
             return
         self._active.heard = now
         self._active.answered = True
+        if self._asleep_until is not None:
+            self.liveness.due = self._asleep_until  # all is said
+            self._effects.append(MaySleep())
+            return
+        if self._doubted:
+            self._doubted = False
+            self._apply()
+            self._effects.append(Release())
         if not self._why_more(self._active.path):
             self._attempts.forgive(self._active.path)
         if self.state is State.MOVING:
@@ -380,6 +427,8 @@ class Mobility:
     def _negotiate_if_needed(self, now: Instant) -> None:
         """Rule 8: one negotiation at a time, on the best path whose pause is over."""
         if self._attempts.current is not None or self.charon is None:
+            return
+        if self._asleep_until is not None:
             return
         for path in self._targets():
             if self._attempts.retry_at(path) <= now:

@@ -15,7 +15,8 @@ class State(StrEnum):
     DETACHED = "detached"
     """No path carries traffic; it is held."""
     MOVING = "moving"
-    """Traffic was sent on its way over a path that has not answered yet."""
+    """Traffic was sent on its way over a path that has not answered yet; or, around a sleep of
+    the device, it waits for that answer."""
     ATTACHED = "attached"
     """A path carries traffic, and has proved it."""
 
@@ -32,6 +33,7 @@ class Reason(StrEnum):
     BETTER_LINK = "better-link"
     OPERATOR = "operator"
     ANSWERED = "answered"
+    FALLING_ASLEEP = "falling-asleep"
     WOKE = "woke"
     CHARON_RESTARTED = "charon-restarted"
     CHARON_ABSENT = "charon-absent"
@@ -54,6 +56,8 @@ class Started:
     """Virtual addresses remembered from before; empty on a first start."""
     adopted: Tunnel | None = None
     """The tunnel that the kernel's policies use now; its IKE_SA is not known yet (ike 0)."""
+    doubted: bool = False
+    """They use it for probes only: the predecessor did not trust it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,11 @@ class RoamRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class FallsAsleep:
+    """The device is about to sleep, and waits until the server has been told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Woke:
     """The device slept, or the clock jumped: nothing known before is trusted."""
 
@@ -110,6 +119,7 @@ Event = (
     | MoveEnded
     | ProbeAnswered
     | RoamRequested
+    | FallsAsleep
     | Woke
     | Tick
     | IkeEvent
@@ -177,6 +187,13 @@ class SendProbe:
     flip: int
     spi: Spi
     """Our inbound SPI: on which CHILD_SA the server shall send."""
+    asleep: bool = False
+    """It says that we take nothing any more, until another one comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaySleep:
+    """The server knows, or nobody can tell it: the device need not wait any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +224,7 @@ Effect = (
     | Abandon
     | Terminate
     | SendProbe
+    | MaySleep
     | Release
     | RememberVips
     | Tell

@@ -24,6 +24,7 @@ from orchestrator.core.ike import IkeFailure, Tunnel
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
     MARK_TO_SENDERS,
+    POLICY_PRIORITY_SERVICE,
     TUN_ENDPOINT,
     Direction,
     KernelObject,
@@ -144,7 +145,8 @@ class Endpoint:
         at_rest = EndpointState(self._machine.policy.inner, vips)
         await self._reconciler.establish(SCOPE, endpoint_objects(at_rest))
         snapshot = await self._rtnetlink.snapshot()
-        await self._driver.handle(Started(snapshot, self._memory.vips, self._adoptable(found)))
+        adopted, doubted = self._adoptable(found), _lets_only_probes_out(found)
+        await self._driver.handle(Started(snapshot, self._memory.vips, adopted, doubted))
         self._holder.start(self._reconciler.tun(TUN_ENDPOINT))
         self._reconciler.reader = self._holder
         # What a predecessor wanted otherwise is in nobody's scope.
@@ -238,7 +240,9 @@ class Endpoint:
             case MoveTunnel():
                 return self._move(effect)
             case SendProbe():
-                self._probes.send(effect.sequence, effect.flip, effect.spi)
+                self._probes.send(
+                    effect.sequence, effect.flip, effect.spi, asleep=effect.asleep
+                )
             case Release():
                 self._release()
             case Negotiate():
@@ -418,6 +422,16 @@ class Endpoint:
         if self._memory.problem is not None:
             found.append(self._memory.problem)
         return found
+
+
+def _lets_only_probes_out(found: Iterable[KernelObject]) -> bool:
+    """Whether a predecessor waited for an answer, or had no way at all."""
+    return not any(
+        isinstance(subject, Policy)
+        and (subject.direction, subject.verdict) == (Direction.OUT, Verdict.PROTECT)
+        and subject.priority != POLICY_PRIORITY_SERVICE
+        for subject in found
+    )
 
 
 def _youngest(

@@ -76,10 +76,11 @@ class EndpointProbes(_ProbeSockets):
         super().__init__(journal)
         self._answered = answered
 
-    def send(self, sequence: int, flip: int, spi: Spi) -> None:
+    def send(self, sequence: int, flip: int, spi: Spi, *, asleep: bool) -> None:
         """One probe over the first virtual address; a lost one is repeated by the machine."""
         for vip, sock in self._sockets.items():
-            probe = Probe(Kind.REQUEST, flip, sequence, spi)
+            kind = Kind.ASLEEP if asleep else Kind.REQUEST
+            probe = Probe(kind, flip, sequence, spi)
             # No route, no buffer: an unanswered probe says the same.
             with contextlib.suppress(OSError):
                 sock.sendto(encode(probe), (str(SERVICE[vip.version]), SERVICE_PORT))
@@ -98,8 +99,9 @@ class ServerProbes(_ProbeSockets):
         self._heard = heard
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
-        if probe.kind is Kind.REQUEST:
-            self._heard(Heard(sender, probe.flip, probe.spi, probe.sequence))
+        if probe.kind is not Kind.REPLY:
+            asleep = probe.kind is Kind.ASLEEP
+            self._heard(Heard(sender, probe.flip, probe.spi, probe.sequence, asleep))
 
     def answer(self, heard: Heard) -> None:
         sock = self._sockets.get(SERVICE[heard.vip.version])

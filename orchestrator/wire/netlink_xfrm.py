@@ -16,6 +16,7 @@ from orchestrator.core.kernel import (
     POLICY_PRIORITY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
+    POLICY_PRIORITY_SERVICE,
     Direction,
     Policy,
     Selector,
@@ -73,7 +74,12 @@ _NO_SPI: Final = bytes(4)
 _WHOLE_MARK: Final = 0xFFFF_FFFF
 _DIRECTIONS: Final = frozenset(int(direction) for direction in Direction)
 _OUR_PRIORITIES: Final = frozenset(
-    {POLICY_PRIORITY_LOCAL, POLICY_PRIORITY, POLICY_PRIORITY_POOL}
+    {
+        POLICY_PRIORITY_LOCAL,
+        POLICY_PRIORITY_SERVICE,
+        POLICY_PRIORITY,
+        POLICY_PRIORITY_POOL,
+    }
 )
 
 

@@ -3,7 +3,8 @@
 A UDP payload of 24 octets, network order, written out below. The SA that carried a probe has
 authenticated it, so there is no second authentication here. The server follows the highest
 flip number that it receives (the roaming rule of mosh) and sends on the CHILD_SA that the SPI
-names. Pure; whatever is not exactly a probe raises PeerError.
+names. ASLEEP is a request of an endpoint that takes nothing more until it sends another one; it
+is answered like one. Pure; whatever is not exactly a probe raises PeerError.
 
      0                   1                   2                   3
      0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -37,6 +38,7 @@ PROBE_SIZE: Final = _LAYOUT.size
 class Kind(IntEnum):
     REQUEST = 1
     REPLY = 2
+    ASLEEP = 3
 
 
 _KINDS: Final = frozenset(int(kind) for kind in Kind)

@@ -100,6 +100,25 @@ def test_holding_replaces_the_policies_out_and_leaves_the_rest(
     in_kernel(tmp_path, work)
 
 
+@pytest.mark.parametrize("inner", [Inner(), Inner((ip_network("192.0.0.0/8"),))])
+def test_doubting_leaves_one_way_out_and_trusting_opens_the_rest(
+    network_namespace: Namespace, tmp_path: Path, inner: Inner
+) -> None:
+    """Full tunnel, and split tunnel with the service's address among the prefixes."""
+    build(network_namespace)
+    attached = replace(ATTACHED, inner=inner)
+    doubted = replace(attached, active=None, probed=attached.active)
+
+    async def work(reconciler: Reconciler) -> None:
+        for state in (attached, doubted, replace(HELD, inner=inner), doubted, attached):
+            wanted = {o for o in endpoint_objects(state) if isinstance(o, Policy)}
+            await reconciler.apply("endpoint", endpoint_objects(state))
+            assert set(await reconciler.read(Aspect.POLICIES)) == wanted
+            assert reconciler.failures == ()
+
+    in_kernel(tmp_path, work)
+
+
 @pytest.mark.parametrize(
     ("meddling", "aspect"),
     [

@@ -256,6 +256,8 @@ class EndpointHost(EndpointStory):
 
     def send(self, inner: Inner) -> None:
         template = None if self.kernel is None else self.kernel.active
+        if self.kernel is not None and not isinstance(inner, bytes):
+            template = template or self.kernel.probed
         if template is None:
             assert isinstance(inner, bytes), "a probe was sent into the hold"
             self.queue.push(inner, at(self.internet.now), PACKET)
@@ -284,8 +286,8 @@ class EndpointHost(EndpointStory):
             self.kernel_moves = self._rewritten(effect)
         outcome = super()._carry_out(effect)
         match effect:
-            case endpoint_events.SendProbe(sequence, flip, spi):
-                self.send(server_events.Heard(VIP4, flip, spi, sequence))
+            case endpoint_events.SendProbe(sequence, flip, spi, asleep):
+                self.send(server_events.Heard(VIP4, flip, spi, sequence, asleep))
             case endpoint_events.Release():
                 for packet in drained(self.queue, at(self.internet.now)):
                     self.send(packet)

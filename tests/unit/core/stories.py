@@ -30,6 +30,7 @@ from orchestrator.core.mobility_events import (
     AttemptFailed,
     Effect,
     Event,
+    MaySleep,
     MoveEnded,
     MoveTunnel,
     Negotiate,
@@ -129,9 +130,13 @@ class EndpointStory:
         return done
 
     def starts(
-        self, *places: Place, vips: tuple[IPAddress, ...] = (), adopted: Tunnel | None = None
+        self,
+        *places: Place,
+        vips: tuple[IPAddress, ...] = (),
+        adopted: Tunnel | None = None,
+        doubted: bool = False,
     ) -> list[str]:
-        return self.hears(Started(snapshot(*places), vips, adopted))
+        return self.hears(Started(snapshot(*places), vips, adopted, doubted))
 
     def is_at(self, *places: Place, after: float = 0.0) -> list[str]:
         """The network is now exactly these places."""
@@ -197,10 +202,11 @@ class EndpointStory:
                 self.kernel = state
             case MoveTunnel(moving, way):
                 assert self.kernel is not None
-                assert self.kernel.active is None, "an SA is moved while traffic uses it"
+                ways = (self.kernel.active, self.kernel.probed)
+                assert ways == (None, None), "an SA is moved while traffic uses it"
                 return MoveEnded(moving, way, self.kernel_moves)
             case SendProbe():
-                assert self.holds_nothing, "a probe is sent into the hold"
+                assert self.lets_probes_out, "a probe is sent into the hold"
                 self.probe = effect
             case Release():
                 assert self.holds_nothing, "traffic is released into the hold"
@@ -220,9 +226,14 @@ class EndpointStory:
                 self.in_charon.pop(ended.ike, None)
             case Tell():
                 self.tells.append(effect)
-            case RememberVips():
+            case RememberVips() | MaySleep():
                 pass
         return None
+
+    @property
+    def lets_probes_out(self) -> bool:
+        probed = self.kernel.probed if self.kernel is not None else None
+        return self.holds_nothing or probed is not None
 
     @property
     def holds_nothing(self) -> bool:
@@ -261,25 +272,33 @@ def describe(effect: Effect) -> str:
     """An act in a word or two; what is only told to people is left out."""
     match effect:
         case Apply(state):
-            if state.active is None or state.active.source is None:
+            way = state.active or state.probed
+            if way is None or way.source is None:
                 return "hold"
-            return f"protect {NAMES.get(state.active.source, state.active.source)}"
+            what = "protect" if state.active else "only probes"
+            return f"{what} {NAMES.get(way.source, way.source)}"
         case MoveTunnel(_, way):
             return f"move {name(way)}"
         case Negotiate(_, way):
             return f"negotiate {name(way)}"
-        case Abandon():
-            return "abandon"
         case Terminate(ended):
             return f"terminate {ended.ike}"
+        case SendProbe(asleep=True):
+            return "say asleep"
         case SendProbe():
             return "probe"
-        case Release():
-            return "release"
         case RememberVips(vips):
             return f"remember {' '.join(map(str, vips))}"
-        case Tell():
-            return ""
+        case Abandon() | MaySleep() | Release() | Tell():
+            return PLAIN[type(effect)]
+
+
+PLAIN: Final[dict[type[Effect], str]] = {
+    Abandon: "abandon",
+    MaySleep: "may sleep",
+    Release: "release",
+    Tell: "",
+}
 
 
 def name(way: Path) -> str:
@@ -314,6 +333,13 @@ def attached_means_an_active_tunnel_on_a_usable_path(story: EndpointStory) -> No
         assert machine.active_path is not None
         assert machine.active.local == machine.active_path.pop
         assert machine.active.remote == machine.active_path.server
+
+
+def attached_means_that_traffic_flows(story: EndpointStory) -> None:
+    machine = story.machine
+    if machine.state is State.ATTACHED:
+        assert machine.kernel().active is not None
+    assert None in (machine.kernel().active, machine.kernel().probed)
 
 
 def a_virtual_address_is_never_an_outer_one(story: EndpointStory) -> None:
@@ -358,6 +384,7 @@ def no_more_than_a_handful_is_held(story: EndpointStory) -> None:
 RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     the_kernel_is_as_the_machine_believes,
     attached_means_an_active_tunnel_on_a_usable_path,
+    attached_means_that_traffic_flows,
     a_virtual_address_is_never_an_outer_one,
     the_attempt_is_the_one_that_charon_works_on,
     every_tunnel_of_ours_is_held_or_ended,

@@ -65,6 +65,8 @@ PEER4 = ip_address("10.51.1.2")
 PEER6 = ip_address("fd00:51::2")
 ELSEWHERE = ip_address("198.18.0.1")
 SPLIT = Inner(prefixes=(ip_network("10.50.0.0/15"),))
+OVERLAPPING = Inner(prefixes=(ip_network("192.0.0.0/8"), ip_network("10.50.0.0/15")))
+"""The service's address is in one of them."""
 
 MAIN = TableId(254)
 MAIN_ROUTES = (
@@ -177,6 +179,16 @@ class TestFullTunnel:
         held = Outcome(TUN_ENDPOINT, TABLE_INNER, Verdict.ALLOW)
         assert outcome(objects, Packet(PEER4)) == held
         assert outcome(objects, Packet(ELSEWHERE, source=VIP4)) == held
+
+    @pytest.mark.parametrize("inner", [Inner(), SPLIT, OVERLAPPING])
+    def test_while_the_path_is_doubted_only_the_service_is_reached(self, inner: Inner) -> None:
+        doubted = replace(state(VIP4, inner=inner), probed=WIFI_TEMPLATE)
+        objects = endpoint_objects(doubted)
+        assert outcome(objects, Packet(PEER4)).verdict is Verdict.ALLOW
+        to_service = Packet(SERVICE[4], source=VIP4)
+        assert outcome(objects, to_service).verdict is Verdict.PROTECT
+        held = endpoint_objects(replace(doubted, probed=None))
+        assert outcome(held, to_service).verdict is Verdict.ALLOW
 
     def test_without_a_v6_address_v6_is_unreachable_and_does_not_leak(self) -> None:
         objects = endpoint_objects(state(VIP4, active=WIFI_TEMPLATE))

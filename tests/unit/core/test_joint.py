@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, strategies
 
 from orchestrator.core.absence import SessionState
-from orchestrator.core.mobility_events import State
+from orchestrator.core.mobility_events import FallsAsleep, State, Woke
+from orchestrator.core.quantities import Seconds
 from orchestrator.core.session_events import SessionReason
 from orchestrator.core.sessions import MAX_TUNNELS
 from tests.unit.core.builders import (
@@ -297,3 +298,50 @@ def test_wherever_it_goes_it_arrives(
     net.run(1)
     assert net.up.lost + net.down.lost == lost
     assert net.up.doubled == net.down.doubled == 0
+
+
+class TestSleep:
+    def goes_to_bed(self, **options: object) -> Internet:
+        net = running(WIFI, **options)
+        net.talk(0.5)
+        net.endpoint.hears(FallsAsleep())
+        return net
+
+    def test_the_server_holds_as_soon_as_it_was_told(self) -> None:
+        net = self.goes_to_bed()
+        net.run(DELAYS[WIFI.pop])
+        assert net.server.state() is SessionState.ASLEEP
+        net.talk(1)
+        net.endpoint.hears(Woke(Seconds(1)))
+        net.talk(1)
+        net.run(PROBED)
+        settled(net)
+        assert net.up.lost == 0
+        assert net.up.in_order
+        assert net.down.doubled == 0
+
+    def test_without_being_told_it_would_send_on(self) -> None:
+        net = running(WIFI)
+        net.talk(1)
+        assert net.server.state() is SessionState.ATTACHED
+
+    def test_nothing_leaves_before_the_probe_is_answered(self) -> None:
+        net = running(WIFI)
+        net.endpoint.hears(Woke(Seconds(3600)))
+        asked = net.now
+        net.talk(0.5)
+        assert net.up.first_since(asked) > 2.9 * DELAYS[WIFI.pop], (
+            "a round trip, and half of one"
+        )
+        assert net.up.lost == 0
+
+    def test_a_night_elsewhere_ends_in_a_fresh_tunnel_that_was_proven(self) -> None:
+        net = self.goes_to_bed()
+        net.run(0.1)
+        net.places = (LTE,)
+        net.endpoint.hears(Woke(Seconds(8 * 3600)))
+        net.endpoint.is_at(LTE)
+        net.talk(1)
+        net.run(PROBED)
+        settled(net)
+        assert net.up.lost == 0

@@ -21,9 +21,11 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import TABLE_PATHS
+from orchestrator.core.mobility import SLEEP_LIMIT
 from orchestrator.core.mobility_events import (
     Ask,
     AttemptFailed,
+    FallsAsleep,
     MoveEnded,
     MoveTunnel,
     ProbeAnswered,
@@ -918,29 +920,111 @@ class TestOperator:
         assert story.hears(IkeDown(UniqueId(2))) == ["hold", "negotiate lte"]
 
 
-class TestSleep:
-    def test_doubts_the_path_on_waking_and_trusts_it_when_answered(self) -> None:
+@pytest.mark.parametrize("slept", [60, 15 * 60, 8 * 3600])
+class TestWaking:
+    """The clock is the story's: what CLOCK_BOOTTIME would say after such a sleep."""
+
+    def test_lets_only_probes_out_until_one_is_answered(self, slept: float) -> None:
         story = attached(WIFI)
-        assert story.hears(Woke(Seconds(60)), after=60) == ["probe"]
+        said = story.hears(Woke(Seconds(slept)), after=slept)
+        assert said == ["only probes wifi", "probe"]
         assert story.state() is State.MOVING
         assert story.reasons() == {"woke"}
-        story.answered()
+        assert story.answered() == ["protect wifi", "release"]
+        assert story.state() is State.ATTACHED
+        told = story.told("attached").fields
+        assert told is not None
+        assert told["elapsed_ms"] == 20.0
+
+    def test_an_answer_to_what_it_asked_before_is_no_proof(self, slept: float) -> None:
+        story = attached(WIFI)
+        before = story.probe
+        assert before is not None
+        story.hears(Woke(Seconds(slept)), after=slept)
+        assert story.hears(ProbeAnswered(before.sequence)) == []
+        assert story.state() is State.MOVING
+
+    def test_without_a_sleep_nothing_would_be_held(self, slept: float) -> None:
+        story = attached(WIFI)
+        said = story.waits(min(slept, 60), answering=True)
+        assert set(said) == {"probe"}
         assert story.state() is State.ATTACHED
 
-    def test_holds_when_the_path_did_not_survive_the_night(self) -> None:
+    def test_holds_and_negotiates_when_the_path_did_not_survive(self, slept: float) -> None:
         story = attached(WIFI)
-        story.hears(Woke(Seconds(8 * 3600)), after=8 * 3600)
+        story.hears(Woke(Seconds(slept)), after=slept)
         assert story.waits(2.1)[-2:] == ["hold", "negotiate wifi"]
+        assert story.negotiated() == ["only probes wifi", "probe"]
+        assert story.answered()[:2] == ["protect wifi", "release"]
 
+    def test_tells_the_server_by_a_new_flip(self, slept: float) -> None:
+        story = attached(WIFI)
+        before = story.machine.flip
+        story.hears(Woke(Seconds(slept)), after=slept)
+        assert story.probe is not None
+        assert story.probe.flip == before + 1
+
+
+class TestSleep:
     def test_a_place_left_while_asleep_is_not_moved_from_after_too_long(self) -> None:
         story = attached(WIFI)
         story.hears(Woke(Seconds(8 * 3600)), after=8 * 3600)
         assert story.is_at(LTE) == ["hold", "negotiate lte"]
+        assert story.negotiated() == ["only probes lte", "probe"]
 
-    def test_a_place_left_during_a_nap_is_moved_from(self) -> None:
+    def test_a_place_left_during_a_nap_is_moved_from_and_proven_before_use(self) -> None:
         story = attached(WIFI)
         story.hears(Woke(Seconds(60)), after=60)
-        assert "move lte" in story.is_at(LTE)
+        said = story.is_at(LTE)
+        assert said == ["hold", "move lte", "only probes lte", "probe", "negotiate lte"]
+        assert story.answered() == ["protect lte", "release"]
+
+    def test_what_comes_after_the_proof_is_optimistic_again(self) -> None:
+        story = attached(WIFI)
+        story.hears(Woke(Seconds(60)), after=60)
+        story.answered()
+        assert story.is_at(LTE) == OPTIMISTIC_MOVE
+
+    def test_says_good_night_and_holds_until_it_may_sleep(self) -> None:
+        story = attached(WIFI)
+        assert story.hears(FallsAsleep()) == ["only probes wifi", "say asleep"]
+        assert story.reasons() == {"falling-asleep"}
+        assert story.answered() == ["may sleep"]
+        assert story.state() is State.MOVING
+        assert story.hears(Woke(Seconds(60)), after=60) == ["only probes wifi", "probe"]
+        assert story.answered() == ["protect wifi", "release"]
+
+    def test_says_it_again_until_it_is_heard(self) -> None:
+        story = attached(WIFI)
+        story.hears(FallsAsleep())
+        assert story.waits(0.7) == ["say asleep", "say asleep"]
+        assert story.answered() == ["may sleep"]
+        assert story.waits(5) == []
+
+    def test_may_sleep_at_once_when_nobody_can_be_told(self) -> None:
+        story = attached(WIFI)
+        story.is_at()
+        assert story.hears(FallsAsleep()) == ["may sleep"]
+        assert story.state() is State.DETACHED
+
+    def test_begins_nothing_before_it_sleeps(self) -> None:
+        story = attached(WIFI)
+        story.hears(FallsAsleep())
+        assert "negotiate lte" not in story.is_at(LTE)
+        assert "negotiate lte" in story.hears(Woke(Seconds(60)), after=60)
+
+    def test_what_it_negotiates_is_abandoned_before_it_sleeps(self) -> None:
+        story = attached(WIFI2)
+        story.is_at(WIFI2, WIFI)
+        assert story.hears(FallsAsleep())[:1] == ["abandon"]
+
+    def test_a_sleep_that_does_not_come_is_over(self) -> None:
+        story = attached(WIFI)
+        story.hears(FallsAsleep())
+        story.answered()
+        said = story.waits(SLEEP_LIMIT, answering=True)
+        assert said[:4] == ["only probes wifi", "probe", "protect wifi", "release"]
+        assert story.state() is State.ATTACHED
 
     def test_ends_every_pause(self) -> None:
         story = EndpointStory()

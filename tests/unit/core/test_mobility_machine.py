@@ -29,6 +29,7 @@ from orchestrator.core.ike import (
 from orchestrator.core.mobility import MobilityPolicy
 from orchestrator.core.mobility_events import (
     AttemptFailed,
+    FallsAsleep,
     MoveEnded,
     ProbeAnswered,
     RoamRequested,
@@ -123,6 +124,11 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
     @rule(seconds=strategies.sampled_from((2.0, 700.0, 30000.0)))
     def the_device_sleeps(self, seconds: float) -> None:
         self.story.hears(Woke(Seconds(seconds)), after=seconds)
+
+    @rule()
+    def the_device_is_about_to_sleep(self) -> None:
+        self.story.hears(FallsAsleep())
+        assert self.story.state() is not State.ATTACHED
 
     @rule(works=strategies.booleans())
     def the_kernel_moves_sas_or_not(self, *, works: bool) -> None:
@@ -262,12 +268,16 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
         found = before.machine.active
         if found is not None:
             found = replace(found, ike=UniqueId(0), child=UniqueId(0), connection="")
-        said = self.story.starts(*self.network, vips=before.machine.vips, adopted=found)
+        doubted = before.kernel is not None and before.kernel.probed is not None
+        said = self.story.starts(
+            *self.network, vips=before.machine.vips, adopted=found, doubted=doubted
+        )
         if found is not None:
             assert "hold" not in said, "an adopted tunnel was held"
             assert before.kernel is not None
             assert self.story.kernel is not None
             assert self.story.kernel.active == before.kernel.active
+            assert self.story.kernel.probed == before.kernel.probed
 
     # At the end
 

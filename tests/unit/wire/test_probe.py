@@ -33,7 +33,7 @@ def test_survives_the_round_trip(probe: Probe) -> None:
         (OCTETS + b"\0", "25 octets"),
         (b"\x02" + OCTETS[1:], "version 2"),
         (b"\x01\x00" + OCTETS[2:], "kind 0"),
-        (b"\x01\x03" + OCTETS[2:], "kind 3"),
+        (b"\x01\x04" + OCTETS[2:], "kind 4"),
         (b"\x01\x01\x80" + OCTETS[3:], "reserved"),
     ],
 )
