@@ -6,6 +6,7 @@ anything.
 
 from typing import Final
 
+from orchestrator.adapters.clock import SYSTEM_CLOCK, Clock
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Xfrm
@@ -21,22 +22,25 @@ STATE_FILE: Final = "endpoint.json"
 """In the state folder: what `adapters.statefile` keeps."""
 
 
-async def run(config: EndpointConfig | ServerConfig) -> None:
-    """The whole daemon, until cancelled. Raises AlreadyRunning and other errors of ours."""
+async def run(config: EndpointConfig | ServerConfig, clock: Clock = SYSTEM_CLOCK) -> None:
+    """The whole daemon, until cancelled. Raises AlreadyRunning and other errors of ours.
+
+    `clock` is an endpoint's, which sleeps; a server does not.
+    """
     with DaemonLock(config.control.socket):
         if isinstance(config, EndpointConfig):
-            await _run_endpoint(config)
+            await _run_endpoint(config, clock)
         else:
             await _run_server(config)
 
 
-async def _run_endpoint(config: EndpointConfig) -> None:
+async def _run_endpoint(config: EndpointConfig, clock: Clock) -> None:
     statefile = StateFile(config.state.directory / STATE_FILE)
     looked_up = await names.look_up(config.server.names, statefile)
     async with Rtnetlink() as rtnetlink:
         with Xfrm() as xfrm:
             policy = mobility_policy(config, looked_up)
-            endpoint = Endpoint(config, policy, statefile, rtnetlink, xfrm)
+            endpoint = Endpoint(config, policy, statefile, rtnetlink, xfrm, clock)
             async with ControlServer(config.control, endpoint):
                 await endpoint.run()
 

@@ -73,6 +73,10 @@ class Download:
         self.output = _Hashed(self._process.stdout)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def done(self) -> bool:
         return self._process.poll() is not None
 

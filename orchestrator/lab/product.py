@@ -68,6 +68,8 @@ class Daemon:
     config: str
     extra_files: dict[str, str] = field(default_factory=dict)
     """More files for /etc/orchestrator, by name; all are root's own."""
+    program: tuple[str, ...] = ("orchestrator", "run")
+    """A module and its arguments before the configuration file."""
     charon: Charon | None = None
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -81,7 +83,7 @@ class Daemon:
 
     def start(self) -> None:
         self.configure()
-        self.process = self.host.spawn_python("orchestrator", "run", str(self.config_file))
+        self.process = self.host.spawn_python(*self.program, str(self.config_file))
 
     def kill(self) -> None:
         """As a crash: at whatever instruction it is."""

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Final
 
 from orchestrator import __version__
-from orchestrator.adapters import clock
 from orchestrator.adapters.charon import Charon, NotNegotiated
+from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Monitor, Xfrm
@@ -38,6 +38,7 @@ from orchestrator.core.mobility_events import (
     AttemptFailed,
     Effect,
     Event,
+    MaySleep,
     MoveEnded,
     MoveTunnel,
     Negotiate,
@@ -52,10 +53,9 @@ from orchestrator.core.mobility_events import (
     Tell,
     Terminate,
     Tick,
-    Woke,
 )
 from orchestrator.core.paths import LinkChoice, Path
-from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
+from orchestrator.core.quantities import IPAddress, UniqueId
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
@@ -68,16 +68,13 @@ from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
 from orchestrator.services.senders import restart_applications
+from orchestrator.services.sleep import Sleep
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
 from orchestrator.wire.security_association import SecurityAssociation
 from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "endpoint"
-CLOCK_CHECK: Final = 1.0
-"""Seconds between two looks at how long the device has slept."""
-JUMP: Final = 1.0
-"""Seconds of sleep below which nothing is doubted: no NAT forgets us that fast."""
 
 
 def mobility_policy(config: EndpointConfig, looked_up: tuple[IPAddress, ...]) -> MobilityPolicy:
@@ -106,8 +103,10 @@ class Endpoint:
         statefile: StateFile,
         rtnetlink: Rtnetlink,
         xfrm: Xfrm,
+        clock: Clock,
     ) -> None:
         self.config = config
+        self._now = clock.now
         self.journal = Journal()
         self._rtnetlink = rtnetlink
         self._xfrm = xfrm
@@ -118,7 +117,7 @@ class Endpoint:
         self._memory = Memory(statefile, self.journal)
         self._machine = Mobility(policy, self._memory.first_flip)
         self._driver: Driver[Event, Effect] = Driver(
-            self._machine, self._execute, Tick(), clock.now
+            self._machine, self._execute, Tick(), self._now
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = EndpointProbes(self._answered, self.journal)
@@ -128,7 +127,7 @@ class Endpoint:
             lambda packet: packet.source,
             lambda _: self._flowing,
             config.hold.policy,
-            clock.now,
+            self._now,
             self.journal,
             MARK_TO_SENDERS,
         )
@@ -136,7 +135,8 @@ class Endpoint:
         self._freezer = Freezer(record, lambda: self._machine.vips, self.journal)
         self._tasks = Tasks()
         self._repair = Repair(self._reconciler, self.journal)
-        self._started_at = clock.now()
+        self._sleep = Sleep(self._driver.post, rtnetlink.snapshot, clock.wakes, self.journal)
+        self._started_at = self._now()
 
     async def run(self) -> None:
         """Works until cancelled; leaves everything in the kernel as it is."""
@@ -158,7 +158,8 @@ class Endpoint:
             async with self._tasks as tasks:
                 tasks.begin(self._driver.run(), "driver")
                 tasks.begin(self._watch_network(), "network")
-                tasks.begin(self._watch_clock(), "clock")
+                tasks.begin(self._sleep.watch_clock(), "clock")
+                tasks.begin(self._sleep.watch_logind(), "logind")
                 tasks.begin(self._repair.run(), "repair")
                 tasks.begin(self._reconciler.sweep(), "sweep")
                 tasks.begin(self._repair.watch_firewall(), "firewall")
@@ -180,14 +181,6 @@ class Endpoint:
             if news.ours_touched:
                 self._repair.touched(Aspect.ROUTING)
             self._driver.post_latest(NetworkChanged(news.snapshot))
-
-    async def _watch_clock(self) -> None:
-        slept = clock.slept()
-        while True:
-            await asyncio.sleep(CLOCK_CHECK)
-            if (now_slept := clock.slept()) - slept > JUMP:
-                self._driver.post(Woke(Seconds(now_slept - slept)))
-            slept = now_slept
 
     async def _prepare_charon(self) -> None:
         try:
@@ -243,6 +236,8 @@ class Endpoint:
                 self._probes.send(
                     effect.sequence, effect.flip, effect.spi, asleep=effect.asleep
                 )
+            case MaySleep():
+                self._sleep.may_sleep()
             case Release():
                 self._release()
             case Negotiate():
@@ -327,7 +322,7 @@ class Endpoint:
     # What people ask (Administered)
 
     def status(self) -> dict[str, object]:
-        machine, now = self._machine, clock.now()
+        machine, now = self._machine, self._now()
         return {
             "role": "endpoint",
             "version": __version__,
@@ -402,7 +397,7 @@ class Endpoint:
                 if tunnel
                 else "usable"
             ),
-            "health": str(liveness.health(clock.now())) if liveness else None,
+            "health": str(liveness.health(self._now())) if liveness else None,
             "rtt_ms": round(liveness.srtt * 1000, 2) if liveness and liveness.srtt else None,
             "reasons": [str(failure[0])] if failure else [],
             "detail": failure[1] if failure else None,
