@@ -43,6 +43,11 @@ def now() -> Instant:
     return Instant(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
+def awake() -> Instant:
+    """Seconds since boot without suspend, as the kernel's timers of TCP count them."""
+    return Instant(time.clock_gettime(time.CLOCK_MONOTONIC))
+
+
 def slept() -> Seconds:
     """How long the device has been suspended since boot, in all."""
     return Seconds(

@@ -16,7 +16,7 @@
 
 import heapq
 from collections.abc import Container, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -197,6 +197,15 @@ class HoldQueue:
         for number in gone:
             self._take(number)
         return len(gone)
+
+    def slept(self, seconds: Seconds) -> None:
+        """The device did, and its senders of TCP with it, whose timers stood still: everything
+        else has grown older meanwhile."""
+        for kind, numbers in self._by_kind.items():
+            for number in () if kind.is_tcp else numbers:
+                waiting = self._packets[number]
+                since = Instant(waiting.since - seconds)
+                self._packets[number] = replace(waiting, since=since)
 
     def _first_number(self) -> int | None:
         return next((number for kind in self._by_kind.values() for number in kind), None)

@@ -13,7 +13,7 @@ from typing import Final
 
 from orchestrator import __version__
 from orchestrator.adapters.charon import Charon, NotNegotiated
-from orchestrator.adapters.clock import Clock
+from orchestrator.adapters.clock import Clock, awake
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Monitor, Xfrm
@@ -127,7 +127,7 @@ class Endpoint:
             lambda packet: packet.source,
             lambda _: self._flowing,
             config.hold.policy,
-            self._now,
+            awake,
             self.journal,
             MARK_TO_SENDERS,
         )
@@ -135,7 +135,13 @@ class Endpoint:
         self._freezer = Freezer(record, lambda: self._machine.vips, self.journal)
         self._tasks = Tasks()
         self._repair = Repair(self._reconciler, self.journal)
-        self._sleep = Sleep(self._driver.post, rtnetlink.snapshot, clock.wakes, self.journal)
+        self._sleep = Sleep(
+            self._driver.post,
+            self._holder.slept,
+            rtnetlink.snapshot,
+            clock.wakes,
+            self.journal,
+        )
         self._started_at = self._now()
 
     async def run(self) -> None:

@@ -164,6 +164,11 @@ class Holder:
             if vip in self._lines:
                 self._lines[vip].queue.shed()
 
+    def slept(self, seconds: Seconds) -> None:
+        """The device slept, and `clock` did not go on; see `HoldQueue.slept`."""
+        for line in self._lines.values():
+            line.queue.slept(seconds)
+
     def to_sender(self, packet: bytes) -> None:
         """Sends a packet to whoever sends from this host, or through it, what is held."""
         if self._to_senders is not None:

@@ -32,11 +32,13 @@ class Sleep:
     def __init__(
         self,
         post: Callable[[Event], None],
+        age: Callable[[Seconds], None],
         snapshot: Callable[[], Awaitable[Snapshot]],
         wakes: Callable[[], AsyncGenerator[Seconds, None]],
         journal: Journal,
     ) -> None:
         self._post = post
+        self._age = age
         self._snapshot = snapshot
         self._wakes = wakes
         self._journal = journal
@@ -88,8 +90,10 @@ class Sleep:
             self._journal.count("asleep-unanswered")
 
     async def _woke(self, slept: Seconds) -> None:
-        """The machine first, which holds the traffic; then what the network is now."""
+        """The machine first, which holds the traffic; then what the network is now. What is
+        held already has aged."""
         self._falling_asleep = False
+        self._age(slept)
         self._post(Woke(slept))
         self._journal.tell("woke", fields={"slept_s": round(slept, 1)})
         self._post(NetworkChanged(await self._snapshot()))

@@ -47,7 +47,10 @@ class Heard:
         self.fake_wakes: asyncio.Queue[Seconds] = asyncio.Queue()
         self.journal = Journal()
         self.answering = True
-        self.service = Sleep(self._post, self._snapshot, self._wakes, self.journal)
+        self.aged: list[Seconds] = []
+        self.service = Sleep(
+            self._post, self.aged.append, self._snapshot, self._wakes, self.journal
+        )
 
     def _post(self, event: Event) -> None:
         self.events.put_nowait(event)
@@ -107,6 +110,7 @@ def test_a_sleep_is_told_of_before_and_after(logind: FakeLogind, slept: float) -
         await heard.hears(FallsAsleep())
         heard.fake_wakes.put_nowait(Seconds(slept))
         await heard.hears(Woke(Seconds(slept)), NetworkChanged(NOTHING_CHANGED))
+        assert heard.aged[-1] == slept
         await asyncio.to_thread(logind.wake)
         await heard.hears_nothing()  # once is enough
 

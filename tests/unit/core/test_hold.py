@@ -58,6 +58,17 @@ def test_only_tcp_stays_when_others_are_shed() -> None:
     assert (len(held), held.held_bytes, held.flows, lost(held)) == (0, 0, 0, (0, 0))
 
 
+def test_a_sleep_ages_everything_but_tcp() -> None:
+    held = HoldQueue(HoldLimits())
+    held.push(b"data", at(100), segment(1))
+    held.push(b"call", at(100), datagram())
+    held.push(b"ping", at(100), OTHER)
+    held.slept(Seconds(8 * 3600))
+    assert released(held, 101) == [b"data"]
+    held.push(b"call", at(101), datagram())
+    assert released(held, 102) == [b"call"]
+
+
 class TestOrder:
     def test_everything_leaves_once_in_the_order_of_arrival(self) -> None:
         held = queue()
