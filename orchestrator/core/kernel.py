@@ -29,7 +29,6 @@ MARK_TO_SENDERS: Final = MARK_TPROXY | 0x53_4E44
 rule for MARK_TPROXY routes it to the proxy; nothing from outside has it."""
 POLICY_PRIORITY_LOCAL: Final = 11090
 """For what a daemon says to its own host: before all others of ours."""
-"""For what never left this host: before all others of ours."""
 POLICY_PRIORITY_SERVICE: Final = 11099
 """An endpoint's way to the service inside the tunnel: before those that hold."""
 POLICY_PRIORITY: Final = 11100
