@@ -32,6 +32,7 @@ _PROBES: Final = {
     "meta secpath exists meta l4proto tcp tproxy ip to 127.0.0.1:1 accept; "
     "socket transparent 1 accept; }; chain n { "
     "type nat hook postrouting priority srcnat; masquerade; }; }'",
+    "WireGuard": "ip link add probe3 type wireguard",
     "policy routing": "ip rule add fwmark 1 lookup 100; ip -6 rule add fwmark 1 lookup 100",
 }
 """Each a line of shell that works where the lab would."""
