@@ -14,7 +14,7 @@ from orchestrator.lab import internet, rtnl
 from orchestrator.lab.namespaces import NamespaceThread, write_sysctls
 from orchestrator.lab.rtnl import Rtnetlink
 
-_LOOPBACK_INDEX: Final = 1
+LOOPBACK_INDEX: Final = 1
 RUN_SECONDS: Final = 60.0
 """What a command may take; those that the lab runs take a second or two on its one slow CPU."""
 SYSCTLS: Final = {
@@ -46,7 +46,7 @@ class Host:
         self.inside: Final = self.thread.inside
         self.rtnetlink: Final = self.inside(Rtnetlink)
         self.inside(write_sysctls, SYSCTLS | (FORWARDING if description.forwards else {}))
-        self.rtnetlink.say(rtnl.link_up(_LOOPBACK_INDEX))
+        self.rtnetlink.say(rtnl.link_up(LOOPBACK_INDEX))
 
     def run(
         self,

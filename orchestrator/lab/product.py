@@ -140,17 +140,23 @@ class Product:
 
     def start(self) -> IPAddress:
         """Both up, the endpoint attached; returns its IPv4 virtual address."""
-        for daemon in (self.server, self.endpoint):
-            daemon.configure()
-            daemon.charon = self._lab.start_charon(
-                daemon.role, STRONGSWAN_CONF / f"{daemon.role}.conf"
-            )
-            daemon.start()
-            if daemon is self.server:
-                # An endpoint that calls before is refused, and waits before it calls again.
-                daemon.wait_for("serving")
+        # An endpoint that calls before is refused, and waits before it calls again.
+        self.start_server()
+        self._start(self.endpoint)
         status = self.endpoint.wait_for("attached")
         return ip_address(status["vip"][0])
+
+    def start_server(self) -> None:
+        """The server alone: it serves when this returns."""
+        self._start(self.server)
+        self.server.wait_for("serving")
+
+    def _start(self, daemon: Daemon) -> None:
+        daemon.configure()
+        daemon.charon = self._lab.start_charon(
+            daemon.role, STRONGSWAN_CONF / f"{daemon.role}.conf"
+        )
+        daemon.start()
 
 
 def _write(files: dict[str, str]) -> None:
