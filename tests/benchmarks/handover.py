@@ -18,8 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,12 +26,9 @@ from typing import Final
 
 from orchestrator.adapters.xfrm import Monitor
 from orchestrator.lab.host import Host
-from orchestrator.lab.internet import INTERNET
-from orchestrator.lab.netns import Lab
-from orchestrator.lab.product import Product
-from orchestrator.lab.stock import StockTunnel
 from orchestrator.lab.ticker import Ticker, Way
 from tests.benchmarks.plot import draw
+from tests.benchmarks.tunnels import FIRST_LINK, OTHER_LINK, Kind, tunnel
 
 RTTS_MS: Final = (20, 100)
 MOVES: Final = {"quick": 5, "full": 11}
@@ -91,28 +86,19 @@ class XfrmWatch:
                     self.times += [now for _ in self._monitor.read()]
 
 
-@contextmanager
-def _tunnel(kind: str, rtt_ms: int, folder: Path) -> Iterator[tuple[Lab, str]]:
-    with Lab(INTERNET, folder) as lab:
-        for link in lab.access_links:
-            link.set(delay_ms=rtt_ms / 2, rate_mbit=0)
-        lab.link("wifi").attach()
-        vip = str(Product(lab).start() if kind == "ours" else StockTunnel(lab).vip)
-        yield lab, vip
-
-
-def measure(kind: str, rtt_ms: int, moves: int, folder: Path) -> Moves:
+def measure(kind: Kind, rtt_ms: int, moves: int, folder: Path) -> Moves:
     """Moves the endpoint back and forth between two access networks."""
     result = Moves()
-    with _tunnel(kind, rtt_ms, folder) as (lab, vip):
+    with tunnel(kind, folder, rtt_ms) as made:
+        lab = made.lab
         endpoint = lab.host("endpoint")
-        watch = XfrmWatch(endpoint) if kind == "ours" else None
-        with Ticker(endpoint, ip_address(vip), lab.host("peer1"), PEER) as ticker:
+        watch = XfrmWatch(endpoint) if kind is Kind.OURS else None
+        with Ticker(endpoint, made.vip, lab.host("peer1"), PEER) as ticker:
             pause = threading.Event()
             pause.wait(SETTLE)
             for number in range(moves):
                 began = time.monotonic()
-                address = lab.roam(("wifi2", "wifi")[number % 2])
+                address = lab.roam((OTHER_LINK, FIRST_LINK)[number % 2])
                 for way, values in ((Way.UP, result.uplink), (Way.DOWN, result.downlink)):
                     at = ticker.wait_for(way, address, began, LIMIT)
                     values.append(1000 * (LIMIT if at is None else at - address))
@@ -141,8 +127,8 @@ class Case:
     def run(cls, rtt_ms: int, moves: int, folder: Path) -> "Case":
         return cls(
             rtt_ms,
-            measure("ours", rtt_ms, moves, folder / f"ours-{rtt_ms}"),
-            measure("strongswan", rtt_ms, moves, folder / f"stock-{rtt_ms}"),
+            measure(Kind.OURS, rtt_ms, moves, folder / f"ours-{rtt_ms}"),
+            measure(Kind.STRONGSWAN, rtt_ms, moves, folder / f"stock-{rtt_ms}"),
         )
 
     def as_json(self) -> dict[str, object]:
@@ -177,7 +163,7 @@ def table(cases: list[Case]) -> str:
     return "\n".join(lines)
 
 
-def _progress(kind: str, rtt_ms: int, number: int, moves: Moves) -> None:
+def _progress(kind: Kind, rtt_ms: int, number: int, moves: Moves) -> None:
     sys.stderr.write(
         f"{kind:>10}, RTT {rtt_ms} ms, move {number + 1}: "
         f"up {moves.uplink[-1]:.1f} ms, down {moves.downlink[-1]:.1f} ms, "

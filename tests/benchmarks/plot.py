@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 ROW: Final = 28
-LEFT: Final = 220
+LEFT: Final = 400
 WIDTH: Final = 640
 MARGIN: Final = 40
 RADIUS: Final = 4
@@ -14,8 +14,13 @@ COLOURS: Final = ("#0b6e4f", "#b23a48", "#33658a", "#8f6593")
 TICKS: Final = 5
 
 
-def draw(path: Path, title: str, unit: str, rows: Mapping[str, Sequence[float]]) -> None:
-    """Writes one row of dots for each series, on a common axis from 0; the median as a bar."""
+def draw(
+    path: Path, title: str, unit: str, rows: Mapping[str, Sequence[float]], colours: int = 2
+) -> None:
+    """Writes one row of dots for each series, on a common axis from 0; the median as a bar.
+
+    So many rows that follow each other are compared: each has a colour of its own.
+    """
     most = max((value for values in rows.values() for value in values), default=1.0) or 1.0
     height = MARGIN * 2 + ROW * len(rows)
     size = f'width="{LEFT + WIDTH + MARGIN}" height="{height}"'
@@ -36,7 +41,7 @@ def draw(path: Path, title: str, unit: str, rows: Mapping[str, Sequence[float]])
         )
     for number, (name, values) in enumerate(rows.items()):
         y = MARGIN + ROW * (number + 0.5)
-        colour = COLOURS[number % 2]
+        colour = COLOURS[number % colours]
         parts.append(f'<text x="{MARGIN / 2}" y="{y + 4:.1f}">{escape(name)}</text>')
         parts += [
             f'<circle cx="{across(value):.1f}" cy="{y:.1f}" r="{RADIUS}" fill="{colour}" '
