@@ -1,6 +1,7 @@
 """What applications and peers send while the endpoint is away waits, and arrives."""
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -23,7 +24,6 @@ DATAGRAMS: Final = 60
 """More than leave at once."""
 ABSENCE: Final = 10.0
 """Seconds; the server counts an endpoint as away after seven."""
-ECHO_REQUEST: Final = 8
 FLAWED: Final = '[hold]\ndatagram_age = "100ms"\nfreeze = false\n'
 """Without what is shown here."""
 
@@ -36,6 +36,7 @@ def flawed(world: World) -> Iterator[World]:
         for side, config in zip(world.sides, (SERVER, ENDPOINT), strict=True):
             side.daemon.config = config + FLAWED
             side.daemon.restart()
+        world.server.wait_for("serving")
         world.attached("wifi")
         yield world
     finally:
@@ -116,19 +117,18 @@ def test_without_the_hold_they_are_lost(flawed: World, way: str) -> None:
 
 
 def test_pings_are_answered_in_order_when_the_path_is_back(world: World) -> None:
-    host = world.endpoint.host
-    opened = host.inside(
-        socket.socket, socket.AF_INET, socket.SOCK_DGRAM, socket.getprotobyname("icmp")
+    away(world)
+    command = ["ping", "-n", "-c", "5", "-i", "0.2", "-W", "30", "-I", str(world.vip)]
+    pings: list[str] = []
+    pinging = threading.Thread(
+        target=lambda: pings.append(world.endpoint.run(*command, str(PEER), check=False))
     )
-    with opened:
-        opened.bind((str(world.vip), 0))
-        opened.settimeout(LIMIT)
-        away(world)
-        for number in range(5):
-            opened.sendto(struct.pack("!BBHHH", ECHO_REQUEST, 0, 0, 0, number), (str(PEER), 0))
-        world.lab.roam("lte")
-        answered = [struct.unpack("!HHHH", opened.recv(64)[:8])[3] for _ in range(5)]
-        assert answered == list(range(5))
+    pinging.start()
+    for_a_while(3.0)
+    world.lab.roam("lte")
+    pinging.join(LIMIT)
+    answered = [int(number) for number in re.findall(r"icmp_seq=(\d+)", pings[0])]
+    assert answered == [1, 2, 3, 4, 5], pings[0]
 
 
 # Connections that begin meanwhile
@@ -136,21 +136,17 @@ def test_pings_are_answered_in_order_when_the_path_is_back(world: World) -> None
 
 def test_a_connection_opened_while_away_is_there_on_the_return(world: World) -> None:
     away(world)
-    opened: list[socket.socket] = []
-
-    def dial() -> None:
-        address = (str(PEER), ECHO_PORT)
-        opened.append(world.endpoint.host.inside(socket.create_connection, address, LIMIT))
-
-    dialling = threading.Thread(target=dial)
+    opened: socket.socket = world.endpoint.host.inside(socket.socket)
+    opened.settimeout(LIMIT)
+    dialling = threading.Thread(target=opened.connect, args=((str(PEER), ECHO_PORT),))
     dialling.start()
     for_a_while(3.5)
-    assert not opened
+    assert dialling.is_alive()
     began = time.monotonic()
     world.lab.roam("wifi2")
     dialling.join(LIMIT)
     assert time.monotonic() - began < 3, "its next SYN would have come later"
-    with Conversation(opened[0]) as talk:
+    with Conversation(opened) as talk:
         talk.goes_on()
 
 
