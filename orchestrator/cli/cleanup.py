@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from orchestrator.adapters.applications import restore
 from orchestrator.adapters.charon import Charon
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Xfrm
@@ -27,6 +28,8 @@ from orchestrator.core.kernel import ENDPOINT_REQID
 from orchestrator.core.quantities import Spi
 from orchestrator.faces.lock import AlreadyRunning, DaemonLock
 from orchestrator.services import credentials
+from orchestrator.services.freezer import FILE as FROZEN
+from orchestrator.services.freezer import lifted_limits
 from orchestrator.services.journal import Journal
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost
 from orchestrator.services.proxy_link import SOCKET as PROXY_SOCKET
@@ -111,6 +114,7 @@ async def _remove(places: Places, *, dry_run: bool) -> list[str]:
             done += _drop_states(xfrm, owned, dry_run=dry_run)
             reconciler = Reconciler(rtnetlink, xfrm, places.state, Journal())
             done += await reconciler.remove_everything(dry_run=dry_run)
+    done += _thaw(places.socket.with_name(FROZEN), dry_run=dry_run)
     return done + _delete(_runtime_files(places.socket), dry_run=dry_run)
 
 
@@ -118,7 +122,7 @@ def _runtime_files(socket: Path) -> tuple[Path, ...]:
     """What both processes make; all but logs they remove themselves, unless they are killed."""
     proxy = socket.with_name(PROXY_SOCKET)
     lock = proxy.with_name(f"{proxy.name}.lock")
-    return (socket, proxy, lock, proxy.with_suffix(".log"))
+    return (socket, proxy, lock, proxy.with_suffix(".log"), socket.with_name(FROZEN))
 
 
 async def _stop_proxy(socket: Path, *, dry_run: bool) -> list[str]:
@@ -196,6 +200,14 @@ def _drop_states(xfrm: Xfrm, owned: set[Spi], *, dry_run: bool) -> list[str]:
             if not dry_run:
                 xfrm.drop_state(state.destination, state.spi, state.mark)
     return done
+
+
+def _thaw(record: Path, *, dry_run: bool) -> list[str]:
+    """Puts the limits of applications' sockets back that a killed daemon had lifted."""
+    limits = lifted_limits(record)
+    if limits and not dry_run:
+        restore(limits)
+    return [f"put back the time limits of {len(limits)} connections"] if limits else []
 
 
 def _delete(files: Iterable[Path], *, dry_run: bool) -> list[str]:

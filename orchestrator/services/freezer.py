@@ -24,6 +24,15 @@ FILE: Final = "frozen.json"
 """Next to the control socket."""
 
 
+def lifted_limits(record: Path) -> dict[int, int]:
+    """What a daemon wrote down there: limits in ms, by inode. Empty if it cannot be read."""
+    try:
+        found = json.loads(record.read_text())
+        return {int(inode): int(limit) for inode, limit in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
 class Freezer:
     """One endpoint's; `run` does the work."""
 
@@ -33,7 +42,7 @@ class Freezer:
         self._record = record
         self._vips = vips
         self._journal = journal
-        self._limits = self._load()
+        self._limits = lifted_limits(record)
         """What was lifted: the limits in ms, by inode."""
         self._outage = asyncio.Event()
         self._changed = asyncio.Event()
@@ -92,13 +101,6 @@ class Freezer:
             self._save()
         if not self._limits:
             self._journal.tell("thawed")
-
-    def _load(self) -> dict[int, int]:
-        try:
-            found = json.loads(self._record.read_text())
-            return {int(inode): int(limit) for inode, limit in found.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
-            return {}
 
     def _save(self) -> None:
         fresh = self._record.with_suffix(".new")

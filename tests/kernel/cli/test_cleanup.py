@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import socket
 import subprocess
 import sys
 from ipaddress import ip_address, ip_network
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.adapters.applications import UNLIMITED_MS
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
@@ -17,6 +20,7 @@ from orchestrator.core.kernel import ENDPOINT_REQID, KernelObject, Template
 from orchestrator.core.paths import Path as Way
 from orchestrator.core.quantities import LinkIndex, TableId
 from orchestrator.core.server_state import ServerState, server_objects, session_objects
+from orchestrator.services.freezer import FILE
 from orchestrator.services.journal import Journal
 from orchestrator.services.reconciler import Reconciler
 from tests.kernel.netns import Namespace
@@ -148,3 +152,22 @@ def test_forgotten_sas_of_the_endpoint_go_and_others_stay(
     host.ip(f"{ends} spi 0x100 mode tunnel reqid {ENDPOINT_REQID} {key}")
     assert cleanup(host, tmp_path)["operations"] == ["drop the SA 00000100 to 203.0.113.10"]
     assert host.run("ip xfrm state") == before
+
+
+def test_an_applications_limit_that_was_lifted_is_put_back(
+    host: Namespace, tmp_path: Path
+) -> None:
+    """This process is the application; the daemon was killed during an outage."""
+    option = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
+    record = tmp_path / FILE
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as connection,
+    ):
+        connection.setsockopt(*option, UNLIMITED_MS)
+        record.write_text(json.dumps({os.fstat(connection.fileno()).st_ino: 4000}))
+        cleanup(host, tmp_path, "--dry-run")
+        assert connection.getsockopt(*option) == UNLIMITED_MS
+        cleanup(host, tmp_path)
+        assert connection.getsockopt(*option) == 4000
+        assert not record.exists()
