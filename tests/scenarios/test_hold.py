@@ -1,6 +1,7 @@
 """What applications and peers send while the endpoint is away waits, and arrives."""
 
 import contextlib
+import errno
 import re
 import socket
 import struct
@@ -34,15 +35,17 @@ def flawed(world: World) -> Iterator[World]:
     with_all = [side.daemon.config for side in world.sides]
     try:
         for side, config in zip(world.sides, (SERVER, ENDPOINT), strict=True):
+            side.kill()
             side.daemon.config = config + FLAWED
-            side.daemon.restart()
+            side.start()
         world.server.wait_for("serving")
         world.attached("wifi")
         yield world
     finally:
         for side, config in zip(world.sides, with_all, strict=True):
+            side.kill()
             side.daemon.config = config
-            side.daemon.restart()
+            side.start()
 
 
 def away(world: World) -> None:
@@ -274,8 +277,9 @@ def test_without_the_freeze_they_do(flawed: World) -> None:
         away(flawed)
         for_a_while(ABSENCE)
         flawed.lab.roam("wifi2")
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError) as caught:
             opened.sendall(b"after")
+        assert caught.value.errno == errno.ETIMEDOUT
 
 
 def test_a_user_timeout_does_not_end_a_connection(world: World) -> None:
@@ -296,8 +300,9 @@ def test_without_the_freeze_it_does(flawed: World) -> None:
         away(flawed)
         opened.sendall(b"meanwhile")
         for_a_while(ABSENCE)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError) as caught:
             opened.recv(100)
+        assert caught.value.errno == errno.ETIMEDOUT
 
 
 def test_a_limit_is_put_back_although_the_daemon_was_killed(world: World) -> None:
