@@ -28,7 +28,7 @@ def test_each_has_a_session_goes_away_and_is_back_when_it_says_so(lab: Lab) -> N
         with flows:
             assert becomes(lambda: all(flow.arrivals.total for flow in flows.flows))
             lab.link("wifi").detach()
-            assert becomes(lambda: states() == ["detached"] * COUNT)
+            assert becomes(lambda: states() == ["away"] * COUNT)
             returned = lab.link("wifi").attach()
             crowd.tell_back()
             crowd.wait_until_answered()

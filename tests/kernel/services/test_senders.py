@@ -205,7 +205,7 @@ class TestRestart:
                 await asyncio.sleep(0.05)
                 made.return_path()
                 assert restart_applications(made.holder, (V4.vip,)) == 0
-                assert made.holder.release((V4.vip,)) == 1
+                assert made.holder.release((V4.vip,)) >= 1
                 assert peer.recv(200) == b"x" * 100
 
         asyncio.run(story())
