@@ -178,7 +178,7 @@ def test_a_virtual_address_of_somebody_else(world: World) -> None:
         world.endpoint.wait_for("detached", "traffic-selectors-refused")
         world.endpoint.tries_in_measure()
         sessions = {s["identity"]: s["state"] for s in world.server.sessions()}
-        assert sessions["dave@example.org"] == "detached"
+        assert sessions["dave@example.org"] == "away"
     world.server.start_cold()
     world.endpoint.start_cold()
     assert world.attached()["vip"][0] != "10.99.0.50"
