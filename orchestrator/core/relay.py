@@ -20,6 +20,8 @@ The rules:
 7. Each act is asked once and answered once: READ by READ, DRY, END or READ_FAILED; WRITE by
    WROTE or FAULT; WATCH by DRAINED or FAULT. SHUTDOWN, RESET and CLOSE have no answer.
 8. A refused event changes nothing. Once the flow is over, late events change nothing either.
+9. A relay that stands can be carried to another process: `export` says all that counts but the
+   bytes queued. What was asked and not answered is not among it: the restored one asks anew.
 
 Each half-stream is a row of the table below:
 
@@ -30,6 +32,7 @@ Each half-stream is a row of the table below:
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import ClassVar, Final
 
@@ -130,6 +133,67 @@ class _Stream:
         """bytes written to the destination, ever"""
 
 
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """One half-stream of a relay that stands."""
+
+    half: Half
+    readable: bool
+    hangup: bool
+    writable: bool
+    queued: int
+    """bytes"""
+    moved: int
+    """bytes"""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayState:
+    """A relay that stands, as a value. Raises ValueError for what no relay can be in."""
+
+    dialled: Leg
+    limit: int
+    patient: frozenset[Leg]
+    lost: Leg | None
+    watched: frozenset[Leg]
+    """whose far end has been waited for"""
+    drained: frozenset[Leg]
+    streams: tuple[StreamState, StreamState]
+    """from INNER, from OUTER"""
+
+    def __post_init__(self) -> None:
+        halves = [stream.half for stream in self.streams]
+        if self.limit < 1:
+            raise ValueError("a relay that may queue nothing")
+        for stream in self.streams:
+            if not 0 <= stream.queued <= self.limit or stream.moved < 0:
+                raise ValueError(f"{stream.queued} bytes queued, {stream.moved} moved")
+            if (stream.half is Half.WRITING) is not bool(stream.queued):
+                raise ValueError(f"{stream.queued} bytes queued in {stream.half.name}")
+        if halves.count(Half.WAITING) == 1:
+            raise ValueError("one half-stream waits for the dial, the other does not")
+        if not self.drained <= self.watched:
+            raise ValueError("a leg is drained that was not watched")
+        if self.lost is None:
+            if Half.BROKEN in halves or Half.DROPPED in halves:
+                raise ValueError("a half-stream is lost, and no leg")
+        elif halves[1 - self.lost] is not Half.DROPPED or halves[self.lost] not in _OWED:
+            raise ValueError(f"{self.lost.name} is lost, and its half-streams are not")
+
+    @property
+    def dialing(self) -> bool:
+        return self.streams[0].half is Half.WAITING
+
+    @property
+    def awaited(self) -> frozenset[Leg]:
+        """The legs whose DRAINED is still to come."""
+        return self.watched - self.drained
+
+
+_OWED: Final = (Half.READING, Half.WRITING, Half.BROKEN)
+"""What the half-stream from a lost leg can be in while the flow stands."""
+
+
 class Relay:
     """One flow's machine. `handle` is the only way to change it."""
 
@@ -155,6 +219,47 @@ class Relay:
         self._lost: Leg | None = None
         self._watched = [False, False]
         self._drained = [False, False]
+
+    @classmethod
+    def restored(cls, state: RelayState) -> "Relay":
+        """As the one that `state` was taken from; what it had asked for, `demands` asks."""
+        relay = cls(state.dialled, state.limit, state.patient)
+        relay._lost = state.lost
+        relay._watched = [leg in state.watched for leg in Leg]
+        relay._drained = [leg in state.drained for leg in Leg]
+        for stream, was in zip(relay._streams, state.streams, strict=True):
+            stream.state = was.half
+            stream.readable, stream.hangup = was.readable, was.hangup
+            stream.writable = was.writable
+            stream.queued, stream.moved = was.queued, was.moved
+        return relay
+
+    def demands(self) -> Steps:
+        """What is to be done now, if nothing that was asked before is."""
+        return self._demand(self._streams[0]) + self._demand(self._streams[1])
+
+    def export(self) -> RelayState:
+        """Of a flow that stands."""
+        inner, outer = (
+            StreamState(
+                stream.state,
+                stream.readable,
+                stream.hangup,
+                stream.writable,
+                stream.queued,
+                stream.moved,
+            )
+            for stream in self._streams
+        )
+        return RelayState(
+            self.dialled,
+            self.limit,
+            self.patient,
+            self._lost,
+            frozenset(leg for leg in Leg if self._watched[leg]),
+            frozenset(leg for leg in Leg if self._drained[leg]),
+            (inner, outer),
+        )
 
     def queued(self, source: Leg) -> int:
         """Bytes read from `source` and not written to the other leg yet."""
@@ -196,7 +301,7 @@ class Relay:
         for stream in self._streams:
             self._go(stream, Event.CONNECTED)
             stream.writable = True
-        return self._demand(self._streams[0]) + self._demand(self._streams[1])
+        return self.demands()
 
     def _dial_failed(self, leg: Leg, _count: int) -> Steps:
         self._only_the_dialled(Event.DIAL_FAILED, leg)
