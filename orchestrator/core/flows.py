@@ -25,6 +25,16 @@ class FlowDirection(StrEnum):
     TO_ENDPOINT = "to-endpoint"
 
 
+@dataclass(frozen=True, slots=True)
+class ListenerKey:
+    """Which of the sockets that accept connections."""
+
+    direction: FlowDirection
+    version: int
+    """of IP"""
+    port: int
+
+
 class SourcePolicy(StrEnum):
     """Which address the peer of an endpoint sees."""
 

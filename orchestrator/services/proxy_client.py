@@ -26,6 +26,7 @@ from orchestrator.core.flows import (
     SocketAddress,
 )
 from orchestrator.core.quantities import IPAddress
+from orchestrator.services.proxy_handover import WHOLE_SECONDS
 from orchestrator.wire.proxy_control import (
     LINE_OCTETS,
     READY,
@@ -67,8 +68,13 @@ class ProxyClient:
         self._reader = reader
         self._writer = writer
         self._turn = asyncio.Lock()
-        self.pid = 0
-        """of the worker, known once connected"""
+        self.greeting = Greeting(0, "", None)
+        """of the worker, once connected"""
+
+    @property
+    def pid(self) -> int:
+        """of the worker"""
+        return self.greeting.pid
 
     @classmethod
     async def connect(cls, path: Path) -> Self:
@@ -80,7 +86,7 @@ class ProxyClient:
             raise ProxyLost(f"no proxy worker answers at {path}: {error}") from error
         client = cls(*streams)
         try:
-            client.pid = (await client._ask(Hello(), Greeting)).pid
+            client.greeting = await client._ask(Hello(), Greeting)
         except BaseException:
             client.close()
             raise
@@ -95,7 +101,7 @@ class ProxyClient:
         try:
             return await cls.connect(path)
         except ProxyLost:
-            await start_worker(path, log or path.with_suffix(".log"))
+            await start_worker(path, log or _log_of(path))
         return await cls.connect(path)
 
     async def __aenter__(self) -> Self:
@@ -146,12 +152,15 @@ class ProxyClient:
         """The worker resets its flows and ends; how many stood."""
         return (await self._ask(Stop(), Done)).count
 
-    async def events(self) -> AsyncGenerator[FlowEvent, None]:
+    async def watch(self) -> AsyncGenerator[FlowEvent, None]:
         """What happens to flows from now on; the connection can do nothing else afterwards.
 
         Ends with ProxyLost. Use a second client for this.
         """
         await self._ask(Watch(), Done)
+        return self._events()
+
+    async def _events(self) -> AsyncGenerator[FlowEvent, None]:
         while True:
             reply = await self._read()
             if isinstance(reply, FlowOpened | FlowEnded | FlowRefused):
@@ -195,8 +204,19 @@ class ProxyClient:
             raise ProxyLost(f"the proxy worker makes no sense: {error}") from error
 
 
-async def start_worker(path: Path, log: Path) -> None:
-    """A worker serves `path`, in a session of its own. Raises ProxyLost with its last words."""
+async def replace_worker(path: Path) -> Greeting:
+    """A new worker takes everything over from the one that serves `path`; its greeting.
+
+    Raises ProxyLost with its last words; then the one before it goes on, if it lives.
+    """
+    await start_worker(path, _log_of(path), take_over=True)
+    async with await ProxyClient.connect(path) as client:
+        return client.greeting
+
+
+async def start_worker(path: Path, log: Path, *, take_over: bool = False) -> None:
+    """A worker serves `path`, in a session of its own; with `take_over`, with everything that
+    the one before it had. Raises ProxyLost with its last words."""
     ours, its = socket.socketpair()
     ours.settimeout(0.0)
     loop = asyncio.get_running_loop()
@@ -210,17 +230,19 @@ async def start_worker(path: Path, log: Path) -> None:
                     "--detach",
                     *("--socket", str(path)),
                     *("--ready-fd", str(its.fileno())),
+                    *(("--take-over",) if take_over else ()),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=errors,
                     stderr=errors,
                     pass_fds=(its.fileno(),),
                 )
-            async with asyncio.timeout(START_SECONDS):
+            limit = START_SECONDS + (WHOLE_SECONDS if take_over else 0)
+            async with asyncio.timeout(limit):
                 # What we started forks and ends at once: the worker is nobody's child.
                 await process.wait()
                 said = await loop.sock_recv(ours, len(READY))
         except TimeoutError as error:
-            raise ProxyLost(f"the proxy worker took more than {START_SECONDS} s") from error
+            raise ProxyLost(f"the proxy worker took more than {limit:g} s") from error
         except OSError as error:
             raise ProxyLost(f"the proxy worker cannot be started: {error}") from error
     if said != READY:
@@ -230,6 +252,10 @@ async def start_worker(path: Path, log: Path) -> None:
 def _appending(log: Path) -> BinaryIO:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     return os.fdopen(descriptor, "ab")
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_suffix(".log")
 
 
 def _last_words(log: Path) -> str:

@@ -12,9 +12,10 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from itertools import islice
-from pathlib import Path
 from typing import Final, assert_never
 
+from orchestrator import __version__
+from orchestrator.adapters.fdpass import peer_is_root
 from orchestrator.core.errors import KernelError, PeerError
 from orchestrator.core.flows import FlowEvent
 from orchestrator.services.proxy_engine import Engine
@@ -30,7 +31,9 @@ from orchestrator.wire.proxy_control import (
     FlowsPage,
     GetCounters,
     Greeting,
+    HandOver,
     Hello,
+    Inheritance,
     ListFlows,
     Reply,
     Request,
@@ -52,20 +55,27 @@ _log = logging.getLogger("orchestrator.proxy")
 
 
 class ControlSocket:
-    """Serves `engine`; `on_stop` is called when a client asks the worker to end."""
+    """Serves `engine`; `on_stop` is called when a client asks the worker to end, `on_hand_over`
+    with the connection of a client that is to have everything."""
 
-    def __init__(self, engine: Engine, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        on_stop: Callable[[], None],
+        on_hand_over: Callable[[socket.socket], None],
+    ) -> None:
         self._engine = engine
         self._on_stop = on_stop
+        self._on_hand_over = on_hand_over
         self._clients = 0
         self._watchers: set[asyncio.StreamWriter] = set()
-        self._events_lost = 0
+        self._server: asyncio.Server | None = None
+        self.events_lost = 0
+        self.inheritance: Inheritance | None = None
 
     @contextlib.asynccontextmanager
-    async def serving(self, path: Path) -> AsyncIterator[None]:
-        """Answers on `path`, mode 0600, until the end of the block; a dead socket there is
-        replaced: whoever calls this has made sure that nobody lives behind it."""
-        sock = _bind(path)
+    async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
+        """Answers who connects there, until the end of the block."""
         tasks: set[asyncio.Task[None]] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,15 +83,21 @@ class ControlSocket:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_unix_server(connected, sock=sock, limit=LINE_OCTETS)
+        self._server = await asyncio.start_unix_server(
+            connected, sock=listener, limit=LINE_OCTETS
+        )
         try:
             yield
         finally:
-            server.close()
-            _remove(path)
+            self.accept_no_more()
             for task in tuple(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def accept_no_more(self) -> None:
+        """Who connects from now on is for whoever else has the listener."""
+        if self._server is not None:
+            self._server.close()
 
     def tell(self, event: FlowEvent) -> None:
         """Passes `event` on to every watcher that keeps up."""
@@ -90,7 +106,7 @@ class ControlSocket:
         line = encode_reply(event)
         for writer in self._watchers:
             if writer.transport.get_write_buffer_size() > WATCHER_OCTETS:
-                self._events_lost += 1
+                self.events_lost += 1
             else:
                 writer.write(line)
 
@@ -127,11 +143,25 @@ class ControlSocket:
                 await _send(writer, Failed(str(error)))
                 return
             await self._answer(request, writer)
+            if isinstance(request, HandOver):
+                return
+
+    async def _hand_over(self, writer: asyncio.StreamWriter) -> None:
+        """The connection is another protocol's from here on, and ends with it."""
+        sock = writer.get_extra_info("socket")
+        if not peer_is_root(sock):
+            await _send(writer, Failed("only root may have what this worker has"))
+            return
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await _send(writer, Done(self._engine.open_flows))
+        with sock.dup() as own:
+            self._on_hand_over(own)
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         match request:
             case Hello():
-                await _send(writer, Greeting(os.getpid()))
+                greeting = Greeting(os.getpid(), __version__, self.inheritance)
+                await _send(writer, greeting)
             case Configure(settings):
                 try:
                     self._engine.configure(settings)
@@ -142,7 +172,7 @@ class ControlSocket:
             case ListFlows():
                 await self._list(writer)
             case GetCounters():
-                await _send(writer, Counters(self._engine.counters(self._events_lost)))
+                await _send(writer, Counters(self._engine.counters(self.events_lost)))
             case Watch():
                 self._watchers.add(writer)
                 await _send(writer, Done(0))
@@ -154,6 +184,8 @@ class ControlSocket:
             case Stop():
                 await _send(writer, Done(self._engine.open_flows))
                 self._on_stop()
+            case HandOver():
+                await self._hand_over(writer)
             case _:
                 assert_never(request)
 
@@ -166,21 +198,6 @@ class ControlSocket:
             more = bool(following)
             await _send(writer, FlowsPage(page, more))
             await asyncio.sleep(0)  # the flows have their turn between two pages
-
-
-def _bind(path: Path) -> socket.socket:
-    _remove(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        sock.bind(str(path))
-    finally:
-        os.umask(before)
-    return sock
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
 
 
 async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:

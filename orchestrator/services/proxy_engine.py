@@ -15,7 +15,7 @@ import contextlib
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +47,7 @@ from orchestrator.core.flows import (
     FlowRecord,
     FlowRefused,
     LegTuning,
+    ListenerKey,
     ProxyCounters,
     ProxySettings,
     Refusal,
@@ -62,6 +63,7 @@ from orchestrator.core.relay_events import Leg, Outcome, Phase
 from orchestrator.services.proxy_pump import Flow, Pump
 from orchestrator.services.senders import tell_unreachable
 from orchestrator.wire.labels import Flow as FlowAddress
+from orchestrator.wire.proxy_handover import HandedFlow
 from orchestrator.wire.segments import TCP
 
 ACCEPTS_PER_TURN: Final = 64
@@ -72,8 +74,8 @@ TICK_SECONDS: Final = 1.0
 """How late a dial may be given up, or a reset delivered behind acknowledged bytes."""
 
 
-_ListenerKey = tuple[FlowDirection, int, int]
-"""direction, IP version and port"""
+Ends = tuple[socket.socket, socket.socket]
+"""A flow's sockets, inner and outer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +102,7 @@ class Engine:
         self._shares = tunings(self._settings)
         self._pump = Pump(LARGEST_QUEUE, self._connected, self._over)
         self._loop.add_reader(self._pump.fileno(), self._turn)
-        self._listeners: dict[_ListenerKey, socket.socket] = {}
+        self._listeners: dict[ListenerKey, socket.socket] = {}
         self._entries: dict[Flow, _Entry] = {}
         self._of_vip: dict[IPAddress, dict[Flow, _Entry]] = {}
         self._injector = Injector(MARK_TO_SENDERS)
@@ -112,19 +114,21 @@ class Engine:
         self._dial_failures: Counter[DialFailure] = Counter()
         self._ended: Counter[Outcome] = Counter()
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+        self._stopped = False
 
     def configure(self, settings: ProxySettings) -> None:
         """New flows follow `settings`; old ones go on. Raises KernelError, nothing changed."""
         shares = tunings(settings)
-        wanted: dict[_ListenerKey, LegTuning] = {}
+        wanted: dict[ListenerKey, LegTuning] = {}
         for version in {pool.version for pool in settings.pools}:
             ports = settings.ports
-            wanted[FlowDirection.FROM_ENDPOINT, version, ports.from_endpoints] = shares.mobile
-            wanted[FlowDirection.TO_ENDPOINT, version, ports.to_endpoints] = shares.fixed
-        opened: dict[_ListenerKey, socket.socket] = {}
+            inward = ListenerKey(FlowDirection.FROM_ENDPOINT, version, ports.from_endpoints)
+            outward = ListenerKey(FlowDirection.TO_ENDPOINT, version, ports.to_endpoints)
+            wanted |= {inward: shares.mobile, outward: shares.fixed}
+        opened: dict[ListenerKey, socket.socket] = {}
         try:
             for key in wanted.keys() - self._listeners.keys():
-                opened[key] = listen(key[1], key[2], wanted[key])
+                opened[key] = listen(key.version, key.port, wanted[key])
         except KernelError:
             for sock in opened.values():
                 sock.close()
@@ -134,22 +138,24 @@ class Engine:
             self._stop_listener(key)
         for key, sock in self._listeners.items():
             tune(sock, wanted[key])
-        for key, sock in opened.items():
-            self._listeners[key] = sock
-            self._loop.add_reader(sock, self._accept, sock, key[0])
+        self._listen(opened)
 
     def close(self) -> int:
         """Stops everything, resets every flow; how many there were."""
-        for key in list(self._listeners):
-            self._stop_listener(key)
-        self._ticking.cancel()
         flows = list(self._entries)
         for flow in flows:
             self._pump.abort(flow)
+        self._stop()
+        return len(flows)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for key in list(self._listeners):
+            self._stop_listener(key)
+        self._ticking.cancel()
         self._loop.remove_reader(self._pump.fileno())
         self._pump.close()
         self._injector.close()
-        return len(flows)
 
     @property
     def open_flows(self) -> int:
@@ -203,6 +209,67 @@ class Engine:
         for flow in ended:
             self._pump.abort(flow)
         return len(ended)
+
+    # ---- from one worker to the next
+
+    @property
+    def settings(self) -> ProxySettings:
+        return self._settings
+
+    @property
+    def listeners(self) -> Mapping[ListenerKey, socket.socket]:
+        return self._listeners
+
+    def handed(self) -> Iterator[HandedFlow]:
+        """Every flow as it stands, for another worker. Nothing may move meanwhile."""
+        return (_handed(entry) for entry in self._entries.values())
+
+    def ends(self) -> Iterator[Ends]:
+        """The sockets of every flow, in the order of `handed`."""
+        return (flow.sockets for flow in self._entries)
+
+    def let_go(self) -> None:
+        """Stops everything, for another process has it all: nothing is reset or ended."""
+        self._stop()
+        for inner, outer in self.ends():
+            inner.close()
+            outer.close()
+        self._entries.clear()
+
+    def adopt(
+        self,
+        settings: ProxySettings,
+        counters: ProxyCounters,
+        listeners: Mapping[ListenerKey, socket.socket],
+        flows: Sequence[tuple[HandedFlow, Ends]],
+    ) -> None:
+        """Goes on with what another worker had; nothing moves before the loop's next turn.
+
+        Raises OSError when the kernel has no room to watch a flow; `let_go` then.
+        """
+        self._settings, self._shares = settings, tunings(settings)
+        self._accepted = counters.accepted
+        self._octets = [counters.to_peer, counters.to_endpoint]
+        self._refused.update(dict(counters.refused))
+        self._dial_failures.update(dict(counters.dial_failures))
+        self._ended.update(dict(counters.ended))
+        for handed, ends in flows:
+            flow = _restored(handed, ends)
+            self._enter(
+                _Entry(
+                    flow,
+                    handed.vip,
+                    handed.peer,
+                    handed.direction,
+                    handed.since,
+                    handed.deadline,
+                )
+            )
+            self._pump.adopt(flow)
+            for leg in Leg:
+                self._octets[leg] -= flow.relay.moved(leg)
+        self._listen(listeners)
+        self._loop.call_soon(self._turn)
 
     # ---- newcomers
 
@@ -265,14 +332,19 @@ class Engine:
         mobile = flow.relay.dialled in flow.relay.patient
         patience = settings.dial_vip_seconds if mobile else settings.dial_seconds
         entry = _Entry(flow, vip, peer, direction, now, Instant(now + patience))
-        self._entries[flow] = self._dialing[flow] = entry
-        self._of_vip.setdefault(vip.host, {})[flow] = entry
+        self._enter(entry)
         self._on_event(FlowOpened(_record(entry)))
         try:
             self._pump.add(flow)
         except OSError:
             self._refused[Refusal.NO_DESCRIPTOR] += 1
             self._pump.abort(flow)
+
+    def _enter(self, entry: _Entry) -> None:
+        self._entries[entry.flow] = entry
+        if entry.flow.connecting:
+            self._dialing[entry.flow] = entry
+        self._of_vip.setdefault(entry.vip.host, {})[entry.flow] = entry
 
     def _dial(
         self,
@@ -299,7 +371,7 @@ class Engine:
     # ---- the pump
 
     def _turn(self) -> None:
-        if self._pump.turn():
+        if not self._stopped and self._pump.turn():
             self._loop.call_soon(self._turn)
 
     def _connected(self, flow: Flow) -> None:
@@ -329,7 +401,12 @@ class Engine:
         self._pump.look_after_watched()
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
-    def _stop_listener(self, key: tuple[FlowDirection, int, int]) -> None:
+    def _listen(self, listeners: Mapping[ListenerKey, socket.socket]) -> None:
+        for key, sock in listeners.items():
+            self._listeners[key] = sock
+            self._loop.add_reader(sock, self._accept, sock, key.direction)
+
+    def _stop_listener(self, key: ListenerKey) -> None:
         sock = self._listeners.pop(key)
         self._loop.remove_reader(sock)
         sock.close()
@@ -337,6 +414,28 @@ class Engine:
 
 def _plain(address: SocketAddress) -> tuple[IPAddress, int]:
     return address.host, address.port
+
+
+def _handed(entry: _Entry) -> HandedFlow:
+    flow = entry.flow
+    inner, outer = (bytes(flow.pending[leg]) if flow.relay.queued(leg) else b"" for leg in Leg)
+    return HandedFlow(
+        entry.vip,
+        entry.peer,
+        entry.direction,
+        entry.since,
+        entry.deadline,
+        flow.relay.export(),
+        (inner, outer),
+    )
+
+
+def _restored(handed: HandedFlow, ends: Ends) -> Flow:
+    flow = Flow(Relay.restored(handed.relay), *ends)
+    flow.pending = [memoryview(queue) for queue in handed.queued]
+    flow.connecting = handed.relay.dialing
+    flow.watched = set(handed.relay.awaited)
+    return flow
 
 
 def _record(entry: _Entry) -> FlowRecord:

@@ -81,7 +81,7 @@ class ProxyLink:
         self._journal.tell("proxy", ("worker-up",), {"pid": client.pid})
         self.problem = None
         async with await ProxyClient.connect(self.path) as watcher:
-            async for event in watcher.events():
+            async for event in await watcher.watch():
                 if isinstance(event, FlowRefused):
                     self._journal.count("flow-refused")
                 elif isinstance(event, FlowOpened):

@@ -86,6 +86,17 @@ class Pump:
             self._ends[sock.fileno()] = (flow, leg)
             self._epoll.register(sock, _INTEREST)
 
+    def adopt(self, flow: Flow) -> None:
+        """As `add`, for a flow that another pump has moved so far. Nothing moves before `turn`.
+
+        What the relay asked of the other pump it asks anew, and a new epoll tells anew what
+        its sockets are ready for: it does not matter where the other was in its work.
+        """
+        self.add(flow)
+        if flow.watched:
+            self._watching.add(flow)
+        self._do(flow, flow.relay.demands())
+
     def abort(self, flow: Flow) -> None:
         """Resets both legs; `on_over` follows at once."""
         self._do(flow, flow.relay.handle(Event.ABORT, flow.relay.dialled))

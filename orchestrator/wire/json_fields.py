@@ -95,6 +95,12 @@ class Fields:
     def fields(self, key: str) -> "Fields":
         return Fields(self._take(key), repr(key))
 
+    def fields_or_none(self, key: str) -> "Fields | None":
+        if self._left.get(key, "") is None:
+            del self._left[key]
+            return None
+        return self.fields(key)
+
     def every(self, key: str) -> list["Fields"]:
         value = self._take(key)
         if not isinstance(value, list):

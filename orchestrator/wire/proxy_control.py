@@ -1,7 +1,7 @@
 """What the server daemon and the proxy worker say to each other: lines of JSON.
 
     daemon                                  worker
-    {"v":1,"do":"hello"}                    {"v":1,"reply":"greeting","pid":…}
+    {"v":1,"do":"hello"}                    {"v":1,"reply":"greeting","pid":…,"release":…,…}
     {"v":1,"do":"configure","settings":…}   {"v":1,"reply":"done","count":0}
     {"v":1,"do":"flows"}                    {"v":1,"reply":"flows","flows":[…],"more":true} …
     {"v":1,"do":"counters"}                 {"v":1,"reply":"counters","counters":…}
@@ -9,10 +9,13 @@
     {"v":1,"do":"resume","vips":[…]}        {"v":1,"reply":"resumed","flows":[…]}
     {"v":1,"do":"end","vips":[…]}           {"v":1,"reply":"done","count":3}
     {"v":1,"do":"stop"}                     {"v":1,"reply":"done","count":7}
+    {"v":1,"do":"hand-over"}                {"v":1,"reply":"done","count":7}, then
+                                            `wire.proxy_handover` is spoken
     anything else                           {"v":1,"reply":"failed","problem":…}
 
 A line is at most `LINE_OCTETS` long, "\\n" included. Keys are all there and no others. Whatever
-does not decode raises PeerError, and nothing else.
+does not decode raises PeerError, and nothing else. `hello`, its greeting and `hand-over` are
+how workers and daemons of different releases meet: they stay as they are.
 """
 
 import json
@@ -37,7 +40,7 @@ from orchestrator.core.flows import (
     SocketAddress,
     SourcePolicy,
 )
-from orchestrator.core.quantities import Instant, IPAddress
+from orchestrator.core.quantities import Instant, IPAddress, Seconds
 from orchestrator.core.relay_events import Outcome, Phase
 from orchestrator.wire.json_fields import Fields
 
@@ -96,12 +99,36 @@ class EndFlows:
     vips: Sequence[IPAddress]
 
 
-Request = Hello | Configure | ListFlows | GetCounters | Watch | Resume | EndFlows | Stop
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Give everything to this client, which is a new worker, and exit."""
+
+
+Request = (
+    Hello | Configure | ListFlows | GetCounters | Watch | Resume | EndFlows | Stop | HandOver
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a worker took over from the one before it."""
+
+    predecessor: int
+    """its pid"""
+    flows: int
+    lost: int
+    """flows that went down with a predecessor that died while it handed them over"""
+    standstill: Seconds
+    """how long no flow moved"""
 
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
     pid: int
+    release: str
+    """of the program that the worker runs"""
+    inheritance: Inheritance | None
+    """None: it began with nothing"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +178,7 @@ def encode_request(request: Request) -> bytes:
         case Hello():
             return _line(do="hello")
         case Configure(settings):
-            return _line(do="configure", settings=_settings(settings))
+            return _line(do="configure", settings=settings_object(settings))
         case ListFlows():
             return _line(do="flows")
         case GetCounters():
@@ -164,6 +191,8 @@ def encode_request(request: Request) -> bytes:
             return _line(do="end", vips=[str(vip) for vip in vips])
         case Stop():
             return _line(do="stop")
+        case HandOver():
+            return _line(do="hand-over")
         case _:
             assert_never(request)
 
@@ -175,7 +204,7 @@ def decode_request(line: bytes) -> Request:
         case "hello":
             request = Hello()
         case "configure":
-            request = Configure(_read_settings(fields.fields("settings")))
+            request = Configure(read_settings(fields.fields("settings")))
         case "flows":
             request = ListFlows()
         case "counters":
@@ -188,6 +217,8 @@ def decode_request(line: bytes) -> Request:
             request = EndFlows(fields.addresses("vips"))
         case "stop":
             request = Stop()
+        case "hand-over":
+            request = HandOver()
         case unknown:
             raise PeerError(f"nobody knows how to do {unknown[:40]!r}")
     fields.close()
@@ -196,16 +227,20 @@ def decode_request(line: bytes) -> Request:
 
 def encode_reply(reply: Reply) -> bytes:
     match reply:
-        case Greeting(pid):
-            return _line(reply="greeting", pid=pid)
+        case Greeting(pid, release, inheritance):
+            given = None if inheritance is None else _inheritance(inheritance)
+            return _line(reply="greeting", pid=pid, release=release, inheritance=given)
         case Done(count):
             return _line(reply="done", count=count)
         case FlowsPage(flows, more):
             return _line(reply="flows", flows=[_record(flow) for flow in flows], more=more)
         case Counters(counters):
-            return _line(reply="counters", counters=_counters(counters))
+            return _line(reply="counters", counters=counters_object(counters))
         case Resumed(flows):
-            pairs = [{"peer": _socket(peer), "vip": _socket(vip)} for peer, vip in flows]
+            pairs = [
+                {"peer": socket_address(peer), "vip": socket_address(vip)}
+                for peer, vip in flows
+            ]
             return _line(reply="resumed", flows=pairs)
         case Failed(problem):
             return _line(reply="failed", problem=problem)
@@ -218,8 +253,8 @@ def encode_reply(reply: Reply) -> bytes:
         case FlowRefused(vip, peer, direction, reason):
             return _line(
                 reply="refused",
-                vip=_socket(vip),
-                peer=_socket(peer),
+                vip=socket_address(vip),
+                peer=socket_address(peer),
                 direction=direction,
                 reason=reason,
             )
@@ -232,14 +267,18 @@ def decode_reply(line: bytes) -> Reply:
     reply: Reply
     match fields.text("reply"):
         case "greeting":
-            reply = Greeting(fields.number("pid"))
+            reply = Greeting(
+                fields.number("pid"),
+                fields.text("release"),
+                _read_inheritance(fields.fields_or_none("inheritance")),
+            )
         case "done":
             reply = Done(fields.number("count"))
         case "flows":
             records = tuple(_read_record(one) for one in fields.every("flows"))
             reply = FlowsPage(records, fields.flag("more"))
         case "counters":
-            reply = Counters(_read_counters(fields.fields("counters")))
+            reply = Counters(read_counters(fields.fields("counters")))
         case "resumed":
             pairs = [(one.socket("peer"), one.socket("vip")) for one in fields.every("flows")]
             reply = Resumed(pairs)
@@ -286,11 +325,33 @@ def _line(**fields: object) -> bytes:
     return line.encode() + b"\n"
 
 
-def _socket(address: SocketAddress) -> list[object]:
+def socket_address(address: SocketAddress) -> list[object]:
     return [str(address.host), address.port]
 
 
-def _settings(settings: ProxySettings) -> dict[str, object]:
+def _inheritance(inheritance: Inheritance) -> dict[str, object]:
+    return {
+        "predecessor": inheritance.predecessor,
+        "flows": inheritance.flows,
+        "lost": inheritance.lost,
+        "standstill": inheritance.standstill,
+    }
+
+
+def _read_inheritance(fields: Fields | None) -> Inheritance | None:
+    if fields is None:
+        return None
+    inheritance = Inheritance(
+        fields.number("predecessor"),
+        fields.number("flows"),
+        fields.number("lost"),
+        fields.seconds("standstill"),
+    )
+    fields.close()
+    return inheritance
+
+
+def settings_object(settings: ProxySettings) -> dict[str, object]:
     return {
         "pools": [str(pool) for pool in settings.pools],
         "source": settings.source,
@@ -304,7 +365,7 @@ def _settings(settings: ProxySettings) -> dict[str, object]:
     }
 
 
-def _read_settings(fields: Fields) -> ProxySettings:
+def read_settings(fields: Fields) -> ProxySettings:
     pools = fields.texts("pools")
     try:
         settings = ProxySettings(
@@ -327,8 +388,8 @@ def _read_settings(fields: Fields) -> ProxySettings:
 
 def _record(record: FlowRecord) -> dict[str, object]:
     return {
-        "vip": _socket(record.vip),
-        "peer": _socket(record.peer),
+        "vip": socket_address(record.vip),
+        "peer": socket_address(record.peer),
         "direction": record.direction,
         "since": record.since,
         "state": record.state,
@@ -355,7 +416,7 @@ def _read_record(fields: Fields) -> FlowRecord:
     return record
 
 
-def _counters(counters: ProxyCounters) -> dict[str, object]:
+def counters_object(counters: ProxyCounters) -> dict[str, object]:
     return {
         "open": counters.open,
         "capacity": counters.capacity,
@@ -369,7 +430,7 @@ def _counters(counters: ProxyCounters) -> dict[str, object]:
     }
 
 
-def _read_counters(fields: Fields) -> ProxyCounters:
+def read_counters(fields: Fields) -> ProxyCounters:
     counters = ProxyCounters(
         open=fields.number("open"),
         capacity=fields.number("capacity"),

@@ -201,7 +201,7 @@ def counter(lan: Lan, name: str) -> str:
 def test_flows_are_told_to_who_watches(proxied: Proxied) -> None:
     async def story() -> list[FlowEvent]:
         async with await ProxyClient.connect(proxied.path) as watcher:
-            events = watcher.events()
+            events = await watcher.watch()
 
             async def hear() -> FlowEvent:
                 return await anext(events)

@@ -21,6 +21,7 @@ from orchestrator.core.flows import (
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost
 from orchestrator.services.proxy_control import CLIENTS, WATCHER_OCTETS, ControlSocket
 from orchestrator.services.proxy_engine import Engine
+from orchestrator.services.proxy_seat import Seat
 from orchestrator.wire.proxy_control import LINE_OCTETS
 
 VIP = SocketAddress(ip_address("10.99.0.7"), 40000)
@@ -34,11 +35,14 @@ class Worker:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.engine = Engine(100, lambda event: self.control.tell(event))
-        self.control = ControlSocket(self.engine, self._stop)
+        self.control = ControlSocket(self.engine, self._stop, self._hand_over)
         self.stopped = 0
 
     def _stop(self) -> None:
         self.stopped += 1
+
+    def _hand_over(self, client: socket.socket) -> None:
+        client.sendall(b"all is yours\n")
 
     async def says(self, *chunks: bytes) -> bytes:
         """What a client that sends this hears until it is cut off."""
@@ -58,11 +62,14 @@ class Worker:
 @asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[Worker]:
     worker = Worker(path)
+    seat = Seat.take(path)
+    assert seat is not None
     try:
-        async with worker.control.serving(path):
+        async with worker.control.serving(seat.listener):
             yield worker
     finally:
         worker.engine.close()
+        seat.leave()
 
 
 @pytest.fixture
@@ -160,7 +167,7 @@ def test_one_client_too_many_is_told_so_and_room_is_made_by_one_that_leaves(
 def test_a_watcher_hears_events_and_one_that_does_not_read_stops_nobody(play: Play) -> None:
     async def story(worker: Worker) -> None:
         watcher = await ProxyClient.connect(worker.path)
-        events = watcher.events()
+        events = await watcher.watch()
 
         async def hear() -> FlowEvent:
             return await anext(events)

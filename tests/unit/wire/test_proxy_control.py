@@ -34,7 +34,9 @@ from orchestrator.wire.proxy_control import (
     FlowsPage,
     GetCounters,
     Greeting,
+    HandOver,
     Hello,
+    Inheritance,
     ListFlows,
     Reply,
     Request,
@@ -86,9 +88,11 @@ REQUESTS: list[Request] = [
     Watch(),
     EndFlows((ip_address("10.99.0.7"), ip_address("fd00:99::7"))),
     Stop(),
+    HandOver(),
 ]
 REPLIES: list[Reply] = [
-    Greeting(1234),
+    Greeting(1234, "1.0", None),
+    Greeting(1234, "1.0", Inheritance(1233, 10, 2, Seconds(0.5))),
     Done(7),
     FlowsPage((RECORD, RECORD), more=True),
     FlowsPage((), more=False),
@@ -115,6 +119,13 @@ def test_a_reply_arrives_as_it_was_sent(reply: Reply) -> None:
 
 
 def test_golden_lines() -> None:
+    # Other releases read these: they stay as they are.
+    assert encode_request(Hello()) == b'{"v":1,"do":"hello"}\n'
+    assert encode_request(HandOver()) == b'{"v":1,"do":"hand-over"}\n'
+    assert encode_reply(Greeting(7, "1.0", Inheritance(6, 10, 2, Seconds(0.5)))) == (
+        b'{"v":1,"reply":"greeting","pid":7,"release":"1.0","inheritance":'
+        b'{"predecessor":6,"flows":10,"lost":2,"standstill":0.5}}\n'
+    )
     assert encode_request(Stop()) == b'{"v":1,"do":"stop"}\n'
     assert encode_reply(FlowOpened(RECORD)) == (
         b'{"v":1,"reply":"opened","flow":{"vip":["10.99.0.7",40000],"peer":["fd00:50::2",443],'
