@@ -337,5 +337,12 @@ def worker(namespace: Namespace, path: Path) -> Iterator["subprocess.Popen[bytes
         process.wait(PATIENCE)
 
 
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def limited(settings: ProxySettings = SETTINGS, **changes: object) -> ProxySettings:
     return replace(settings, **changes)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from tests.kernel.proxy.lan import (
     SETTINGS,
     VIP,
     Lan,
+    alive,
     limited,
     pair,
     serve,
@@ -60,13 +61,6 @@ def daemon(lan: Lan, path: Path) -> Iterator[tuple["subprocess.Popen[str]", int]
             yield process, int(process.stdout.readline())
         finally:
             process.kill()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def end(path: Path, pid: int) -> None:
