@@ -108,7 +108,7 @@ def status(socket: Path) -> None:
 @_with_json
 @_with_socket
 def paths(socket: Path) -> None:
-    """List the ways from here to the server, best first (endpoint)."""
+    """List the ways to the server, best first (endpoint)."""
     _ask(socket, Request(Verb.PATHS), render.paths)
 
 
@@ -164,6 +164,18 @@ def reload(socket: Path) -> None:
     _ask(socket, Request(Verb.RELOAD), lambda _: "reloaded")
 
 
+@cli.command("replace-proxy")
+@_with_json
+@_with_socket
+def replace_proxy(socket: Path) -> None:
+    """Replace the proxy's process by a new one (server).
+
+    Of the program as it is installed now. Connections go over, none is closed. The daemon does
+    so itself when it starts and finds a process of another release.
+    """
+    _ask(socket, Request(Verb.REPLACE_PROXY), render.replacement)
+
+
 @cli.command()
 @_with_json
 @_with_socket
@@ -206,7 +218,7 @@ def doctor(socket: Path, config: Path | None) -> None:
     help="charon's VICI socket.",
 )
 def cleanup(socket: Path, state: Path, charon: Path, *, dry_run: bool, stop: bool) -> None:
-    """Remove every trace of a daemon from the system; twice is fine.
+    """Remove every trace of a daemon; twice is fine.
 
     Policies, rules, routes, the virtual device, the firewall table, security associations,
     connections and pre-shared keys in charon, runtime files; system settings become what they

@@ -241,6 +241,16 @@ def findings(answer: Sequence[Answer]) -> str:
     )
 
 
+def replacement(answer: Answer) -> str:
+    lost = f", {answer['lost']} were lost" if answer.get("lost") else ""
+    still = duration(answer.get("standstill_ms", 0) / 1000)
+    return (
+        f"{answer.get('connections')} connections went over{lost}, and stood still for "
+        f"{still}: from process {answer.get('former_pid')} ({answer.get('former_release')}) "
+        f"to {answer.get('pid')} ({answer.get('release')})"
+    )
+
+
 def event(answer: Answer) -> str:
     """One line: the time of day, what happened, why, and what else is known."""
     at = str(answer.get("at", ""))[11:23]

@@ -251,4 +251,4 @@ class ProxyCounters:
     dial_failures: Sequence[tuple[DialFailure, int]]
     ended: Sequence[tuple[Outcome, int]]
     events_lost: int
-    """events that no watcher was quick enough for"""
+    """watchers that were not quick enough, and were dropped"""

@@ -68,6 +68,8 @@ class Administered(Protocol):
 
     def reload(self) -> object: ...
 
+    def replace_proxy(self) -> object: ...
+
     def events(self) -> AsyncIterator[Mapping[str, object]]:
         """What happens from now on. Bounded: ends when the watcher is too slow to follow."""
 
@@ -294,6 +296,8 @@ class ControlServer:
                 return self._administered.roam(request.link)
             case Verb.RELOAD:
                 return self._administered.reload()
+            case Verb.REPLACE_PROXY:
+                return self._administered.replace_proxy()
             case Verb.STOP:
                 self._stop()
                 return {"stopping": os.getpid()}

@@ -379,6 +379,9 @@ class Endpoint:
             "restart it: connections go on",
         )
 
+    def replace_proxy(self) -> object:
+        raise NotThisRole("the proxy is the server's: ask there")
+
     def events(self) -> AsyncIterator[Mapping[str, object]]:
         return self.journal.watch()
 

@@ -2,7 +2,7 @@
 
 A client costs a bounded amount, whatever it sends: one line of bounded length at a time, one
 answer, no more clients than `CLIENTS`; after the first line that makes no sense it is told so
-and gone. A watcher that does not read loses events, which are counted, and stops nothing.
+and gone. A watcher that does not read is gone too, and counted: who watches has heard all.
 """
 
 import asyncio
@@ -104,9 +104,11 @@ class ControlSocket:
         if not self._watchers:
             return
         line = encode_reply(event)
-        for writer in self._watchers:
+        for writer in tuple(self._watchers):
             if writer.transport.get_write_buffer_size() > WATCHER_OCTETS:
                 self.events_lost += 1
+                self._watchers.discard(writer)
+                writer.transport.abort()
             else:
                 writer.write(line)
 

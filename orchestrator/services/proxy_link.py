@@ -1,14 +1,18 @@
 """The server daemon's hold on the connection proxy: keeps one running, configured and asked.
 
-The worker outlives this daemon and is found again; one that died is replaced, and what it held
-is said to be lost. Its absence costs no more than its flows: the firewall refuses to pass TCP
-of virtual addresses by, so that senders try again.
+The worker outlives this daemon and is found again; one of another release is replaced, with all
+that it has (`proxy_handover`). One that died is replaced too, and what stood at it is said to
+be lost, counted from what was heard of each connection. Its absence costs no more than its
+flows: the firewall refuses to pass TCP of virtual addresses by, so that senders try again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from orchestrator import __version__
+from orchestrator.adapters import clock
 from orchestrator.config.server import LanSource, ServerConfig
 from orchestrator.core.firewall import ProxyPorts
 from orchestrator.core.flows import (
@@ -19,15 +23,19 @@ from orchestrator.core.flows import (
     SourcePolicy,
 )
 from orchestrator.core.quantities import IPAddress
+from orchestrator.core.standing import Standing
 from orchestrator.services.journal import Journal
-from orchestrator.services.proxy_client import ProxyClient, ProxyLost
+from orchestrator.services.proxy_client import ProxyClient, ProxyLost, replace_worker
 from orchestrator.wire.labels import Flow
+from orchestrator.wire.proxy_control import Greeting
 from orchestrator.wire.segments import TCP
 
 SOCKET: Final = "proxy.sock"
 """Next to the control socket."""
 RESUME_LIMIT: Final = 0.25
 """Seconds; the worker answers between two turns of its flows, some milliseconds."""
+MOST_NAMED: Final = 20
+"""Sessions whose lost connections are told one by one: those that lost most."""
 PAUSE: Final = 1.0
 """Seconds between two tries to have a worker; starting one takes some 0.2 s."""
 
@@ -49,45 +57,178 @@ def proxy_ports(config: ServerConfig) -> ProxyPorts:
 
 
 class ProxyLink:
-    """Runs beside a server daemon's driver."""
+    """Runs beside a server daemon's driver. `owner` is whose a virtual address is."""
 
-    def __init__(self, config: ServerConfig, journal: Journal) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        journal: Journal,
+        owner: Callable[[IPAddress], str | None],
+    ) -> None:
         self.path: Final = config.control.socket.with_name(SOCKET)
         self.settings = proxy_settings(config)
         self._journal = journal
+        self._owner = owner
         self._client: ProxyClient | None = None
+        self._watcher: ProxyClient | None = None
+        self._known: Greeting | None = None
+        """of the worker whose flows `_standing` has"""
+        self._standing = Standing()
+        self._stays = 0
+        """pid of a worker of another release that could not be replaced"""
         self.problem: str | None = "the proxy worker is not up yet"
+
+    def status(self) -> dict[str, object] | None:
+        """Of the worker that serves; None: there is none."""
+        if self._client is None:
+            return None
+        greeting = self._client.greeting
+        taken = greeting.inheritance
+        return {
+            "pid": greeting.pid,
+            "release": greeting.release,
+            "took_over": taken.flows if taken is not None else None,
+        }
+
+    def warnings(self) -> list[str]:
+        if self.problem is not None:
+            return [f"{self.problem}; until it is back TCP of endpoints waits"]
+        if self._known is not None and self._known.release != __version__:
+            words = f"the proxy worker runs release {self._known.release}, and was not replaced"
+            return [f"{words}: its log says why; try `orchestrator replace-proxy`"]
+        return []
 
     async def run(self) -> None:
         while True:
             try:
                 await self._serve()
+                served = True
             except ProxyLost as lost:
-                if self._client is not None or self.problem is None:
-                    told = {"detail": str(lost)}
-                    self._journal.tell("proxy", ("worker-lost",), told, warning=True)
+                served = self.problem is None
                 self.problem = str(lost)
             finally:
                 if self._client is not None:
                     self._client.close()
                     self._client = None
-            await asyncio.sleep(PAUSE)
+            if not served:
+                await asyncio.sleep(PAUSE)
 
     async def _serve(self) -> None:
-        """One worker's life, seen from here."""
-        client = await ProxyClient.connect_or_start(self.path)
+        """One worker's life, seen from here; ends when it was replaced."""
+        client = await self._reach()
         self._client = client
-        await client.configure(self.settings)
-        self._journal.tell("proxy", ("worker-up",), {"pid": client.pid})
-        self.problem = None
         async with await ProxyClient.connect(self.path) as watcher:
-            async for event in await watcher.watch():
+            if watcher.pid != client.pid:
+                raise ProxyLost("another proxy worker took over")
+            self._watcher = watcher
+            events = await watcher.watch()
+            self._account(client.greeting, Standing(await client.flows()))
+            if await self._replaced_for_its_release(client.greeting):
+                return
+            await client.configure(self.settings)
+            self._journal.tell(
+                "proxy",
+                ("worker-up",),
+                {"pid": client.pid, "release": client.greeting.release},
+            )
+            self.problem = None
+            async for event in events:
+                self._standing.note(event)
                 if isinstance(event, FlowRefused):
                     self._journal.count("flow-refused")
                 elif isinstance(event, FlowOpened):
                     self._journal.count("flow-opened")
                 else:
                     self._journal.count("flow-ended")
+
+    async def _reach(self) -> ProxyClient:
+        """The worker that is there, or a new one."""
+        try:
+            return await ProxyClient.connect(self.path)
+        except ProxyLost as absent:
+            self.problem = str(absent)
+            if self._known is not None:
+                self._tell_lost(self._known.pid, self.problem, self._standing)
+                self._known, self._standing = None, Standing()
+                await asyncio.sleep(PAUSE)
+        return await ProxyClient.connect_or_start(self.path)
+
+    def _account(self, greeting: Greeting, now: Standing) -> None:
+        """What became of the worker that we knew, and of its flows."""
+        known, before = self._known, self._standing
+        self._known, self._standing = greeting, now
+        if known is None or known.pid == greeting.pid:
+            return
+        inheritance = greeting.inheritance
+        if inheritance is None or inheritance.predecessor != known.pid:
+            self._tell_lost(known.pid, "another proxy worker is there", before)
+            return
+        fields = {
+            "pid": greeting.pid,
+            "predecessor": known.pid,
+            "release": greeting.release,
+            "connections": inheritance.flows,
+            "elapsed_ms": _milliseconds(inheritance.standstill),
+        }
+        self._journal.tell("proxy", ("worker-replaced",), fields)
+        if inheritance.lost:
+            detail = "it ended while it handed its connections over"
+            self._tell_lost(known.pid, detail, before.without(now))
+
+    def _tell_lost(self, pid: int, detail: str, lost: Standing) -> None:
+        sessions: Counter[str] = Counter()
+        for vip, count in lost.by_vip().items():
+            sessions[self._owner(vip) or str(vip)] += count
+        named = dict(sessions.most_common(MOST_NAMED))
+        fields = {
+            "pid": pid,
+            "connections": len(lost),
+            "sessions": named,
+            "others": len(lost) - sum(named.values()) or None,
+            "detail": detail,
+        }
+        self._journal.tell("proxy", ("worker-lost",), fields, warning=True)
+
+    async def _replaced_for_its_release(self, greeting: Greeting) -> bool:
+        """A worker of another release gives way to one of ours, if it can."""
+        if greeting.release == __version__ or greeting.pid == self._stays:
+            return False
+        try:
+            await replace_worker(self.path)
+        except ProxyLost as refusal:
+            self._stays = greeting.pid
+            fields = {
+                "pid": greeting.pid,
+                "release": greeting.release,
+                "detail": str(refusal),
+            }
+            self._journal.tell("proxy", ("not-replaced",), fields, warning=True)
+            return False
+        return True
+
+    async def replace(self) -> dict[str, object]:
+        """A new worker, of the program as it is installed now, has every connection.
+
+        Raises ProxyLost, with the reason; then the one before goes on, if it lives.
+        """
+        if self._client is None:
+            raise ProxyLost(self.problem or "the proxy worker is not up yet")
+        former = self._client.greeting
+        began = clock.now()
+        greeting = await replace_worker(self.path)
+        inheritance = greeting.inheritance
+        if inheritance is None:
+            raise ProxyLost("the new proxy worker took nothing over")
+        return {
+            "connections": inheritance.flows,
+            "lost": inheritance.lost,
+            "standstill_ms": _milliseconds(inheritance.standstill),
+            "elapsed_ms": _milliseconds(clock.now() - began),
+            "pid": greeting.pid,
+            "release": greeting.release,
+            "former_pid": inheritance.predecessor,
+            "former_release": former.release,
+        }
 
     async def resume(self, vips: Sequence[IPAddress]) -> frozenset[Flow]:
         """What waits at the worker for these endpoints goes now.
@@ -101,6 +242,9 @@ class ProxyLink:
             async with asyncio.timeout(RESUME_LIMIT):
                 pairs = await self._client.resume(vips)
         except (ProxyLost, TimeoutError):
+            # What it answers later would be taken for another answer: begin anew.
+            if self._watcher is not None:
+                self._watcher.close()
             return frozenset()
         return frozenset(
             Flow(TCP, peer.host, peer.port, vip.host, vip.port) for peer, vip in pairs
@@ -118,3 +262,7 @@ class ProxyLink:
         # On a connection of its own: an answer that comes too late spoils it.
         async with await ProxyClient.connect(self.path) as client:
             return await client.flows()
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -105,7 +105,7 @@ class Server:
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = ServerProbes(self._heard, self.journal)
         self._repair = Repair(self._reconciler, self.journal)
-        self._proxy = ProxyLink(config, self.journal)
+        self._proxy = ProxyLink(config, self.journal, self._owner)
         self._holder = Holder(
             lambda packet: packet.destination,
             self._attached,
@@ -395,6 +395,10 @@ class Server:
         session = self._machine.session_of_vip(vip)
         return session is not None and session.active is not None and session.following is None
 
+    def _owner(self, vip: IPAddress) -> str | None:
+        session = self._machine.session_of_vip(vip)
+        return session.identity if session is not None else None
+
     def _in_pool(self, address: IPAddress) -> bool:
         return any(address in pool for pool in self.config.vip.pools)
 
@@ -434,6 +438,7 @@ class Server:
             "sessions": tally(self._machine.by_identity.values()),
             "held": self._holder.tally(self._machine.vips()),
             "proxy": (self._proxy.problem or "running") if proxy else "off",
+            "proxy_worker": self._proxy.status(),
             "repairs": self._reconciler.repairs,
             "warnings": self._warnings(),
             "counters": dict(self.journal.counters),
@@ -468,6 +473,11 @@ class Server:
             "restart it: sessions, and connections through the proxy, go on",
         )
 
+    async def replace_proxy(self) -> object:
+        if not self.config.proxy.enabled:
+            raise Refused("there is no proxy", "it is switched off by [proxy] enabled")
+        return await self._proxy.replace()
+
     def events(self) -> AsyncIterator[Mapping[str, object]]:
         return self.journal.watch()
 
@@ -484,6 +494,6 @@ class Server:
                 f"charon does not answer at {self.config.charon.socket}: start strongSwan; "
                 "until then nobody can connect, and all sessions are held"
             )
-        if self.config.proxy.enabled and self._proxy.problem:
-            found.append(f"{self._proxy.problem}; until it is back TCP of endpoints waits")
+        if self.config.proxy.enabled:
+            found += self._proxy.warnings()
         return found

@@ -126,6 +126,18 @@ EVENT: dict[str, object] = {
 }
 
 
+REPLACEMENT: dict[str, object] = {
+    "connections": 12,
+    "lost": 0,
+    "standstill_ms": 78.4,
+    "elapsed_ms": 300.2,
+    "pid": 456,
+    "release": "0.2.0",
+    "former_pid": 123,
+    "former_release": "0.1.0",
+}
+
+
 @dataclass
 class FakeDaemon:
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -152,6 +164,9 @@ class FakeDaemon:
 
     def reload(self) -> object:
         raise NotThisRole("not here")
+
+    def replace_proxy(self) -> object:
+        return REPLACEMENT
 
     async def events(self) -> AsyncIterator[Mapping[str, object]]:
         yield EVENT

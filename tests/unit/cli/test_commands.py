@@ -69,6 +69,15 @@ class TestAsking:
         assert execute(["roam", "wwan0", "--socket", socket]) == 0
         assert capsys.readouterr().out == "asked for wwan0; now moving\n"
 
+    def test_replaces_the_proxy(self, running: Running, capsys: Capture) -> None:
+        socket = str(running.socket)
+        assert asked(capsys, "replace-proxy", "--socket", socket)["connections"] == 12
+        assert execute(["replace-proxy", "--socket", socket]) == 0
+        assert capsys.readouterr().out == (
+            "12 connections went over, and stood still for 78ms: "
+            "from process 123 (0.1.0) to 456 (0.2.0)\n"
+        )
+
     def test_a_refusal_comes_with_its_remedy(self, running: Running, capsys: Capture) -> None:
         assert execute(["roam", "wlan9", "--socket", str(running.socket)]) == 1
         captured = capsys.readouterr()
@@ -84,7 +93,16 @@ class TestAsking:
         assert captured.err == ""
 
     def test_without_a_daemon_says_so(self, tmp_path: Path, capsys: Capture) -> None:
-        for verb in ("status", "paths", "sessions", "flows", "watch", "roam", "reload"):
+        for verb in (
+            "status",
+            "paths",
+            "sessions",
+            "flows",
+            "watch",
+            "roam",
+            "reload",
+            "replace-proxy",
+        ):
             assert execute([verb, "--socket", str(tmp_path / "none")]) == 3
             assert "no daemon is running at" in capsys.readouterr().err
 

@@ -68,6 +68,9 @@ class FakeDaemon:
     async def reload(self) -> object:
         raise CharonError("charon does not answer")
 
+    def replace_proxy(self) -> object:
+        raise NotThisRole("the proxy is the server's")
+
     def tell(self, event: str) -> None:
         for queue in self.watching:
             queue.put_nowait({"event": event, "vip": ip_address("10.99.0.2")})

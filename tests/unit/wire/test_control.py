@@ -36,6 +36,7 @@ REQUESTS = [
     (Request(Verb.ROAM), b'{"v":1,"verb":"roam","link":null}\n'),
     (Request(Verb.ROAM, "wlan0"), b'{"v":1,"verb":"roam","link":"wlan0"}\n'),
     (Request(Verb.RELOAD), b'{"v":1,"verb":"reload"}\n'),
+    (Request(Verb.REPLACE_PROXY), b'{"v":1,"verb":"replace-proxy"}\n'),
     (Request(Verb.STOP), b'{"v":1,"verb":"stop"}\n'),
 ]
 REPLIES: list[tuple[Reply, bytes]] = [
