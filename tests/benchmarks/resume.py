@@ -14,6 +14,7 @@ that of the connections of one kind and direction; null: more than half of them 
 
 lost       connections that ended (an error or an end on either application's socket), that
            delivered a wrong octet, or nothing within 60 s of the return; both directions;
+silent     of these, those that nobody was told of: nothing came, and no error either;
 ratio      ours to the better of the other two, in the direction that is worse for us; what
            they lost counts as 60 s;
 bulk_rate  from the return to the end of the first 200 ms in which all bulk connections of a
@@ -100,15 +101,18 @@ class Back:
 
     ms: Mapping[Way, list[float]]
     """From the return to the first octet, each connection; infinite where it was lost."""
+    silent: int
 
     @classmethod
     def of(cls, flows: Iterable[Flow], returned: float) -> "Back":
         ms: dict[Way, list[float]] = {way: [] for way in Way}
+        silent = 0
         for flow in flows:
             at = flow.arrivals.first_since(returned)
             lost = at is None or flow.failure is not None
+            silent += at is None and flow.failure is None
             ms[flow.way].append(math.inf if lost or at is None else 1000 * (at - returned))
-        return cls(ms)
+        return cls(ms, silent)
 
     def median(self, way: Way) -> float:
         return median(self.ms[way])
@@ -126,6 +130,7 @@ class Back:
             "up_ms": _finite(self.median(Way.UP)),
             "down_ms": _finite(self.median(Way.DOWN)),
             "lost": self.lost,
+            "silent": self.silent,
         }
 
 
