@@ -39,6 +39,7 @@ _AT_ONCE: Final = 2
 """Negotiations at the same time. They come from one address, and with three of them half open
 charon at the server wants a cookie from each (charon.cookie_threshold_ip)."""
 _INITIATE_LIMIT: Final = 30.0
+_LIST_LIMIT: Final = 10.0
 _ANSWER_LIMIT: Final = 30.0
 PROBE_INTERVAL: Final = 2.0
 """Seconds; that of our endpoint daemon."""
@@ -167,7 +168,12 @@ async def _connect(server: IPAddress, vips: Mapping[str, IPAddress]) -> Sequence
     async with asyncio.TaskGroup() as group:
         for identity, vip in vips.items():
             group.create_task(connect(identity, vip), name=identity)
-    return await vici.tunnels()
+    found: dict[str, Tunnel] = {}
+    async with asyncio.timeout(_LIST_LIMIT):
+        # charon leaves away those that it is at work on (list-sas with noblock).
+        while len(found) < len(vips):
+            found |= {tunnel.local_id: tunnel for tunnel in await vici.tunnels()}
+    return tuple(found.values())
 
 
 def _connection(identity: str, vip: IPAddress, server: IPAddress) -> dict[str, ViciValue]:
