@@ -320,12 +320,19 @@ def worker_command(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def worker(namespace: Namespace, path: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A proxy worker in the namespace, a child of this process, until the end of the block."""
+def worker(
+    namespace: Namespace, path: Path, program: Path | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A proxy worker in the namespace, a child of this process, until the end of the block; of
+    the program that is installed there, else of this one."""
+    environment = {**os.environ, "PYTHONPATH": str(program)} if program else None
     ready, its = os.pipe()
     with namespace.entered():
         process = subprocess.Popen(
-            [*worker_command(path), "--ready-fd", str(its)], pass_fds=(its,)
+            [*worker_command(path), "--ready-fd", str(its)],
+            pass_fds=(its,),
+            cwd=program,
+            env=environment,
         )
     os.close(its)
     try:
