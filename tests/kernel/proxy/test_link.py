@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import orchestrator
 from orchestrator import __version__
 from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import load
@@ -33,6 +31,7 @@ from tests.kernel.proxy.lan import (
     until,
     worker,
 )
+from tests.releases import another_release
 
 MIB = 1 << 20
 CONFIG = """
@@ -112,24 +111,6 @@ def connections(lan: Lan, *sources: str) -> Iterator[list[Pair]]:
     yield made
     for one in made:
         one.close()
-
-
-def another_release(folder: Path, release: str, handover_format: int = 1) -> Path:
-    """A copy of the program that says it is of this release; where it is installed."""
-    package = folder / release / "orchestrator"
-    shutil.copytree(
-        Path(orchestrator.__file__).parent,
-        package,
-        ignore=shutil.ignore_patterns("lab", "__pycache__"),
-    )
-    for file, old, new in (
-        ("__init__.py", f'"{__version__}"', f'"{release}"'),
-        ("wire/proxy_handover.py", "FORMAT: Final = 1", f"FORMAT: Final = {handover_format}"),
-    ):
-        text = (package / file).read_text()
-        assert old in text
-        (package / file).write_text(text.replace(old, new))
-    return package.parent
 
 
 async def stop(path: Path) -> None:
