@@ -75,7 +75,7 @@ class Worker:
         self._control.events_lost = counters.events_lost
         self._control.inheritance = inheritance
         _log.info(
-            "proxy worker %d took %d flows over from %d in %.0f ms, %d were lost",
+            "proxy worker %d took %d flows over from %d in %.0f ms; lost so far: %d",
             os.getpid(),
             inheritance.flows,
             inheritance.predecessor,

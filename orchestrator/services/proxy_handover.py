@@ -149,7 +149,7 @@ class Successor:
         self._channel = Channel(self._sock, MOST_OCTETS, STEP_SECONDS, WHOLE_SECONDS)
         self._sock.settimeout(STEP_SECONDS)
         self._process: Process | None = None
-        self._pid = 0
+        self._predecessor = Greeting(0, "", None)
         self._began = clock.now()
 
     def __enter__(self) -> Self:
@@ -182,16 +182,17 @@ class Successor:
         except (ChannelEnded, TimeoutError) as error:
             if not self._predecessor_has_ended():
                 raise Abandoned("nothing was taken over: the other worker goes on") from error
-        flows = len(estate.flows)
+        before, flows = self._predecessor, len(estate.flows)
+        lost = before.lost + estate.opening.flows - flows
         standstill = Seconds(clock.now() - self._began)
-        return Inheritance(self._pid, flows, estate.opening.flows - flows, standstill)
+        return Inheritance(before.first, before.pid, flows, lost, standstill)
 
     def _ask_for_it(self) -> None:
         self._sock.connect(str(self._path))
         greeting = self._ask(Hello())
         if not isinstance(greeting, Greeting):
             raise PeerError("the other worker does not greet")
-        self._pid = greeting.pid
+        self._predecessor = greeting
         self._process = Process(greeting.pid)
         # Its number was its own while it answered, so the process that we hold is the one.
         self._began = clock.now()

@@ -74,8 +74,10 @@ class ProxyLink:
         self._known: Greeting | None = None
         """of the worker whose flows `_standing` has"""
         self._standing = Standing()
-        self._stays = 0
-        """pid of a worker of another release that could not be replaced"""
+        self._met = False
+        """A worker was met, and replaced if it was of another release."""
+        self._up = 0
+        """pid of the worker that was last told to serve"""
         self.problem: str | None = "the proxy worker is not up yet"
 
     def status(self) -> dict[str, object] | None:
@@ -94,8 +96,9 @@ class ProxyLink:
         if self.problem is not None:
             return [f"{self.problem}; until it is back TCP of endpoints waits"]
         if self._known is not None and self._known.release != __version__:
-            words = f"the proxy worker runs release {self._known.release}, and was not replaced"
-            return [f"{words}: its log says why; try `orchestrator replace-proxy`"]
+            releases = f"release {self._known.release}, this daemon {__version__}"
+            remedy = "restart the daemon; if it cannot replace the worker, its log says why"
+            return [f"the proxy worker runs {releases}: {remedy}"]
         return []
 
     async def run(self) -> None:
@@ -126,12 +129,12 @@ class ProxyLink:
             if await self._replaced_for_its_release(client.greeting):
                 return
             await client.configure(self.settings)
-            self._journal.tell(
-                "proxy",
-                ("worker-up",),
-                {"pid": client.pid, "release": client.greeting.release},
-            )
             self.problem = None
+            self._met = True
+            if client.pid != self._up:
+                self._up = client.pid
+                fields = {"pid": client.pid, "release": client.greeting.release}
+                self._journal.tell("proxy", ("worker-up",), fields)
             async for event in events:
                 self._standing.note(event)
                 if isinstance(event, FlowRefused):
@@ -148,7 +151,8 @@ class ProxyLink:
         except ProxyLost as absent:
             self.problem = str(absent)
             if self._known is not None:
-                self._tell_lost(self._known.pid, self.problem, self._standing)
+                standing = self._standing
+                self._tell_lost(self._known.pid, self.problem, len(standing), standing)
                 self._known, self._standing = None, Standing()
                 await asyncio.sleep(PAUSE)
         return await ProxyClient.connect_or_start(self.path)
@@ -160,43 +164,45 @@ class ProxyLink:
         if known is None or known.pid == greeting.pid:
             return
         inheritance = greeting.inheritance
-        if inheritance is None or inheritance.predecessor != known.pid:
-            self._tell_lost(known.pid, "another proxy worker is there", before)
+        if inheritance is None or greeting.first != known.first:
+            self._tell_lost(known.pid, "another proxy worker is there", len(before), before)
             return
         fields = {
             "pid": greeting.pid,
-            "predecessor": known.pid,
+            "predecessor": inheritance.predecessor,
             "release": greeting.release,
             "connections": inheritance.flows,
             "elapsed_ms": _milliseconds(inheritance.standstill),
         }
         self._journal.tell("proxy", ("worker-replaced",), fields)
-        if inheritance.lost:
+        if lost := greeting.lost - known.lost:
             detail = "it ended while it handed its connections over"
-            self._tell_lost(known.pid, detail, before.without(now))
+            self._tell_lost(inheritance.predecessor, detail, lost, before.without(now))
 
-    def _tell_lost(self, pid: int, detail: str, lost: Standing) -> None:
+    def _tell_lost(self, pid: int, detail: str, count: int, lost: Standing) -> None:
+        """`lost` may have some that ended well meanwhile: then nothing is said of sessions."""
         sessions: Counter[str] = Counter()
-        for vip, count in lost.by_vip().items():
-            sessions[self._owner(vip) or str(vip)] += count
-        named = dict(sessions.most_common(MOST_NAMED))
+        for vip, each in lost.by_vip().items():
+            sessions[self._owner(vip) or str(vip)] += each
+        named = dict(sessions.most_common(MOST_NAMED)) if len(lost) == count else None
         fields = {
             "pid": pid,
-            "connections": len(lost),
+            "connections": count,
             "sessions": named,
-            "others": len(lost) - sum(named.values()) or None,
+            "others": count - sum(named.values()) or None if named is not None else None,
             "detail": detail,
         }
         self._journal.tell("proxy", ("worker-lost",), fields, warning=True)
 
     async def _replaced_for_its_release(self, greeting: Greeting) -> bool:
-        """A worker of another release gives way to one of ours, if it can."""
-        if greeting.release == __version__ or greeting.pid == self._stays:
+        """The first worker that is found, if it is of another release, gives way to one of
+        ours, if it can."""
+        if self._met or greeting.release == __version__:
             return False
+        self._met = True
         try:
             await replace_worker(self.path)
         except ProxyLost as refusal:
-            self._stays = greeting.pid
             fields = {
                 "pid": greeting.pid,
                 "release": greeting.release,
@@ -221,7 +227,7 @@ class ProxyLink:
             raise ProxyLost("the new proxy worker took nothing over")
         return {
             "connections": inheritance.flows,
-            "lost": inheritance.lost,
+            "lost": greeting.lost - former.lost,
             "standstill_ms": _milliseconds(inheritance.standstill),
             "elapsed_ms": _milliseconds(clock.now() - began),
             "pid": greeting.pid,

