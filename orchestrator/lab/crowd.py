@@ -10,12 +10,10 @@ matter.
 import asyncio
 import select
 import socket
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_interface
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from orchestrator.adapters.charon import Charon as Vici
 from orchestrator.adapters.charon import NotNegotiated, ViciValue
@@ -25,6 +23,7 @@ from orchestrator.core.ike import Tunnel
 from orchestrator.core.liveness import INITIAL_RTO
 from orchestrator.core.quantities import IPAddress, Spi, host_network
 from orchestrator.lab import rtnl
+from orchestrator.lab.background import Background
 from orchestrator.lab.charon import VICI_SOCKET
 from orchestrator.lab.host import LOOPBACK_INDEX
 from orchestrator.lab.netns import Lab
@@ -58,12 +57,13 @@ def server_configuration(count: int) -> str:
     return "\n".join([SERVER, "[vip.static]", *lines, ""])
 
 
-class Crowd:
+class Crowd(Background):
     """So many endpoints, attached; probes are sent from `with` to its end."""
 
     def __init__(self, lab: Lab, count: int) -> None:
         """The host is attached, and the server serves with `server_configuration`. Raises
         OrchestratorError with charon's own words when one endpoint does not connect."""
+        super().__init__("crowd")
         host = lab.host("endpoint")
         lab.start_charon("endpoint", STRONGSWAN_CONF / "endpoint.conf")
         # Sockets below /run are the host's own: whoever speaks to them does so inside.
@@ -77,21 +77,8 @@ class Crowd:
         self._members = [
             _Member(host.inside(_open, tunnel.given[0]), tunnel.spi_in) for tunnel in tunnels
         ]
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="crowd", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def _close(self) -> None:
         for member in self._members:
             member.socket.close()
 
@@ -109,7 +96,7 @@ class Crowd:
             member.flip += 1
             member.probe()
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         with select.epoll() as poll:
             by_descriptor = {member.socket.fileno(): member for member in self._members}
             for descriptor in by_descriptor:

@@ -8,17 +8,16 @@ running numbers: each is checked to have come once and in order.
 import os
 import select
 import socket
-import threading
 import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import TracebackType
 from typing import Final, Self
 
 from orchestrator.core.quantities import IPAddress
+from orchestrator.lab.background import Background
 from orchestrator.lab.host import Host
 from orchestrator.lab.ticker import Way
 
@@ -176,10 +175,11 @@ class Flow:
             self.failure = why
 
 
-class Flows:
+class Flows(Background):
     """Opens connections from the endpoint to the peer; they live from `with` to its end."""
 
     def __init__(self, endpoint: Host, peer: Host, address: IPAddress) -> None:
+        super().__init__("flows")
         self._endpoint = endpoint
         self._target = (str(address), PORT)
         self._listener: socket.socket = peer.inside(
@@ -188,8 +188,6 @@ class Flows:
         self._listener.settimeout(_CONNECT)
         self.flows: Final[list[Flow]] = []
         self._by_descriptor: dict[int, Flow] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flows", daemon=True)
 
     def open(
         self, habit: Habit, way: Way, count: int, sources: Sequence[IPAddress] = ()
@@ -217,17 +215,9 @@ class Flows:
             flow.due = began + (flow.habit.every or 0.0) * share
             if flow.habit.every is None:
                 flow.write()
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def _close(self) -> None:
         self._listener.close()
         for flow in self.flows:
             flow.sender.close()
@@ -248,7 +238,7 @@ class Flows:
             if flow.habit.writes_when_back and flow.failure is None:
                 flow.write()
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         with select.epoll() as poll:
             for flow in self.flows:
                 wanted = select.EPOLLOUT if flow.habit.pours else 0

@@ -7,14 +7,13 @@ arrival are read from one clock (CLOCK_MONOTONIC, which all namespaces share).
 import select
 import socket
 import struct
-import threading
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from orchestrator.core.quantities import IPAddress
+from orchestrator.lab.background import Background
 from orchestrator.lab.host import Host
 
 INTERVAL: Final = 0.005
@@ -60,31 +59,19 @@ class Log:
         )
 
 
-class Ticker:
+class Ticker(Background):
     """Runs from `with` to its end."""
 
     def __init__(self, endpoint: Host, vip: IPAddress, peer: Host, address: IPAddress) -> None:
+        super().__init__("ticker")
         self.logs: Final = {way: Log() for way in Way}
         self._sender = {
             Way.UP: _open(endpoint, vip),
             Way.DOWN: _open(peer, address),
         }
         self._target = {Way.UP: str(address), Way.DOWN: str(vip)}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def _close(self) -> None:
         for opened in self._sender.values():
             opened.close()
 
@@ -99,7 +86,7 @@ class Ticker:
             self._stop.wait(INTERVAL)
         return None
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         poll = select.epoll()
         receiver = {
             self._sender[Way.UP].fileno(): Way.DOWN,

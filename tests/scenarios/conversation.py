@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from orchestrator.core.quantities import IPAddress
+from orchestrator.lab.background import Background
 from orchestrator.lab.host import Host
 from orchestrator.lab.serve import ECHO_PORT
 
@@ -22,10 +23,11 @@ CONNECT: Final = 20.0
 _READ: Final = 65536
 
 
-class Conversation:
+class Conversation(Background):
     """Speaks to an echo on one TCP connection, from `with` to its end."""
 
     def __init__(self, opened: socket.socket) -> None:
+        super().__init__("conversation")
         self.socket: Final = opened
         self.local: Final = str(opened.getsockname()[0])
         self.said = 0
@@ -37,8 +39,6 @@ class Conversation:
         self._pending = b""
         self._received = b""
         self._quiet = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="conversation", daemon=True)
         opened.setblocking(False)  # noqa: FBT003 - the standard library's signature
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -47,18 +47,7 @@ class Conversation:
         """Connects from a host as any application would: without naming a source."""
         return cls(host.inside(socket.create_connection, (str(address), port), CONNECT))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def _close(self) -> None:
         self.socket.close()
 
     def goes_on(self, limit: float = 30.0) -> float:
@@ -99,7 +88,7 @@ class Conversation:
     def __str__(self) -> str:
         return f"{self.said} sentences said, {self.heard} heard"
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         due = time.monotonic()
         while not self._stop.is_set():
             if time.monotonic() >= due and not self._quiet.is_set():

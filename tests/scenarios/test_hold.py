@@ -17,6 +17,7 @@ from orchestrator.core.quantities import IPAddress
 from orchestrator.lab.host import Host
 from orchestrator.lab.product import ENDPOINT, SERVER
 from orchestrator.lab.serve import ECHO_PORT
+from orchestrator.wire.control import Verb
 from tests.scenarios.conversation import Conversation
 from tests.scenarios.world import LIMIT, PEER, World, eventually, for_a_while
 
@@ -229,7 +230,11 @@ def test_a_peer_that_resets_meanwhile_resets_after_its_last_words(
 ) -> None:
     away(world)
     call.peer.sendall(LAST_WORDS)
-    for_a_while(0.5)  # a reset overtakes what its kernel has not sent yet
+    # A reset overtakes what its kernel has not sent yet.
+    eventually(
+        lambda: world.server.daemon.ask(Verb.FLOWS),
+        lambda flows: any(flow["queued_to_endpoint"] == len(LAST_WORDS) for flow in flows),
+    )
     call.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     call.peer.close()
     world.lab.roam("wifi2")
