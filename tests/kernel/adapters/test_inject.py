@@ -16,6 +16,7 @@ from orchestrator.adapters.inject import Injector
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.errors import KernelError
 from orchestrator.core.quantities import IPAddress
+from tests.checksums import checksum
 from tests.kernel.adapters.devices import wait_until_awake
 from tests.kernel.adapters.road import (
     INNER,
@@ -37,31 +38,21 @@ UDP = 17
 FRAGMENT6 = 44
 
 
-def ones_sum(octets: bytes) -> int:
-    total = sum(
-        int.from_bytes(octets[at : at + 2].ljust(2, b"\0"), "big")
-        for at in range(0, len(octets), 2)
-    )
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
-
-
 def datagram(source: IPAddress, destination: IPAddress, payload: bytes) -> bytes:
     """A UDP datagram with its checksum, without an IP header."""
     length = (8 + len(payload)).to_bytes(2, "big")
     port = PORT.to_bytes(2, "big")
     pseudo = source.packed + destination.packed + bytes([0, UDP]) + length
-    checksum = ones_sum(pseudo + port + port + length + b"\0\0" + payload)
-    return port + port + length + checksum.to_bytes(2, "big") + payload
+    proof = checksum(pseudo + port + port + length + b"\0\0" + payload)
+    return port + port + length + proof.to_bytes(2, "big") + payload
 
 
 def ip4(source: IPAddress, destination: IPAddress, body: bytes, fragment: int = 0) -> bytes:
     total = (20 + len(body)).to_bytes(2, "big")
     head = b"\x45\x00" + total + b"\x12\x34" + fragment.to_bytes(2, "big") + bytes([64, UDP])
     ends = source.packed + destination.packed
-    checksum = ones_sum(head + b"\0\0" + ends).to_bytes(2, "big")
-    return head + checksum + ends + body
+    proof = checksum(head + b"\0\0" + ends).to_bytes(2, "big")
+    return head + proof + ends + body
 
 
 def ip6(source: IPAddress, destination: IPAddress, body: bytes, following: int = UDP) -> bytes:

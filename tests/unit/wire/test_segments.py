@@ -23,19 +23,12 @@ from orchestrator.wire.segments import (
     unreachable,
     without_echo,
 )
+from tests.checksums import checksum
 
 VIP, PEER = ip_address("10.99.0.2"), ip_address("10.51.1.2")
 VIP6, PEER6 = ip_address("fd00:99::2"), ip_address("fd00:51::2")
 STAMPS: Final = b"\x01\x01\x08\x0a" + (70_000).to_bytes(4, "big") + (80_001).to_bytes(4, "big")
 PORTS: Final = (40_000).to_bytes(2, "big") + (22).to_bytes(2, "big")
-
-
-def ones_sum(octets: bytes) -> int:
-    padded = octets + bytes(len(octets) % 2)
-    total = sum(int.from_bytes(padded[at : at + 2]) for at in range(0, len(padded), 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def packet(source: IPAddress, destination: IPAddress, protocol: int, body: bytes) -> bytes:
@@ -44,8 +37,7 @@ def packet(source: IPAddress, destination: IPAddress, protocol: int, body: bytes
         head = b"\x60\0\0\0" + len(body).to_bytes(2, "big") + bytes([protocol, 64])
         return head + ends + body
     head = b"\x45\0" + (20 + len(body)).to_bytes(2, "big") + bytes(4) + bytes([64, protocol])
-    checksum = (~ones_sum(head + ends) & 0xFFFF).to_bytes(2, "big")
-    return head + checksum + ends + body
+    return head + checksum(head + ends).to_bytes(2, "big") + ends + body
 
 
 def pseudo(found: bytes) -> bytes:
@@ -63,9 +55,9 @@ def pseudo(found: bytes) -> bytes:
 def is_intact(found: bytes) -> bool:
     """Whether every checksum in it is right."""
     header = parse_ip(found)
-    outer = header.version == 6 or ones_sum(found[: header.payload]) == 0xFFFF
+    outer = header.version == 6 or not checksum(found[: header.payload])
     counted = b"" if header.protocol == 1 else pseudo(found)
-    return outer and ones_sum(counted + found[header.payload :]) == 0xFFFF
+    return outer and not checksum(counted + found[header.payload :])
 
 
 def tcp(
@@ -81,8 +73,8 @@ def tcp(
     head = PORTS + numbers + bytes([offset, flags]) + (512).to_bytes(2, "big")
     blank = packet(*ends, TCP, head + bytes(4) + options + payload)
     body = blank[parse_ip(blank).payload :]
-    checksum = (~ones_sum(pseudo(blank) + body) & 0xFFFF).to_bytes(2, "big")
-    return packet(*ends, TCP, head + checksum + bytes(2) + options + payload)
+    proof = checksum(pseudo(blank) + body).to_bytes(2, "big")
+    return packet(*ends, TCP, head + proof + bytes(2) + options + payload)
 
 
 def read(found: bytes) -> Segment:
