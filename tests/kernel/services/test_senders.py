@@ -34,9 +34,9 @@ from tests.kernel.netns import Namespace
 pytestmark = pytest.mark.usefixtures("needs_tun")
 
 PORT: Final = 7
-OUTAGE: Final = 4.0
+OUTAGE: Final = 3.5
 """Seconds. The sender tries after 0.2, 0.6, 1.4 and 3 s, and then after 6.2 s again."""
-SOON: Final = 1.0
+SOON: Final = 1.5
 """Seconds; before its timer would have it try again."""
 TUN: Final = "vip0"
 
@@ -63,8 +63,9 @@ V6: Final = Ends(ip_address("fd00:99::2"), ip_address("fd00:51::2"), ip_address(
 class Outage:
     """An endpoint and a peer, and the way between them."""
 
-    def __init__(self, ends: Ends, policy: HoldPolicy) -> None:
+    def __init__(self, ends: Ends, policy: HoldPolicy, rto_min_ms: int) -> None:
         self.ends = ends
+        self._rto_min_ms = rto_min_ms
         self.journal = Journal()
         self.attached = True
         self.endpoint = Namespace.create()
@@ -144,7 +145,10 @@ class Outage:
 
     def _route(self, way: str) -> None:
         ends = self.ends
-        self.endpoint.run(f"ip route replace {ends.peer}/{ends.length} {way} src {ends.vip}")
+        self.endpoint.run(
+            f"ip route replace {ends.peer}/{ends.length} {way} src {ends.vip}"
+            f" rto_min {self._rto_min_ms}ms"
+        )
 
     def close(self) -> None:
         self.holder.stop()
@@ -156,8 +160,10 @@ class Outage:
 
 
 @contextlib.asynccontextmanager
-async def outage(ends: Ends, *, freeze: bool = True) -> AsyncIterator[Outage]:
-    made = Outage(ends, replace(HoldPolicy(), freeze=freeze))
+async def outage(
+    ends: Ends, *, freeze: bool = True, rto_min_ms: int = 200
+) -> AsyncIterator[Outage]:
+    made = Outage(ends, replace(HoldPolicy(), freeze=freeze), rto_min_ms)
     try:
         with made.endpoint.entered():
             yield made
@@ -198,7 +204,7 @@ class TestRestart:
 
     def test_what_was_not_repeated_yet_is_released(self) -> None:
         async def story() -> None:
-            async with outage(V4) as made:
+            async with outage(V4, rto_min_ms=60_000) as made:
                 application, peer = made.connect()
                 made.lose_path()
                 application.send(b"x" * 100)
