@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 from ipaddress import IPv4Network
 from typing import Final
 
-from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, TableId
+from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, Spi, TableId
 
 ROUTE_PROTOCOL: Final = 111
 """rtm_protocol of our routes and rules (include/uapi/linux/rtnetlink.h leaves 100-185 free)."""
@@ -153,6 +153,9 @@ class Template:
     source: IPAddress | None
     destination: IPAddress | None
     reqid: Reqid
+    spi: Spi | None = None
+    """Only this SA. None: any with this reqid and these addresses; of several an OUT policy
+    takes the youngest."""
 
 
 class Verdict(StrEnum):

@@ -28,6 +28,8 @@ class Session:
     """Of the newest probe of this flip."""
     heard: Instant | None = None
     roams: int = 0
+    moved: bool = False
+    """The active tunnel was followed to another place, where the endpoint replaces it soon."""
     following: Instant | None = None
     """Until when packets are held because charon is rewriting the SAs."""
     unsettled: dict[Spi, Instant] = field(default_factory=dict)
@@ -43,8 +45,20 @@ class Session:
         template = None
         if self.active is not None and self.following is None:
             tunnel = self.active
-            template = Template(tunnel.local, tunnel.remote, tunnel.reqid)
+            spi = tunnel.spi_out if self.may_be_joined else None
+            template = Template(tunnel.local, tunnel.remote, tunnel.reqid, spi)
         return session_objects(self.vips, reqid, template)
+
+    @property
+    def may_be_joined(self) -> bool:
+        """Whether there is, or is soon, another SA where the active one leads: the kernel would
+        send on it before the endpoint has it. Otherwise the kernel may choose: a rekeying puts
+        the new SA in the place of the old one, and hears nobody in between."""
+        active = self.active
+        return self.moved or any(
+            active is not None and other != active and other.remote == active.remote
+            for other in self.tunnels
+        )
 
     def next_state(self, policy: SessionPolicy) -> tuple[SessionState, Instant] | None:
         """What it becomes, and when, if nothing is heard until then; None: it stays so."""

@@ -13,7 +13,8 @@ The rules, each with the method that keeps it:
    (`_mapping`, `_state_moved`); otherwise packets would meet a policy without an SA. Where
    charon does not follow, the next packets from there hold nothing (`_look`).
 5. Two tunnels to the same address and port: the older one was superseded by a move and is
-   deleted when the younger is activated (`_heard`).
+   deleted when the younger is activated (`_heard`). Until then the policy names the SA of the
+   active one (`Session.may_be_joined`).
 6. An endpoint unheard for `detach_after`, or whose active tunnel ended, is away: its packets
    are held until it activates another, its flows stay (`_look`, `_tunnel_down`,
    `_charon_gone`).
@@ -232,6 +233,7 @@ class Sessions:
     ) -> None:
         session.roams += session.active != tunnel
         session.active = tunnel
+        session.moved = reason is SessionReason.FOLLOWED
         session.following = session.unfollowed = session.awaited = None
         session.heard = now
         if session.state is not SessionState.ATTACHED:
@@ -269,6 +271,7 @@ class Sessions:
             if known.child == old and known.ike == tunnel.ike:
                 self._replace(session, known, tunnel)
                 if session.active == tunnel:
+                    session.moved = False
                     self._apply(session)
 
     def _tunnel_down(self, ike: UniqueId, child: UniqueId | None, now: Instant) -> None:
@@ -362,10 +365,13 @@ class Sessions:
             active = session.active == tunnel or session.awaited == event.spi
             session.unsettled.pop(event.spi, None)
             followed = followed or session.awaited == event.spi
+            joined = session.may_be_joined
             self._replace(session, tunnel, moved)
             if active and followed:
                 session.roams += moved != tunnel
                 self._attach(session, moved, SessionReason.FOLLOWED, now)
+            elif session.may_be_joined is not joined:
+                self._apply(session)
 
     # Absence
 

@@ -70,7 +70,7 @@ _ALLOW: Final = 0
 _BLOCK: Final = 1
 _ANY_ALGORITHM: Final = 0xFFFF_FFFF
 _NO_LIMITS: Final = LIMITS.pack(*(UNLIMITED,) * 4, *(0,) * 4)
-_NO_SPI: Final = bytes(4)
+_ANY_SPI: Final = 0
 _WHOLE_MARK: Final = 0xFFFF_FFFF
 _DIRECTIONS: Final = frozenset(int(direction) for direction in Direction)
 _OUR_PRIORITIES: Final = frozenset(
@@ -205,7 +205,7 @@ def _encode_template(template: Template, family: int) -> bytes:
     # `optional` is 0: with 1 an in policy would accept packets that were not protected.
     return _TEMPLATE.pack(
         pack_address(template.destination),
-        _NO_SPI,
+        (template.spi or _ANY_SPI).to_bytes(4, "big"),
         IPPROTO_ESP,
         family,
         pack_address(template.source),
@@ -280,11 +280,17 @@ def _decode_template(packed: bytes) -> Template | None:
     )
     if len(packed) != _TEMPLATE.size:
         return None
-    shape = spi, protocol, mode, optional, *algorithms
-    ours = _NO_SPI, IPPROTO_ESP, MODE_TUNNEL, 0, *(_ANY_ALGORITHM,) * 3
+    shape = protocol, mode, optional, *algorithms
+    ours = IPPROTO_ESP, MODE_TUNNEL, 0, *(_ANY_ALGORITHM,) * 3
     if shape != ours:
         return None
-    return Template(_open_end(source, family), _open_end(destination, family), Reqid(reqid))
+    number = int.from_bytes(spi, "big")
+    return Template(
+        _open_end(source, family),
+        _open_end(destination, family),
+        Reqid(reqid),
+        None if number == _ANY_SPI else Spi(number),
+    )
 
 
 def _open_end(packed: bytes, family: int) -> IPAddress | None:

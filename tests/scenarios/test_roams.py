@@ -1,18 +1,22 @@
 """A roam keeps TCP connections, the virtual address, and every byte; nothing goes in clear."""
 
+import time
 from functools import partial
 from operator import lt
 
 import pytest
 
 from orchestrator.lab.apps import Download
+from orchestrator.lab.ticker import Ticker, Way
 from tests.scenarios.conversation import Conversation
-from tests.scenarios.world import LIMIT, PEER, World, eventually
+from tests.scenarios.world import LIMIT, PEER, World, eventually, for_a_while
 
 ROAMS = ("lte", "wifi2", "wifi")
 FILE_BYTES = 12 << 20
 RATE_MBIT = 16.0
 """So that the file takes longer than three roams."""
+SLOW_MS = 20.0
+"""One way: the answer to a negotiation is under way longer than from one packet to the next."""
 SOME_BYTES = 1 << 20
 """More than queues on the way can have held: the server's, the proxy's."""
 
@@ -39,6 +43,24 @@ def test_each_network_gets_keys_of_its_own(world: World) -> None:
     world.lab.roam("lte")
     after = world.renewed("lte", before)
     assert after["active_path"]["ike_sa"] != before["active_path"]["ike_sa"]
+
+
+def test_nothing_is_lost_when_a_fresh_tunnel_takes_the_traffic(world: World) -> None:
+    """The server has its SAs some milliseconds before the endpoint does."""
+    before = world.attached("wifi")
+    lte = world.lab.link("lte")
+    lte.set(delay_ms=SLOW_MS)
+    peer = world.lab.host("peer1")
+    with Ticker(world.endpoint.host, world.vip, peer, PEER) as ticker:
+        roamed = world.lab.roam(lte.name)
+        back = ticker.wait_for(Way.DOWN, roamed, roamed, LIMIT)
+        world.renewed(lte.name, before)
+        for_a_while(1)
+        renewed = time.monotonic()
+        for_a_while(1)
+    assert back is not None
+    lost = {way: ticker.logs[way].lost_between(back, renewed) for way in Way}
+    assert lost == dict.fromkeys(Way, 0)
 
 
 def test_a_download_is_whole_after_three_networks(world: World) -> None:

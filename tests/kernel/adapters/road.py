@@ -134,8 +134,14 @@ class Road:
             selector = Selector(ip_network(vip), _ANY[vip.version])
             self.xfrm.put_policy(Policy(Direction.OUT, selector, verdict, template))
 
-    def protect(self, source: IPAddress, destination: IPAddress = RIGHT[0]) -> None:
-        self._out(Verdict.PROTECT, Template(source, destination, REQID))
+    def protect(
+        self, source: IPAddress, destination: IPAddress = RIGHT[0], spi: Spi | None = None
+    ) -> None:
+        self._out(Verdict.PROTECT, Template(source, destination, REQID, spi))
+
+    def younger(self, spi: Spi) -> None:
+        """`left` has a second outbound SA, of which `right` knows nothing yet."""
+        self.left.ip(_state(LEFT[0], RIGHT[0], spi, "33" * 20, ESN))
 
     def protect_answers(self) -> None:
         """The server's side: what is sent to the VIPs takes the tunnel."""
@@ -226,9 +232,13 @@ def _states(replay: str) -> Iterator[str]:
         (LEFT[0], RIGHT[0], SPI_OUT, "11" * 20),
         (RIGHT[0], LEFT[0], SPI_IN, "22" * 20),
     ):
-        yield (
-            f"xfrm state add src {source} dst {destination} proto esp spi {spi:#x}"
-            f" reqid {REQID} mode tunnel {replay} flag af-unspec"
-            f" aead rfc4106(gcm(aes)) 0x{key} 128"
-            f" encap espinudp {_ENCAP_PORT} {_ENCAP_PORT} 0.0.0.0"
-        )
+        yield _state(source, destination, spi, key, replay)
+
+
+def _state(source: IPAddress, destination: IPAddress, spi: Spi, key: str, replay: str) -> str:
+    return (
+        f"xfrm state add src {source} dst {destination} proto esp spi {spi:#x}"
+        f" reqid {REQID} mode tunnel {replay} flag af-unspec"
+        f" aead rfc4106(gcm(aes)) 0x{key} 128"
+        f" encap espinudp {_ENCAP_PORT} {_ENCAP_PORT} 0.0.0.0"
+    )

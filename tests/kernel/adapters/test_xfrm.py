@@ -50,11 +50,13 @@ VIP4, VIP6 = ip_network("10.99.0.2/32"), ip_network("fd00:99::2/128")
 PATH = Template(ip_address("192.168.10.2"), ip_address("203.0.113.10"), ENDPOINT_REQID)
 PATH6 = Template(ip_address("2001:db8:64::2"), ip_address("2001:db8:113::10"), ENDPOINT_REQID)
 ANYWHERE = Template(None, None, ENDPOINT_REQID)
+NAMED = replace(PATH, spi=Spi(0xA1))
+YOUNGER = Spi(0xA2)
 
 OUT = Policy(Direction.OUT, Selector(VIP4, ANY4), Verdict.PROTECT, PATH)
 POLICIES = (
     OUT,
-    Policy(Direction.OUT, Selector(VIP6, ANY6), Verdict.PROTECT, PATH),
+    Policy(Direction.OUT, Selector(VIP6, ANY6), Verdict.PROTECT, NAMED),
     Policy(Direction.IN, Selector(ANY4, VIP4), Verdict.PROTECT, ANYWHERE),
     Policy(Direction.FWD, Selector(ANY6, VIP6), Verdict.PROTECT, ANYWHERE),
     Policy(Direction.OUT, Selector(ANY4, VIP4), Verdict.PROTECT, PATH6),
@@ -459,6 +461,19 @@ def test_held_packets_do_not_reach_the_wire(road: Road) -> None:
         road.send()
     assert road.on_the_wire() == []
     assert road.xfrm.state(RIGHT[0], SPI_OUT).sent == 0
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "control"])
+def test_a_younger_sa_takes_nothing_from_the_one_that_a_policy_names(
+    road: Road, *, named: bool
+) -> None:
+    road.protect(LEFT[0], spi=SPI_OUT if named else None)
+    road.send()
+    road.younger(YOUNGER)
+    road.send()
+    first, second = road.esp_on_the_wire(2)
+    assert first.spi == SPI_OUT
+    assert second.spi == (SPI_OUT if named else YOUNGER)
 
 
 def test_both_directions_move(road: Road) -> None:

@@ -13,7 +13,7 @@ from orchestrator.core.absence import Patience, SessionPolicy, SessionState
 from orchestrator.core.agenda import SLACK
 from orchestrator.core.ike import CharonGone, IkeDown, IkeRekeyed, Tunnel, TunnelDown
 from orchestrator.core.kernel import Direction, KernelObject, Policy, Template, Verdict
-from orchestrator.core.quantities import IPAddress, Reqid, Seconds, UniqueId
+from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueId
 from orchestrator.core.session import Session
 from orchestrator.core.session_events import (
     Admitted,
@@ -127,6 +127,11 @@ class ServerStory:
 
     def mapping(self, of: Tunnel, after: float = 0.0) -> list[str]:
         return self.hears(MappingChanged(of.spi_in), after)
+
+    def named_sa(self, identity: str = LAPTOP) -> Spi | None:
+        """Which SA alone may carry what is sent to this endpoint; None: any of its own."""
+        (template,) = {p.template for p in policies(self.kernel[identity], Direction.OUT)}
+        return template.spi if template is not None else None
 
     def sa_moved(self, of: Tunnel, to: str, after: float = 0.005) -> list[str]:
         moved = StateMoved(of.spi_out, of.local, ip_address(to), of.reqid)
@@ -263,11 +268,22 @@ def what_a_session_sends_must_come_out_of_its_own_sas(story: ServerStory) -> Non
                 assert policy.verdict is Verdict.BLOCK
 
 
-def what_is_sent_to_a_session_goes_into_its_own_tunnel(story: ServerStory) -> None:
+def what_is_sent_to_a_session_goes_into_its_active_tunnel_alone(story: ServerStory) -> None:
     for identity, objects in story.kernel.items():
-        own = {Template(t.local, t.remote, t.reqid) for t in story.session(identity).tunnels}
+        session = story.session(identity)
         for policy in policies(objects, Direction.OUT):
-            assert policy.verdict is Verdict.ALLOW or policy.template in own
+            if policy.template is None:
+                assert policy.verdict is Verdict.ALLOW
+            else:
+                fitting = [t for t in session.tunnels if fits(policy.template, t)]
+                assert fitting == [session.active]
+
+
+def fits(template: Template, tunnel: Tunnel) -> bool:
+    """Whether the kernel may take this tunnel's outbound SA for the template."""
+    addresses = (template.source, template.destination) == (tunnel.local, tunnel.remote)
+    named = template.spi in (None, tunnel.spi_out)
+    return addresses and named and template.reqid == tunnel.reqid
 
 
 def attached_means_that_one_of_its_tunnels_is_active(story: ServerStory) -> None:
@@ -334,7 +350,7 @@ def what_is_remembered_for_later_is_bounded(story: ServerStory) -> None:
 RULES: Final[tuple[Callable[[ServerStory], None], ...]] = (
     the_kernel_is_as_the_machine_believes,
     what_a_session_sends_must_come_out_of_its_own_sas,
-    what_is_sent_to_a_session_goes_into_its_own_tunnel,
+    what_is_sent_to_a_session_goes_into_its_active_tunnel_alone,
     attached_means_that_one_of_its_tunnels_is_active,
     a_virtual_address_has_one_session,
     every_admitted_tunnel_is_looked_after_or_ended,

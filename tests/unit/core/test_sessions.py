@@ -308,6 +308,26 @@ class TestFollowing:
         story = attached()
         assert story.sa_moved(OVER_WIFI, LTE.pop) == ["to lte, from 7", "release"]
 
+    def test_an_sa_that_is_soon_replaced_is_named(self) -> None:
+        """Whoever moved negotiates anew; the kernel would send on the younger SA at once."""
+        story = attached()
+        assert story.named_sa() is None
+        story.sa_moved(OVER_WIFI, LTE.pop)
+        assert story.named_sa() == OVER_WIFI.spi_out
+        story.admits(OVER_LTE)
+        assert story.named_sa() == OVER_WIFI.spi_out
+        story.probed(2, OVER_LTE)
+        assert story.named_sa() == OVER_LTE.spi_out
+        story.hears(TunnelDown(OVER_WIFI.ike, OVER_WIFI.child))
+        assert story.named_sa() is None
+
+    def test_a_rekeying_may_choose_the_sa_again(self) -> None:
+        story = attached()
+        story.sa_moved(OVER_WIFI, LTE.pop)
+        here = replace(OVER_WIFI, remote=ip_address(LTE.pop))
+        story.hears(TunnelRekeyed(here.child, replace(here, child=UniqueId(9), spi_out=Spi(9))))
+        assert story.named_sa() is None
+
     def test_another_port_of_the_same_nat_ends_the_hold_at_once(self) -> None:
         story = attached()
         story.mapping(OVER_WIFI)

@@ -265,7 +265,9 @@ def policies(draw: st.DrawFn) -> Policy:
     ends = st.none() | addresses(outer)
     if direction is Direction.OUT:
         ends = addresses(outer)
-    template = st.builds(Template, ends, ends, st.builds(Reqid, st.integers(0, 2**32 - 1)))
+    reqids = st.builds(Reqid, st.integers(0, 2**32 - 1))
+    spis = st.none() | st.builds(Spi, st.integers(1, 2**32 - 1))
+    template = st.builds(Template, ends, ends, reqids, spis)
     return Policy(
         direction,
         Selector(draw(networks(version)), draw(networks(version)), draw(marks)),
