@@ -66,7 +66,8 @@ class Xfrm:
         self._socket = _open()
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        self._port: int = self._socket.getsockname()[0]
+        self.port: Final[int] = self._socket.getsockname()[0]
+        """The kernel names it where it tells of what this connection did."""
         self._sequence = 0
 
     def close(self) -> None:
@@ -229,7 +230,7 @@ class Xfrm:
     ) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
         try:
-            self._socket.send(frame(kind, flags, self._sequence, body, self._port))
+            self._socket.send(frame(kind, flags, self._sequence, body, self.port))
         except OSError as error:
             raise _translated(error, operation, subject) from error
 
@@ -240,7 +241,7 @@ class Xfrm:
                 datagram = self._socket.recv(_DATAGRAM_SIZE)
             except OSError as error:
                 raise _translated(error, operation, subject) from error
-            asked = self._sequence, self._port
+            asked = self._sequence, self.port
             found = [item for item in frames(datagram) if (item.sequence, item.port) == asked]
             if found:
                 yield from found
@@ -248,9 +249,12 @@ class Xfrm:
 
 
 class Monitor:
-    """Subscribes to what others, and we, do to policies and SAs."""
+    """Subscribes to what is done to policies and SAs, but for what `besides` does."""
 
-    def __init__(self, groups: tuple[Group, ...] = tuple(Group)) -> None:
+    def __init__(
+        self, groups: tuple[Group, ...] = tuple(Group), besides: Xfrm | None = None
+    ) -> None:
+        self._besides = None if besides is None else besides.port
         self._socket = _open(sum(1 << (group - 1) for group in groups))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MONITOR_BUFFER)
 
@@ -284,16 +288,19 @@ class Monitor:
                     raise _translated(error, "watch", "policies and SAs") from error
                 happened.append(NewsLost())
                 continue
-            happened += _news(datagram)
+            happened += self._news(datagram)
         return tuple(happened)
 
-
-def _news(datagram: bytes) -> list[Notification | NewsLost]:
-    try:
-        return [news for item in frames(datagram) if (news := notification(item)) is not None]
-    except PeerError:
-        # A kernel that speaks otherwise than its header files: what it said is lost to us.
-        return [NewsLost()]
+    def _news(self, datagram: bytes) -> list[Notification | NewsLost]:
+        try:
+            return [
+                news
+                for item in frames(datagram)
+                if item.port != self._besides and (news := notification(item)) is not None
+            ]
+        except PeerError:
+            # A kernel that speaks otherwise than its header files: what it said is lost to us.
+            return [NewsLost()]
 
 
 def _open(groups: int = 0) -> socket.socket:

@@ -90,14 +90,16 @@ class Driver(Generic[E, F]):
         return self._latest.pop(news.kind) if isinstance(news, _Latest) else news
 
     async def _news_or_tick(self) -> "E | _Latest":
+        if not self._news.empty():
+            return self._news.get_nowait()  # a look at the clock costs more than most news
         deadline = self._machine.deadline()
         if deadline is None:
             return await self._news.get()
         delay = deadline - self._clock()
-        if delay <= 0 and self._news.empty():
+        if delay <= 0:
             return self._tick
         try:
-            async with asyncio.timeout(max(delay, 0)):
+            async with asyncio.timeout(delay):
                 return await self._news.get()
         except TimeoutError:
             return self._tick

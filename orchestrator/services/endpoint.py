@@ -157,7 +157,7 @@ class Endpoint:
         self._reconciler.reader = self._holder
         # What a predecessor wanted otherwise is in nobody's scope.
         self._repair.touched(Aspect.ALL)
-        monitor = Monitor((Group.POLICY,))
+        monitor = Monitor((Group.POLICY,), besides=self._xfrm)
         loop = asyncio.get_running_loop()
         loop.add_reader(monitor.fileno(), self._repair.watch_xfrm, monitor)
         try:

@@ -56,6 +56,7 @@ from orchestrator.services.probes import ServerProbes
 from orchestrator.services.proxy_client import ProxyLost
 from orchestrator.services.proxy_link import ProxyLink, proxy_ports
 from orchestrator.services.reconciler import Aspect, Reconciler
+from orchestrator.services.release import Releaser
 from orchestrator.services.repair import Repair
 from orchestrator.services.session_report import report, tally
 from orchestrator.services.tasks import Tasks
@@ -94,7 +95,7 @@ class Server:
             config.charon.socket, partial(self.journal.count, "malformed-ike")
         )
         self._charon_version: str | None = None
-        self._monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY))
+        self._monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY), besides=xfrm)
         self._credentials = Credentials(config)
         self._leases = LeaseStore(config.state.directory / "leases.sqlite")
         self._policy = config.session_policy
@@ -114,6 +115,9 @@ class Server:
             self.journal,
             mark=MARK_TO_SENDERS if config.proxy.enabled else 0,
             asleep=self._asleep,
+        )
+        self._releaser = Releaser(
+            self._holder, self._proxy.resume, self._attached, self.journal
         )
         self._tasks = Tasks()
         self._loading_newcomers = asyncio.Lock()
@@ -143,6 +147,7 @@ class Server:
             async with self._tasks as tasks:
                 tasks.begin(self._driver.run(), "driver")
                 tasks.begin(self._watch_network(), "network")
+                tasks.begin(self._releaser.run(), "release")
                 tasks.begin(self._repair.run(), "repair")
                 tasks.begin(self._reconciler.sweep(), "sweep")
                 tasks.begin(self._repair.watch_settings(), "settings")
@@ -355,7 +360,7 @@ class Server:
             case EndFlows(vips):
                 self._tasks.begin(self._end_flows(vips), f"end flows {vips[0]}")
             case Release(vips):
-                self._tasks.begin(self._release(vips), f"release {vips[0]}")
+                self._releaser.returned(vips)
             case AnswerProbe(probe):
                 self._probes.answer(probe)
             case Terminate(tunnel, reason):
@@ -364,16 +369,6 @@ class Server:
             case Tell(what, reasons, identity, fields):
                 self.journal.tell(what, reasons, {"identity": identity, **fields})
         return None
-
-    async def _release(self, vips: tuple[IPAddress, ...]) -> None:
-        """The worker's senders first: of what they send anew no old copy shall leave."""
-        resumed = await self._proxy.resume(vips) if self.config.proxy.enabled else frozenset()
-        self._holder.take_stalled(vips, resumed)
-        present = [vip for vip in vips if self._attached(vip)]
-        packets = self._holder.release(present)
-        if packets or resumed:
-            fields = {"packets": packets, "resumed": len(resumed), "vip": str(vips[0])}
-            self.journal.tell("released", fields=fields)
 
     async def _end_flows(self, vips: tuple[IPAddress, ...]) -> None:
         if not self.config.proxy.enabled:

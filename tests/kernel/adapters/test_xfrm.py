@@ -179,6 +179,15 @@ def test_hears_of_policies_put_dropped_and_flushed(
     assert monitor.read() == ()
 
 
+def test_does_not_hear_of_what_its_own_daemon_does(
+    xfrm: Xfrm, network_namespace: Namespace
+) -> None:
+    with network_namespace.entered(), Monitor(besides=xfrm) as monitor:
+        xfrm.put_policy(OUT)
+        network_namespace.run("ip xfrm policy flush")
+        assert monitor.read() == (PoliciesFlushed(),)
+
+
 def test_knows_that_it_missed_news(xfrm: Xfrm, monitor: Monitor) -> None:
     for _ in range(6000):
         xfrm.put_policy(OUT)
