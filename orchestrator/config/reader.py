@@ -29,7 +29,7 @@ from typing import (
 
 from orchestrator.config import values
 from orchestrator.config.positions import KeyPath
-from orchestrator.config.values import BadValue, Between, Otherwise
+from orchestrator.config.values import BadValue, Between, Inherits, Otherwise
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 
 T = TypeVar("T")
@@ -93,11 +93,20 @@ class Reader:
     directory: Path
     """What relative paths are relative to."""
     found: list[Contradiction] = field(default_factory=list)
+    _made: dict[KeyPath, object] = field(default_factory=dict)
+    """Tables that were read, from which others take what they do not say."""
 
     def table(
-        self, cls: Callable[..., T], raw: Mapping[str, object], where: KeyPath
+        self,
+        cls: Callable[..., T],
+        raw: Mapping[str, object],
+        where: KeyPath,
+        base: object = None,
     ) -> T | None:
-        """The table as a `cls`, or None when a fault (now in `found`) prevents it."""
+        """The table as a `cls`, or None when a fault (now in `found`) prevents it.
+
+        What it does not say is as in `base`, another table, if that has it.
+        """
         before = len(self.found)
         self._unknown(cls, raw, where)
         arguments: dict[str, object] = {}
@@ -105,6 +114,8 @@ class Reader:
         for name, kind, spec in schema(cls):
             if name in raw:
                 value = self._value(kind, raw[name], (*where, name))
+            elif hasattr(base, name):
+                value = getattr(base, name)
             elif not has_default(spec):
                 value = self._absent(name, kind, where)
             else:
@@ -119,7 +130,10 @@ class Reader:
                 Contradiction((*where, *each.key), each.problem, each.remedy)
                 for each in made.contradictions()
             ]
-        return made if len(self.found) == before else None
+        if len(self.found) > before:
+            return None
+        self._made[where] = made
+        return made
 
     def _absent(self, name: str, kind: object, where: KeyPath) -> object:
         if is_table(kind):
@@ -152,6 +166,8 @@ class Reader:
         if kind in KINDS:
             return self._scalar(KINDS[kind], raw, where)
         if origin is Annotated:
+            if isinstance(arguments[1], Inherits):
+                return self._heir(arguments[0], arguments[1], raw, where)
             if isinstance(arguments[1], Otherwise):
                 return self._scalar(KINDS[arguments[0]], raw, where, arguments[1].remedy)
             return self._bounded(arguments[0], arguments[1], raw, where)
@@ -168,14 +184,24 @@ class Reader:
                 return self._value(inner[0], raw, where)
             return self._one_of(inner, raw, where)
         if not isinstance(raw, Mapping):
-            self._fault(
-                where, f"{where[-1]} is {values.show(raw)}, not a table", "see the examples"
-            )
-            return _Faulty()
+            return self._no_table(raw, where)
         if is_dataclass(kind):
             made = self.table(kind, raw, where)  # type: ignore[arg-type]  # a class, not a value
             return _Faulty() if made is None else made
         return self._names(arguments[0], arguments[1], raw, where)
+
+    def _heir(self, kind: Any, base: Inherits, raw: object, where: KeyPath) -> object:
+        """A table that takes what it does not say from another one."""
+        if not isinstance(raw, Mapping):
+            return self._no_table(raw, where)
+        made = self.table(kind, raw, where, self._made.get(base.table, base.default))
+        return _Faulty() if made is None else made
+
+    def _no_table(self, raw: object, where: KeyPath) -> "_Faulty":
+        self._fault(
+            where, f"{where[-1]} is {values.show(raw)}, not a table", "see the examples"
+        )
+        return _Faulty()
 
     def _scalar(
         self, kind: Kind, raw: object, where: KeyPath, remedy: str | None = None
@@ -263,9 +289,17 @@ def has_default(spec: Field[object]) -> bool:
 
 def is_table(kind: object) -> bool:
     """Whether values of this type are tables of known keys."""
+    if inherits(kind) is not None:
+        return True
     if get_origin(kind) in (Union, UnionType):
         return all(is_dataclass(each) for each in get_args(kind))
     return is_dataclass(kind)
+
+
+def inherits(kind: object) -> Inherits | None:
+    """From where a table takes what it does not say."""
+    named = get_args(kind)[1] if get_origin(kind) is Annotated else None
+    return named if isinstance(named, Inherits) else None
 
 
 def example(kind: object) -> str:

@@ -8,14 +8,14 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, is_dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from orchestrator.config.endpoint import EndpointConfig
-from orchestrator.config.reader import KINDS, has_default, is_table, schema
+from orchestrator.config.reader import KINDS, has_default, inherits, is_table, schema
 from orchestrator.config.server import ServerConfig
-from orchestrator.config.values import Between
+from orchestrator.config.values import Between, Inherits
 
 INTRODUCTION: Final = """\
 # Configuration
@@ -42,8 +42,11 @@ def reference() -> str:
 
 def reasons(cls: type[object]) -> dict[str, str]:
     """The text under each field of a dataclass, in one line."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     found: dict[str, str] = {}
+    for base in cls.__bases__:
+        if is_dataclass(base):
+            found |= reasons(base)
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     name = ""
     for statement in tree.body if isinstance(tree, ast.ClassDef) else ():
         match statement:
@@ -55,11 +58,16 @@ def reasons(cls: type[object]) -> dict[str, str]:
     return found
 
 
-def _table(cls: type[Any], where: tuple[str, ...]) -> Iterator[str]:
+def _table(
+    cls: type[Any], where: tuple[str, ...], base: Inherits | None = None
+) -> Iterator[str]:
     """The entries of a table, then the tables inside it."""
     inner: list[str] = []
     why = reasons(cls)
     for name, kind, spec in schema(cls):
+        if is_table(kind) and inherits(kind) is not None:
+            inner += [f"{_heading((*where, name))}\n", f"{textwrap.fill(why[name], 96)}\n"]
+            continue
         if is_table(kind):
             inner += _inner_tables(kind, (*where, name))
             continue
@@ -67,20 +75,25 @@ def _table(cls: type[Any], where: tuple[str, ...]) -> Iterator[str]:
             whose, kind = get_args(kind)  # a table for each name
             inner += _inner_tables(kind, (*where, name, f'"{describe(whose)}"'))
             continue
-        yield f"- **`{name}`** ({describe(kind)}; {_default(kind, spec)})  "
+        default = f"default: as in `[{'.'.join(base.table)}]`" if base else _default(kind, spec)
+        yield f"- **`{name}`** ({describe(kind)}; {default})  "
         yield textwrap.indent(textwrap.fill(why[name], 94), "  ")
     yield ""
     yield from inner
 
 
 def _inner_tables(kind: object, path: tuple[str, ...]) -> Iterator[str]:
-    heading = f"### `[{'.'.join(path)}]`"
-    for cls in get_args(kind) or (kind,):
+    heading, base = _heading(path), inherits(kind)
+    for cls in (get_args(kind)[0],) if base else get_args(kind) or (kind,):
         chosen = get_type_hints(cls).get("kind")
         suffix = f' with `kind = "{get_args(chosen)[0]}"`' if chosen is not None else ""
         yield f"{heading}{suffix}\n"
         yield f"{textwrap.fill(' '.join((inspect.getdoc(cls) or '').split()), 96)}\n"
-        yield from _table(cls, path)
+        yield from _table(cls, path, base)
+
+
+def _heading(path: tuple[str, ...]) -> str:
+    return f"### `[{'.'.join(path)}]`"
 
 
 def describe(kind: object) -> str:

@@ -22,11 +22,13 @@ from orchestrator.config.values import (
     Between,
     FixedVips,
     Identity,
+    Inherits,
     InterfaceName,
     Lifetime,
     Octets,
 )
 from orchestrator.core.absence import Patience, SessionPolicy
+from orchestrator.core.hold import HoldPolicy
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 
 
@@ -197,6 +199,29 @@ class Proxy:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class ServerHold(Hold):
+    """How much is kept of what cannot be sent now, and for how long. When all of an address is
+    full, the flow that holds most loses first."""
+
+    total: Annotated[Octets, Between(1024**2, 1024**4)] = Octets(512 * 1024**2)
+    """Octets of memory for what is held for all endpoints together; a packet counts 1400 more
+    than it has, for what is kept to find it. When they are taken, the session that holds most
+    loses first. An eighth of a small gateway with 4 GiB; full queues of 64 virtual addresses
+    fit in, which are not full all at once: an outage of some seconds leaves some KiB for
+    each."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        # super() without arguments does not know a class with slots (bpo-46768).
+        yield from Hold.contradictions(self)
+        if self.max_bytes > self.total:
+            yield Contradiction(
+                ("total",),
+                "one address may hold more than all together",
+                "raise total, or lower max_bytes",
+            )
+
+
 class WhenFull(StrEnum):
     REFUSE = "refuse"
     EVICT = "evict"
@@ -207,8 +232,8 @@ class Limits:
     """What endpoints can make us keep."""
 
     sessions: Annotated[int, Between(1, 100_000)] = 2000
-    """Endpoints with a session, present or away. With the default hold, and two virtual
-    addresses each, they can keep 17 GB of memory at the very most, all of them at once."""
+    """Endpoints with a session, present or away. What they can make us keep besides, packets
+    (`[hold] total`) and connections (`[proxy] flows`), has limits of its own."""
     when_full: WhenFull = WhenFull.REFUSE
     """What happens to a further endpoint: it is refused (`refuse`), or the session that has
     been away longest ends, with its connections, to make room (`evict`). An attached one never
@@ -235,14 +260,16 @@ class ServerTimers:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionTimes:
-    """Other times for one endpoint than those in `[timers]`. Both are given: none is taken from
-    there."""
+class SessionRules:
+    """Other rules for one endpoint than all others have."""
 
     asleep_after: Annotated[Lifetime, Between(1)]
-    """As in `[timers]`."""
+    """How long it is away before it counts as asleep."""
     expire_after: Annotated[Lifetime, Between(1)]
-    """As in `[timers]`."""
+    """How long it is away before its session ends."""
+    hold: Annotated[Hold, Inherits(("hold",), Hold())]
+    """How much is kept for it, and for how long. The keys are those of `[hold]` without
+    `total`; what is not given is as there."""
 
     @property
     def patience(self) -> Patience:
@@ -262,13 +289,13 @@ class ServerConfig:
     vip: Vip
     lan: Lan = Lan()
     proxy: Proxy = Proxy()
-    hold: Hold = Hold()
+    hold: ServerHold = ServerHold()
     limits: Limits = Limits()
     timers: ServerTimers = ServerTimers()
-    sessions: Mapping[Identity, SessionTimes] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
-    """Endpoints that are waited for longer, or less long, than others."""
+    sessions: Mapping[
+        Identity, Annotated[SessionRules, Inherits(("timers",), ServerTimers())]
+    ] = field(default_factory=lambda: MappingProxyType({}))
+    """Endpoints with rules of their own, by identity."""
     control: Control = Control()
     charon: CharonSocket = CharonSocket()
     state: State = State()
@@ -279,12 +306,24 @@ class ServerConfig:
         return SessionPolicy(
             detach_after=timers.detach_after,
             patience=Patience(timers.asleep_after, timers.expire_after),
-            of_identity={name: times.patience for name, times in self.sessions.items()},
+            of_identity={name: rules.patience for name, rules in self.sessions.items()},
             most=self.limits.sessions,
             evict=self.limits.when_full is WhenFull.EVICT,
         )
 
+    def hold_of(self, identity: str) -> HoldPolicy:
+        """How what is for this endpoint is held."""
+        rules = self.sessions.get(Identity(identity))
+        return (self.hold if rules is None else rules.hold).policy
+
     def contradictions(self) -> Iterator[Contradiction]:
+        for identity, rules in self.sessions.items():
+            if rules.hold.max_bytes > self.hold.total:
+                yield Contradiction(
+                    ("sessions", identity, "hold", "max_bytes"),
+                    "one address may hold more than all together",
+                    "raise [hold] total, or lower max_bytes",
+                )
         for index, address in enumerate(self.underlay.addresses):
             if any(address in pool for pool in self.vip.pools):
                 yield Contradiction(

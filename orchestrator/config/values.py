@@ -75,6 +75,16 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True)
+class Inherits:
+    """A table whose missing keys are as in another one, of the same names."""
+
+    table: tuple[str, ...]
+    """Where the other one stands; it is read before."""
+    default: object
+    """It, when the file does not have it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Otherwise:
     """What to write instead of a value that cannot be read, where there is something better
     than what its type suggests (`Annotated[IPAddress, Otherwise("…")]`)."""

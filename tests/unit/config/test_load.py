@@ -1,6 +1,6 @@
 """Files that are right: what they mean, what they default to, what they never show."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -138,6 +138,39 @@ sessions."truck7@example.org" = { asleep_after = "1m", expire_after = "unlimited
         most=3,
         evict=True,
     )
+
+
+def test_a_session_takes_from_the_common_tables_what_it_does_not_say(tmp_path: Path) -> None:
+    place(tmp_path, "secret", f"{SECRET}\n")
+    text = """
+role = "server"
+identity = "vpn.example.org"
+underlay = { interfaces = ["wan0"] }
+auth = { kind = "psk", secret_file = "secret" }
+vip = { pools = ["10.99.0.0/24"] }
+sessions.truck.hold = { max_bytes = "16MiB", query_ports = [5353] }
+sessions.phone.expire_after = "8h"
+"""
+    common = """
+hold = { flow_bytes = "2MiB", keep = "oldest", total = "1GiB" }
+timers = { asleep_after = "1m", expire_after = "30d" }
+"""
+    plain = load(place(tmp_path, "server.toml", text))
+    assert isinstance(plain, ServerConfig)
+    limits = replace(HoldLimits(), max_bytes=16 * 1024**2)
+    assert plain.hold_of("truck") == HoldPolicy(limits, query_ports=frozenset({5353}))
+    assert plain.hold_of("phone") == plain.hold_of("nobody") == HoldPolicy()
+    assert plain.session_policy.patience_with("phone") == Patience(
+        Seconds(600), Seconds(8 * 3600)
+    )
+    config = load(place(tmp_path, "server.toml", text + common))
+    assert isinstance(config, ServerConfig)
+    truck, phone = config.hold_of("truck").limits, config.hold_of("phone").limits
+    assert (truck.max_bytes, phone.max_bytes) == (16 * 1024**2, 4 * 1024**2)
+    assert truck.flow_bytes == phone.flow_bytes == 2 * 1024**2
+    assert truck.keep_oldest
+    assert config.session_policy.patience_with("truck") == config.session_policy.patience
+    assert config.hold.total == 1024**3
 
 
 def test_relative_paths_start_where_the_file_stands(tmp_path: Path) -> None:
