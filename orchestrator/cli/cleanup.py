@@ -31,10 +31,10 @@ from orchestrator.services import credentials
 from orchestrator.services.freezer import FILE as FROZEN
 from orchestrator.services.freezer import lifted_limits
 from orchestrator.services.journal import Journal
+from orchestrator.services.leased import FREE, LEASED, NEWCOMERS
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost
 from orchestrator.services.proxy_link import SOCKET as PROXY_SOCKET
 from orchestrator.services.reconciler import Reconciler
-from orchestrator.services.server import FREE, LEASED, NEWCOMERS
 from orchestrator.wire.control import Request, Verb
 
 STOP_LIMIT: Final = 10.0

@@ -4,22 +4,22 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from orchestrator.adapters import journald
 from orchestrator.cli.outcome import Failure, say
 from orchestrator.config import certificates
-from orchestrator.config.endpoint import EndpointConfig
-from orchestrator.config.server import ServerConfig
-from orchestrator.config.toml import load
+from orchestrator.config.toml import AnyConfig, load
 from orchestrator.core.errors import ConfigError, KernelError, OrchestratorError
 
 CAP_NET_ADMIN: Final = 12
 """include/uapi/linux/capability.h"""
 
 
-def configuration(path: Path) -> EndpointConfig | ServerConfig:
+def configuration(path: Path) -> AnyConfig:
     """The configuration in the file. Raises Failure with every fault."""
     try:
         return load(path)
@@ -50,7 +50,7 @@ def run(path: Path) -> None:
     for fault in certificates.faults(path, config):
         logging.getLogger("orchestrator").warning("%s", fault)
     try:
-        asyncio.run(_until_terminated(config))
+        asyncio.run(_until_terminated(config, partial(load, path)))
     except KernelError as error:
         remedy = f"`orchestrator doctor {path}` says what this machine lacks"
         raise Failure(str(error), remedy) from error
@@ -64,11 +64,11 @@ def run(path: Path) -> None:
     say("stopped; the kernel is as it was while running")
 
 
-async def _until_terminated(config: EndpointConfig | ServerConfig) -> None:
+async def _until_terminated(config: AnyConfig, reread: Callable[[], AnyConfig]) -> None:
     # A daemon's neighbours take a while to import; the other commands need none of them.
     from orchestrator.faces import daemon
 
-    service = asyncio.ensure_future(daemon.run(config))
+    service = asyncio.ensure_future(daemon.run(config, reread))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.cancel)

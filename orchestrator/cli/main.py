@@ -157,11 +157,13 @@ def roam(socket: Path, link: str | None) -> None:
 @_with_json
 @_with_socket
 def reload(socket: Path) -> None:
-    """Ask the daemon to read its configuration again.
+    """Have the daemon read its configuration again (server).
 
-    Both daemons of this version refuse. Restart them instead: connections go on.
+    Taken are [hold], [sessions], [timers] and [limits]; what is held stays, as far as it may.
+    What else has changed is named: a restart takes it, and connections go on. So they do when
+    an endpoint is restarted, which takes nothing otherwise.
     """
-    _ask(socket, Request(Verb.RELOAD), lambda _: "reloaded")
+    _ask(socket, Request(Verb.RELOAD), render.reloaded)
 
 
 @cli.command("replace-proxy")

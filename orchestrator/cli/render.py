@@ -143,12 +143,27 @@ def path_line(path: Answer) -> str:
 def held_line(held: Answer) -> str:
     line = f"{held.get('packets', 0)} packets"
     if held.get("packets"):
-        line += f" of {held.get('flows')} flows for {duration(held.get('oldest_s'))}"
+        line += f" of {held.get('flows')} flows for {duration(held.get('since_s'))}"
+        line += f", the oldest {duration(held.get('oldest_s'))} old"
     line += f", {size(held.get('bytes'))} of {size(held.get('limit_bytes'))}"
-    for key, words in (("overflowed", "too many"), ("expired", "too old")):
-        if held.get(key):
-            line += f", {held[key]} {words}"
+    if held.get("packets"):
+        line += f", at {held.get('percent')}% of a limit"
+    if held.get("total_percent"):
+        line += f"; {held.get('sessions')} sessions, {held['total_percent']}% of the total"
+    if lost := dropped(held.get("dropped") or {}):
+        line += f"; lost: {lost}"
     return line
+
+
+def dropped(reasons: Answer) -> str:
+    return ", ".join(f"{count} {why}" for why, count in sorted(reasons.items()))
+
+
+def held_cell(held: Answer) -> str | None:
+    """What is held of how much, for how long."""
+    if not held.get("packets"):
+        return None
+    return f"{size(held.get('bytes'))} {held.get('percent')}% {duration(held.get('since_s'))}"
 
 
 def paths(answer: Sequence[Answer]) -> str:
@@ -177,7 +192,19 @@ def sessions(answer: Sequence[Answer]) -> str:
     if not answer:
         return "no sessions"
     return table(
-        ("IDENTITY", "VIP", "STATE", "FOR", "THEN", "POP", "FLOWS", "HELD", "ROAMS", "WHY"),
+        (
+            "IDENTITY",
+            "VIP",
+            "STATE",
+            "FOR",
+            "THEN",
+            "POP",
+            "FLOWS",
+            "HELD",
+            "LOST",
+            "ROAMS",
+            "WHY",
+        ),
         [
             (
                 session.get("identity"),
@@ -187,7 +214,8 @@ def sessions(answer: Sequence[Answer]) -> str:
                 next_state(session.get("next") or {}),
                 session.get("pop"),
                 session.get("flows"),
-                size((session.get("held") or {}).get("bytes")),
+                held_cell(session.get("held") or {}),
+                dropped((session.get("held") or {}).get("dropped") or {}),
                 session.get("roams"),
                 session.get("reasons"),
             )
@@ -239,6 +267,12 @@ def findings(answer: Sequence[Answer]) -> str:
         f"  remedy: {each.get('remedy')}"
         for each in answer
     )
+
+
+def reloaded(answer: Answer) -> str:
+    taken, waiting = answer.get("taken") or (), answer.get("waiting") or ()
+    line = f"taken: {', '.join(taken)}" if taken else "nothing has changed that is taken now"
+    return line + (f"; a restart takes: {', '.join(waiting)}" if waiting else "")
 
 
 def replacement(answer: Answer) -> str:

@@ -16,12 +16,14 @@ from orchestrator.core.errors import ConfigError, ConfigFault
 CONFIG_LIMIT: Final = 1024 * 1024
 """Octets; ten thousand endpoints with a secret each take half of it."""
 
+AnyConfig = EndpointConfig | ServerConfig
+
 _SYNTAX: Final = re.compile(
     r"(?P<what>.*?)(?: \(at (?:line (?P<line>\d+).*|end of document)\))?"
 )
 
 
-def load(path: Path) -> EndpointConfig | ServerConfig:
+def load(path: Path) -> AnyConfig:
     """The configuration in the file. Raises ConfigError with every fault, in file order.
 
     Relative paths in it are taken from where the file stands.
@@ -55,7 +57,7 @@ def positions_of(path: Path) -> Positions:
     return Positions(_text(path.absolute()))
 
 
-def _read(reader: Reader, raw: dict[str, object]) -> EndpointConfig | ServerConfig | None:
+def _read(reader: Reader, raw: dict[str, object]) -> AnyConfig | None:
     match raw.get("role"):
         case "endpoint":
             return reader.table(EndpointConfig, raw, ())

@@ -14,12 +14,14 @@
    its answer would make the sender believe in a round trip as long as the outage.
 """
 
-import heapq
+from collections import Counter
 from collections.abc import Container, Hashable
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final, NamedTuple
 
+from orchestrator.core.hold_total import PACKET_COST, Account, HoldTotal
+from orchestrator.core.largest import Largest
 from orchestrator.core.quantities import Instant, Seconds
 
 
@@ -40,6 +42,22 @@ class Kind(IntEnum):
     @property
     def is_tcp(self) -> bool:
         return self in (Kind.CONTROL, Kind.SEGMENT)
+
+
+class Drop(StrEnum):
+    """Why a packet that was held, or should have been, is lost."""
+
+    FULL = "full"
+    """The limits of its address or of its flow, in octets or packets."""
+    TOTAL = "total"
+    """The limit of all sessions together (`core.hold_total`)."""
+    TOO_LARGE = "too-large"
+    """It alone is more than may be held."""
+    TOO_OLD = "too-old"
+    ASLEEP = "asleep"
+    """Of what is for an endpoint that sleeps only TCP is held."""
+    ENDED = "ended"
+    """Its session has ended."""
 
 
 class Label(NamedTuple):
@@ -84,8 +102,6 @@ class HoldPolicy:
 
 SEQUENCES: Final = 2**32
 _HALF: Final = 2**31
-_SLACK: Final = 256
-"""Needless entries in a heap before they are cleared away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,8 @@ class _Flow:
     """What waits of one flow, by number."""
 
     key: Hashable
-    bytes: int = 0
+    weight: int = 0
+    """Octets of its packets."""
     segments: dict[int, None] = field(default_factory=dict)
     """In the order of arrival, as the others."""
     others: dict[int, None] = field(default_factory=dict)
@@ -109,26 +126,31 @@ class _Flow:
 
 
 class HoldQueue:
-    """What waits for one virtual address."""
+    """What waits for one virtual address, on the account of its session."""
 
-    def __init__(self, limits: HoldLimits) -> None:
+    def __init__(self, limits: HoldLimits, account: Account | None = None) -> None:
         self.limits = limits
         self.held_bytes = 0
-        self.overflowed = 0
-        """Packets lost to the limits in bytes and packets since the beginning."""
-        self.expired = 0
-        """Packets lost to their age."""
+        self.dropped: Counter[Drop] = Counter()
+        """Packets lost since the beginning."""
+        self._account = account or Account(HoldTotal())
+        self._account.join(self)
+        self._since = Instant(0.0)
         self._next = 0
         self._packets: dict[int, _Waiting] = {}
         """By a number that grows: in the order of arrival."""
         self._by_kind: dict[Kind, dict[int, None]] = {kind: {} for kind in Kind}
         self._flows: dict[Hashable, _Flow] = {}
         self._parts: dict[tuple[Hashable, Hashable], int] = {}
-        self._longest: list[tuple[int, int, _Flow]] = []
-        """A heap: each flow is in it with at least as many bytes, negated, as it holds."""
+        self._longest: Largest[_Flow] = Largest()
 
     def __len__(self) -> int:
         return len(self._packets)
+
+    @property
+    def weight(self) -> int:
+        """Octets of memory, as all sessions together are measured."""
+        return self.held_bytes + PACKET_COST * len(self._packets)
 
     @property
     def flows(self) -> int:
@@ -136,29 +158,56 @@ class HoldQueue:
         return len(self._flows)
 
     @property
+    def since(self) -> Instant | None:
+        """Since when it has not been empty; None: it is."""
+        return self._since if self._packets else None
+
+    @property
     def oldest(self) -> Instant | None:
-        """Since when something waits; None: nothing does."""
+        """When what waits longest came; None: nothing waits."""
         firsts = [next(iter(numbers)) for numbers in self._by_kind.values() if numbers]
         return min((self._packets[number].since for number in firsts), default=None)
+
+    @property
+    def fullness(self) -> float:
+        """How near it is to its limits in bytes and packets: 0 is empty, 1 full."""
+        return max(
+            self.held_bytes / self.limits.max_bytes,
+            len(self._packets) / self.limits.max_packets,
+        )
 
     def push(self, packet: bytes, now: Instant, label: Label) -> None:
         """Keeps the packet, if there may be one as large."""
         if len(packet) > min(self.limits.max_bytes, self.limits.flow_bytes):
-            self.overflowed += 1
+            self.dropped[Drop.TOO_LARGE] += 1
             return
         self._expire(now)
         if label.part is not None:
             copied = self._parts.get((label.flow, label.part))
             if copied is not None:
                 self._take(copied)
-        flow = self._keep(_Waiting(now, packet, label))
-        while flow.bytes > self.limits.flow_bytes:
-            self._overflow(flow)
-        while (
-            self.held_bytes > self.limits.max_bytes
-            or len(self._packets) > self.limits.max_packets
-        ):
-            self._overflow(self._longest_flow())
+        self._fit_flow(self._keep(_Waiting(now, packet, label)))
+        self._fit()
+        self._account.settle()
+
+    def change_limits(self, limits: HoldLimits, now: Instant) -> None:
+        """What is too much by the new ones goes, by rules 1 and 2."""
+        self.limits = limits
+        self._expire(now)
+        for flow in tuple(self._flows.values()):
+            self._fit_flow(flow)
+        self._fit()
+
+    def give(self) -> None:
+        """Loses one packet, by rule 2, to sessions that hold less; there is one."""
+        self._overflow(self._longest.first(), Drop.TOTAL)
+
+    def end(self) -> None:
+        """All is lost, and nothing more may come."""
+        self.dropped[Drop.ENDED] += len(self._packets)
+        for number in tuple(self._packets):
+            self._take(number)
+        self._account.leave(self)
 
     def first(self, now: Instant) -> bytes | None:
         """The packet that leaves next; it stays until it is `sent`. None: there is none."""
@@ -196,6 +245,7 @@ class HoldQueue:
         ]
         for number in gone:
             self._take(number)
+        self.dropped[Drop.ASLEEP] += len(gone)
         return len(gone)
 
     def slept(self, seconds: Seconds) -> None:
@@ -215,6 +265,8 @@ class HoldQueue:
     def _keep(self, waiting: _Waiting) -> _Flow:
         number, label = self._next, waiting.label
         self._next += 1
+        if not self._packets:
+            self._since = waiting.since
         self._packets[number] = waiting
         self._by_kind[label.kind][number] = None
         if label.part is not None:
@@ -229,9 +281,10 @@ class HoldQueue:
         else:
             flow.others[number] = None
         size = len(waiting.packet)
-        flow.bytes += size
+        flow.weight += size
         self.held_bytes += size
-        self._grown(flow, number)
+        self._longest.grown(flow)
+        self._account.changed(size + PACKET_COST)
         return flow
 
     def _precedes(self, number: int, other: int) -> bool:
@@ -245,15 +298,18 @@ class HoldQueue:
         del self._by_kind[label.kind][number]
         if label.part is not None:
             del self._parts[label.flow, label.part]
-        self.held_bytes -= len(waiting.packet)
+        size = len(waiting.packet)
+        self.held_bytes -= size
+        self._account.changed(-size - PACKET_COST)
         flow = self._flows[label.flow]
-        flow.bytes -= len(waiting.packet)
+        flow.weight -= size
         flow.segments.pop(number, None)
         flow.others.pop(number, None)
         if flow.head == number:
             flow.head = next(iter(flow.segments), None)
         if not flow.segments and not flow.others:
             del self._flows[label.flow]
+            self._longest.gone(flow)
 
     # Losing
 
@@ -265,9 +321,20 @@ class HoldQueue:
                 if now - self._packets[number].since <= limit:
                     break
                 self._take(number)
-                self.expired += 1
+                self.dropped[Drop.TOO_OLD] += 1
 
-    def _overflow(self, flow: _Flow) -> None:
+    def _fit_flow(self, flow: _Flow) -> None:
+        while flow.weight > self.limits.flow_bytes:
+            self._overflow(flow)
+
+    def _fit(self) -> None:
+        while (
+            self.held_bytes > self.limits.max_bytes
+            or len(self._packets) > self.limits.max_packets
+        ):
+            self._overflow(self._longest.first())
+
+    def _overflow(self, flow: _Flow, why: Drop = Drop.FULL) -> None:
         """Rule 2."""
         if len(flow.segments) > 1:
             newest = reversed(flow.segments)
@@ -279,21 +346,4 @@ class HoldQueue:
         else:
             number = next(iter(flow.segments))
         self._take(number)
-        self.overflowed += 1
-
-    def _grown(self, flow: _Flow, number: int) -> None:
-        heapq.heappush(self._longest, (-flow.bytes, number, flow))
-        if len(self._longest) > 2 * len(self._flows) + _SLACK:
-            # Flows that ended, and those that grew since, are in it needlessly.
-            self._longest = [(-f.bytes, n, f) for n, f in enumerate(self._flows.values())]
-            heapq.heapify(self._longest)
-
-    def _longest_flow(self) -> _Flow:
-        while True:
-            said, number, flow = self._longest[0]
-            if self._flows.get(flow.key) is not flow:
-                heapq.heappop(self._longest)
-            elif -said != flow.bytes:
-                heapq.heapreplace(self._longest, (-flow.bytes, number, flow))
-            else:
-                return flow
+        self.dropped[why] += 1

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestrator.core.absence import SessionPolicy
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -90,6 +91,13 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """The operator configured it otherwise."""
+
+    policy: SessionPolicy
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline passed."""
 
@@ -100,6 +108,7 @@ Event = (
     | Heard
     | MappingChanged
     | StateMoved
+    | PolicyChanged
     | Tick
     | TunnelUp
     | TunnelRekeyed

@@ -60,6 +60,7 @@ from orchestrator.core.session_events import (
     Event,
     Heard,
     MappingChanged,
+    PolicyChanged,
     Release,
     Remembered,
     SessionReason,
@@ -123,6 +124,8 @@ class Sessions:
                 self._ike_rekeyed(old_ike, new_ike)
             case CharonGone():
                 self._charon_gone(now)
+            case PolicyChanged(policy):
+                self._policy_changed(policy)
             case Tick():
                 self._tick(now)
             case IkeMoved():
@@ -434,6 +437,12 @@ class Sessions:
         self._tell(what, session, reason)
 
     # Time
+
+    def _policy_changed(self, policy: SessionPolicy) -> None:
+        """Nobody is sent away because there are fewer places than before."""
+        self._policy = policy
+        for session in self.by_identity.values():
+            self._look_later(session)
 
     def _tick(self, now: Instant) -> None:
         for identity in self._agenda.due(now):

@@ -4,6 +4,7 @@ The lock next to the control socket comes first: a second daemon ends before it 
 anything.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from orchestrator.adapters.clock import SYSTEM_CLOCK, Clock
@@ -12,6 +13,7 @@ from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.config.server import ServerConfig
+from orchestrator.config.toml import AnyConfig
 from orchestrator.faces.control import ControlServer
 from orchestrator.faces.lock import DaemonLock
 from orchestrator.services import names
@@ -22,16 +24,19 @@ STATE_FILE: Final = "endpoint.json"
 """In the state folder: what `adapters.statefile` keeps."""
 
 
-async def run(config: EndpointConfig | ServerConfig, clock: Clock = SYSTEM_CLOCK) -> None:
+async def run(
+    config: AnyConfig, reread: Callable[[], AnyConfig], clock: Clock = SYSTEM_CLOCK
+) -> None:
     """The whole daemon, until cancelled. Raises AlreadyRunning and other errors of ours.
 
-    `clock` is an endpoint's, which sleeps; a server does not.
+    `reread` reads the file again that `config` is from. `clock` is an endpoint's, which sleeps;
+    a server does not.
     """
     with DaemonLock(config.control.socket):
         if isinstance(config, EndpointConfig):
             await _run_endpoint(config, clock)
         else:
-            await _run_server(config)
+            await _run_server(config, reread)
 
 
 async def _run_endpoint(config: EndpointConfig, clock: Clock) -> None:
@@ -45,9 +50,9 @@ async def _run_endpoint(config: EndpointConfig, clock: Clock) -> None:
                 await endpoint.run()
 
 
-async def _run_server(config: ServerConfig) -> None:
+async def _run_server(config: ServerConfig, reread: Callable[[], AnyConfig]) -> None:
     async with Rtnetlink() as rtnetlink:
         with Xfrm() as xfrm:
-            server = Server(config, rtnetlink, xfrm)
+            server = Server(config, reread, rtnetlink, xfrm)
             async with ControlServer(config.control, server):
                 await server.run()

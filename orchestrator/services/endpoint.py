@@ -126,7 +126,7 @@ class Endpoint:
         self._holder = Holder(
             lambda packet: packet.source,
             lambda _: self._flowing,
-            config.hold.policy,
+            lambda _: config.hold.policy,
             awake,
             self.journal,
             MARK_TO_SENDERS,
@@ -340,7 +340,7 @@ class Endpoint:
             "vip": [str(vip) for vip in machine.vips],
             "active_path": self._path(machine.active_path) if machine.active_path else None,
             "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
-            "held": self._holder.tally(machine.vips),
+            "held": self._holder.summary(),
             "frozen": self._freezer.lifted,
             "roams": machine.roams,
             "repairs": self._reconciler.repairs,

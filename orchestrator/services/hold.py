@@ -10,6 +10,7 @@ return those that have backed off send anew (`services.senders`).
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,7 +19,8 @@ from orchestrator.adapters.inject import Injector
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.errors import KernelError, PeerError
 from orchestrator.core.freeze import Freeze, Signature
-from orchestrator.core.hold import HoldPolicy, HoldQueue, Label
+from orchestrator.core.hold import Drop, HoldPolicy, HoldQueue, Label
+from orchestrator.core.hold_total import UNLIMITED, Account, HoldTotal
 from orchestrator.core.pacing import Pacer
 from orchestrator.core.quantities import Instant, IPAddress, Seconds
 from orchestrator.services.journal import Journal
@@ -39,6 +41,8 @@ PACE: Final = 0.005
 class _Line:
     """One virtual address."""
 
+    scope: str
+    policy: HoldPolicy
     queue: HoldQueue
     freeze: Freeze = field(default_factory=Freeze)
     pacer: Pacer | None = None
@@ -53,14 +57,16 @@ class Holder:
         self,
         owner: Callable[[IPHeader], IPAddress],
         attached: Callable[[IPAddress], bool],
-        policy: HoldPolicy,
+        policy: Callable[[str], HoldPolicy],
         clock: Callable[[], Instant],
         journal: Journal,
         mark: int = 0,
         asleep: Callable[[IPAddress], bool] = lambda _: False,
+        total: int = UNLIMITED,
     ) -> None:
-        """`mark` routes what is sent to local senders to them; 0: their addresses do. Of what
-        is for an address whose owner is `asleep` only TCP is kept."""
+        """`policy` is that of a scope. `mark` routes what is sent to local senders to them; 0:
+        their addresses do. Of what is for an address whose owner is `asleep` only TCP is kept.
+        `total` limits what all scopes hold together, in octets of `core.hold_total`."""
         self._owner = owner
         self._attached = attached
         self._policy = policy
@@ -71,10 +77,15 @@ class Holder:
         self._tun: TunDevice | None = None
         self._injector: Injector | None = None
         self._to_senders: Injector | None = None
+        self._total = HoldTotal(total)
+        self._accounts: dict[str, Account] = {}
+        """Of each scope that has addresses."""
         self._scopes: dict[str, frozenset[IPAddress]] = {}
         self._lines: dict[IPAddress, _Line] = {}
         self._crowded: dict[int, set[IPAddress]] = {}
         """Whose packets wait for room in the socket of an address family."""
+        self._dropped: Counter[Drop] = Counter()
+        """Of addresses that are held for no more."""
 
     def start(self, tun: TunDevice) -> None:
         """Takes what falls into the TUN from now on. Raises KernelError."""
@@ -109,28 +120,76 @@ class Holder:
     def hold(self, scope: str, vips: Iterable[IPAddress]) -> None:
         """Replaces the addresses that this scope holds for; what waited for one that it gives
         up is gone, and reaches nobody who is given that address next."""
-        before = self._scopes.get(scope, frozenset())
-        after = self._scopes[scope] = frozenset(vips)
+        before = self._scopes.pop(scope, frozenset())
+        after = frozenset(vips)
         for vip in before - after:
-            line = self._lines.pop(vip, None)
-            if line is not None:
-                _stop_timer(line)
+            line = self._lines.get(vip)
+            if line is not None and line.scope == scope:
+                self._give_up(vip, line)
+        if not after:
+            self._accounts.pop(scope, None)
+            return
+        self._scopes[scope] = after
+        account = self._accounts.setdefault(scope, Account(self._total))
+        policy = self._policy(scope)
         for vip in after - before:
-            self._lines[vip] = _Line(HoldQueue(self._policy.limits))
+            if vip in self._lines:
+                self._give_up(vip, self._lines[vip])
+            self._lines[vip] = _Line(scope, policy, HoldQueue(policy.limits, account))
 
-    def tally(self, vips: Iterable[IPAddress]) -> dict[str, int | float]:
-        """What is held for these addresses, of how much, since when, and what was lost."""
+    def change_policy(self, total: int) -> None:
+        """The `policy` of some scopes is another one now. What is held stays, as far as it may
+        by the new limits."""
+        now = self._clock()
+        policies = {scope: self._policy(scope) for scope in self._scopes}
+        for line in self._lines.values():
+            line.policy = policies[line.scope]
+            line.queue.change_limits(line.policy.limits, now)
+        self._total.change_limit(total)
+
+    def _give_up(self, vip: IPAddress, line: _Line) -> None:
+        _stop_timer(line)
+        del self._lines[vip]
+        line.queue.end()
+        self._dropped += line.queue.dropped
+
+    def tally(self, vips: Iterable[IPAddress]) -> dict[str, object]:
+        """What is held for these addresses, since when, how near the limits, and what was
+        lost."""
         queues = [self._lines[vip].queue for vip in vips if vip in self._lines]
-        since = [queue.oldest for queue in queues if queue.oldest is not None]
+        now = self._clock()
+        oldest = [queue.oldest for queue in queues if queue.oldest is not None]
+        since = [queue.since for queue in queues if queue.since is not None]
+        dropped = sum((queue.dropped for queue in queues), Counter[Drop]())
         return {
             "packets": sum(len(queue) for queue in queues),
             "bytes": sum(queue.held_bytes for queue in queues),
             "flows": sum(queue.flows for queue in queues),
-            "oldest_s": round(self._clock() - min(since), 3) if since else 0,
-            "limit_bytes": self._policy.limits.max_bytes * len(queues),
-            "overflowed": sum(queue.overflowed for queue in queues),
-            "expired": sum(queue.expired for queue in queues),
+            "since_s": round(now - min(since), 3) if since else None,
+            "oldest_s": round(now - min(oldest), 3) if oldest else None,
+            "limit_bytes": sum(queue.limits.max_bytes for queue in queues),
+            "percent": round(100 * max((queue.fullness for queue in queues), default=0), 1),
+            "dropped": {str(why): count for why, count in dropped.items()},
         }
+
+    def summary(self) -> dict[str, object]:
+        """The same of all that is held, and of the limit of all together."""
+        total, dropped = self._total, self.dropped
+        limit = None if total.limit == UNLIMITED else total.limit
+        return {
+            **self.tally(self._lines),
+            "dropped": {str(why): count for why, count in dropped.items()},
+            "sessions": total.sessions,
+            "total_bytes": total.octets,
+            "total_limit_bytes": limit,
+            "total_percent": round(100 * total.octets / limit, 1) if limit else None,
+        }
+
+    @property
+    def dropped(self) -> Counter[Drop]:
+        """Packets lost since the beginning."""
+        queues = (line.queue for line in self._lines.values())
+        return sum((queue.dropped for queue in queues), Counter(self._dropped))
 
     def take_stalled(
         self, vips: Iterable[IPAddress], backed_off: Container[Hashable]
@@ -247,15 +306,15 @@ class Holder:
     def _keep(self, line: _Line, packet: bytes, header: IPHeader, *, asleep: bool) -> None:
         now = self._clock()
         segment = parse_segment(packet, header)
-        kept = label(packet, header, segment, self._policy.query_ports)
+        kept = label(packet, header, segment, line.policy.query_ports)
         if asleep and not kept.kind.is_tcp:
-            self._journal.count("not-held-asleep")
+            line.queue.dropped[Drop.ASLEEP] += 1
             return
         if segment is not None:
             packet = without_echo(packet, header, segment)
             if segment.occupies:
                 line.freeze.waits(kept.flow, now)
-            elif self._policy.freeze and segment.flags == ACK:
+            elif line.policy.freeze and segment.flags == ACK:
                 probe = Signature(segment.sequence, segment.acknowledgment, segment.window)
                 if line.freeze.is_probe(kept.flow, probe, now):
                     self.to_sender(probe_answer(header, segment))

@@ -7,7 +7,7 @@ virtual address its identity may use does its session get policies (`_admit`).
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -18,6 +18,7 @@ from orchestrator.adapters.leases import LeaseStore, LeaseStoreError
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.server import ServerConfig
+from orchestrator.config.toml import AnyConfig
 from orchestrator.core import leases
 from orchestrator.core.absence import SessionState
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
@@ -37,6 +38,7 @@ from orchestrator.core.session_events import (
     Event,
     Heard,
     MappingChanged,
+    PolicyChanged,
     Release,
     Remembered,
     SessionReason,
@@ -52,11 +54,13 @@ from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
 from orchestrator.services.journal import Journal
+from orchestrator.services.leased import LEASED, LeasedConnections
 from orchestrator.services.probes import ServerProbes
 from orchestrator.services.proxy_client import ProxyLost
 from orchestrator.services.proxy_link import ProxyLink, proxy_ports
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.release import Releaser
+from orchestrator.services.reload import reloaded
 from orchestrator.services.repair import Repair
 from orchestrator.services.session_report import report, tally
 from orchestrator.services.tasks import Tasks
@@ -65,29 +69,27 @@ from orchestrator.wire.control import NotThisRole, Refused
 from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "server"
-NEWCOMERS: Final = "newcomers"
-"""charon's connection for identities without a lease."""
-FREE: Final = "free-"
-"""Begins the name of charon's pool of one free address, which follows: whichever daemon loaded
-it, the same name has the same content."""
-EXHAUSTED: Final = "exhausted"
-"""The name of no pool. Without any name charon would take newcomers for hosts that need no
-virtual address, instead of answering INTERNAL_ADDRESS_FAILURE (RFC 7296, 3.10.1)."""
 TAKES_ADVERTISEMENTS: Final = ("1", "2")
 """Values of accept_ra; 2: also where the host is a router."""
 PRESENCE: Final = 300.0
 """Seconds; how exactly it is known when an endpoint was seen last."""
 LONGEST_NAME: Final = 255
 """Octets of a name in VICI."""
-LEASED: Final = "lease "
-"""Begins the name of charon's connection for an identity with one."""
 
 
 class Server:
     """One running mobility server; `Administered` for the control socket."""
 
-    def __init__(self, config: ServerConfig, rtnetlink: Rtnetlink, xfrm: Xfrm) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        reread: Callable[[], AnyConfig],
+        rtnetlink: Rtnetlink,
+        xfrm: Xfrm,
+    ) -> None:
+        """`reread` reads the file that `config` is from. Raises ConfigError."""
         self.config = config
+        self._reread = reread
         self.journal = Journal()
         self._rtnetlink = rtnetlink
         self._xfrm = xfrm
@@ -98,6 +100,9 @@ class Server:
         self._monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY), besides=xfrm)
         self._credentials = Credentials(config)
         self._leases = LeaseStore(config.state.directory / "leases.sqlite")
+        self._leased = LeasedConnections(
+            config.vip, self._leases, self._charon, self._credentials, self.journal
+        )
         self._policy = config.session_policy
         self._machine = Sessions(self._policy)
         self._driver: Driver[Event, Effect] = Driver(
@@ -110,17 +115,17 @@ class Server:
         self._holder = Holder(
             lambda packet: packet.destination,
             self._attached,
-            config.hold.policy,
+            lambda identity: self.config.hold_of(identity),
             clock.now,
             self.journal,
             mark=MARK_TO_SENDERS if config.proxy.enabled else 0,
             asleep=self._asleep,
+            total=config.hold.total,
         )
         self._releaser = Releaser(
             self._holder, self._proxy.resume, self._attached, self.journal
         )
         self._tasks = Tasks()
-        self._loading_newcomers = asyncio.Lock()
         self._started_at = clock.now()
         self._state_since = self._started_at
 
@@ -249,15 +254,15 @@ class Server:
         match leases.decide(self.config.vip, self._leases.all(), identity, offered):
             case leases.Accept(vips=vips, fresh=True):
                 self._leases.assign(identity, vips)
-                self._tasks.begin(self._load_leased(identity, vips), f"lease {identity}")
-                self._tasks.begin(self._load_newcomers(), "newcomers")
+                self._tasks.begin(self._leased.load(identity, vips), f"lease {identity}")
+                self._tasks.begin(self._leased.load_newcomers(), "newcomers")
                 return None
             case leases.Accept():
                 self._seen(identity)
                 return None
             case leases.Reassign(vips=vips):
                 # With this connection charon narrows what the identity offers to its lease.
-                self._tasks.begin(self._load_leased(identity, vips), f"lease {identity}")
+                self._tasks.begin(self._leased.load(identity, vips), f"lease {identity}")
                 return "leased-another-address"
             case leases.Refuse(reason=reason):
                 return str(reason)
@@ -299,49 +304,10 @@ class Server:
             # What charon was given before stays with it.
             self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
         try:
-            for lease in self._leases.all():
-                await self._load_leased(lease.identity, lease.vips)
-            await self._load_newcomers()
+            await self._leased.load_all()
         except LeaseStoreError as error:
             # Sessions that stand need no lease; nobody new comes in meanwhile.
             self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
-
-    async def _load_leased(self, identity: str, vips: Sequence[IPAddress]) -> None:
-        with contextlib.suppress(CharonError, ConfigError):
-            local, remote = self._credentials.sides(identity)
-            connection = ike.leased_connection(vips, local, remote)
-            await self._charon.load_connection(f"{LEASED}{identity}", connection)
-
-    async def _load_newcomers(self) -> None:
-        """charon gives out free addresses itself; each time one was taken it gets another.
-
-        A pool stays as long as charon has an IKE_SA with its address.
-        """
-        async with self._loading_newcomers:
-            with contextlib.suppress(CharonError, ConfigError, LeaseStoreError):
-                there = await self._charon.pools()
-                free = [f"{FREE}{address}" for address in self._free_addresses()]
-                for name in free:
-                    if name not in there:
-                        address = name.removeprefix(FREE)
-                        await self._charon.load_pool(name, f"{address}-{address}")
-                local, remote = self._credentials.sides(None)
-                connection = ike.newcomer_connection(free or [EXHAUSTED], local, remote)
-                await self._charon.load_connection(NEWCOMERS, connection)
-                for name in there:
-                    if name.startswith(FREE) and name not in free:
-                        with contextlib.suppress(CharonError):
-                            await self._charon.unload_pool(name)
-
-    def _free_addresses(self) -> Iterator[IPAddress]:
-        """The next one of each pool."""
-        for pool in self.config.vip.pools:
-            free = leases.next_free(pool, self.config.vip, self._leases.all())
-            if free is None:
-                fields = {"pool": str(pool)}
-                self.journal.tell("pool-exhausted", fields=fields, warning=True)
-            else:
-                yield free
 
     async def _terminate(self, tunnel: Tunnel) -> None:
         with contextlib.suppress(CharonError):
@@ -431,7 +397,7 @@ class Server:
             if self._charon_version
             else "absent",
             "sessions": tally(self._machine.by_identity.values()),
-            "held": self._holder.tally(self._machine.vips()),
+            "held": self._holder.summary(),
             "proxy": (self._proxy.problem or "running") if proxy else "off",
             "proxy_worker": self._proxy.status(),
             "repairs": self._reconciler.repairs,
@@ -462,11 +428,16 @@ class Server:
     def roam(self, link: str | None) -> object:
         raise NotThisRole("an endpoint roams, not a server: ask there")
 
-    def reload(self) -> object:
-        raise Refused(
-            "a server takes its configuration when it starts",
-            "restart it: sessions, and connections through the proxy, go on",
-        )
+    async def reload(self) -> dict[str, object]:
+        """Takes what can be changed while it runs. Raises ConfigError, Refused."""
+        outcome = reloaded(self.config, self._reread())
+        self.config = outcome.config
+        self._policy = outcome.config.session_policy
+        await self._driver.handle(PolicyChanged(self._policy))
+        self._holder.change_policy(outcome.config.hold.total)
+        told: dict[str, object] = {"taken": outcome.taken, "waiting": outcome.waiting}
+        self.journal.tell("reloaded", fields=told)
+        return told
 
     async def replace_proxy(self) -> object:
         if not self.config.proxy.enabled:

@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +43,8 @@ class FakedClock:
 async def main() -> None:
     faked, loop = FakedClock(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, faked.jump)
-    await daemon.run(load(Path(sys.argv[1])), clock.Clock(faked.now, faked.wakes))
+    reread = partial(load, Path(sys.argv[1]))
+    await daemon.run(reread(), reread, clock.Clock(faked.now, faked.wakes))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Outage:
             self.holder = Holder(
                 lambda header: header.source,
                 lambda _: self.attached,
-                policy,
+                lambda _: policy,
                 clock.now,
                 self.journal,
                 MARK_TO_SENDERS,

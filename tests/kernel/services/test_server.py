@@ -1,21 +1,25 @@
 """What a server daemon says of itself, without a network around it."""
 
 import asyncio
+import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from orchestrator.adapters.rtnetlink import Rtnetlink
+from orchestrator.adapters.tun import TunDevice
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import load
+from orchestrator.core.errors import ConfigError
 from orchestrator.core.ike import CharonGone, CharonUp, Tunnel
-from orchestrator.core.quantities import Reqid, Spi, UniqueId
-from orchestrator.core.session_events import Admitted
+from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
+from orchestrator.core.session_events import Admitted, Remembered
 from orchestrator.services.server import Server
 
 CONFIG = """
@@ -56,13 +60,14 @@ def in_a_server(
     (folder / "secret").chmod(0o600)
     (folder / "state").mkdir()
     (folder / "server.toml").write_text(CONFIG + more)
-    config = load(folder / "server.toml")
+    reread = partial(load, folder / "server.toml")
+    config = reread()
     assert isinstance(config, ServerConfig)
 
     async def live() -> None:
         async with Rtnetlink() as rtnetlink:
             with Xfrm() as xfrm:
-                server = Server(config, rtnetlink, xfrm)
+                server = Server(config, reread, rtnetlink, xfrm)
                 try:
                     async with server._tasks:
                         await work(server)
@@ -126,3 +131,44 @@ def test_status_says_since_when_it_has_been_in_its_state(tmp_path: Path) -> None
         assert look()[1] >= LONG, "nothing has changed"
 
     in_a_server(tmp_path, follow)
+
+
+def datagram(vip: IPAddress) -> bytes:
+    """A header of UDP and nothing behind it."""
+    addresses = ip_address("192.0.2.1").packed + vip.packed
+    return b"\x45\x00\x00\x1c" + bytes(4) + b"\x40\x11" + bytes(2) + addresses + bytes(8)
+
+
+def arrive(server: Server, packets: Sequence[bytes]) -> None:
+    """As if out of the TUN."""
+    kernel, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel, daemon:
+        daemon.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        for packet in packets:
+            kernel.send(packet)
+            server._holder._read(TunDevice("vips0", daemon.fileno()))
+
+
+@pytest.mark.usefixtures("network_namespace")
+def test_a_reload_changes_what_is_held_and_loses_nothing_that_fits(tmp_path: Path) -> None:
+    """The negative control is bert, who gets limits that do not bear what is held for him."""
+    of_bert = "sessions.bert.hold = { max_packets = 16 }\n"
+    vips = {name: (ip_address(f"10.99.0.{n}"),) for n, name in ((2, "anna"), (3, "bert"))}
+
+    async def work(server: Server) -> None:
+        for name, mine in vips.items():
+            await server._driver.handle(Remembered(name, mine))
+            arrive(server, [datagram(mine[0])] * 20)
+        (tmp_path / "server.toml").write_text(
+            CONFIG + of_bert + 'lan = { source = "server" }\n'
+        )
+        assert await server.reload() == {"taken": ("sessions",), "waiting": ("lan",)}
+        held = {name: server._holder.tally(mine) for name, mine in vips.items()}
+        assert held["anna"]["packets"] == 20
+        assert (held["bert"]["packets"], held["bert"]["dropped"]) == (16, {"full": 4})
+        (tmp_path / "server.toml").write_text(CONFIG + "hold = { max_packets = 0 }\n")
+        with pytest.raises(ConfigError, match=r"server\.toml:9: max_packets"):
+            await server.reload()
+        assert server._holder.tally(vips["anna"])["packets"] == 20
+
+    in_a_server(tmp_path, work)

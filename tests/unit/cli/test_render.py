@@ -55,13 +55,13 @@ endpoint laptop1@example.org: attached for 2m10s (link-up, negotiated)
   virtual addresses  10.99.0.2, fd00:99::2
   path               wlan0 192.168.10.2 -> 203.0.113.10, RTT 21.34 ms
   charon             strongSwan 5.9.8
-  held               3 packets of 2 flows for 12s, 1.8KiB of 4MiB, 2 too many, 1 too old
+  held               3 packets of 2 flows for 14s, the oldest 12s old, 1.8KiB of 4MiB, at 0.1% of a limit; lost: 2 full, 1 too-old
   frozen             2 connections
   roams              3
   repairs            0
   running for        1h6m
   version            0.1.0
-warning: the disk is full"""
+warning: the disk is full"""  # noqa: E501
     )
 
 
@@ -74,6 +74,14 @@ def test_status_of_a_server() -> None:
         "since_s": 5,
         "pools": ["10.99.0.0/24"],
         "sessions": {"attached": 1, "all": 2},
+        "held": {
+            "packets": 0,
+            "bytes": 0,
+            "limit_bytes": 4096,
+            "sessions": 0,
+            "total_percent": 0.0,
+            "dropped": {"total": 7},
+        },
         "proxy": "running",
         "uptime_s": 5,
     }
@@ -84,6 +92,7 @@ server vpn.example.org: serving for 5s
   pools              10.99.0.0/24
   sessions           1 of 2
   proxy              running
+  held               0 packets, 0B of 4KiB; lost: 7 total
   running for        5s"""
     )
 
@@ -102,9 +111,9 @@ def test_sessions() -> None:
     assert (
         click.unstyle(render.sessions(render.clean(SESSIONS)))
         == """\
-IDENTITY        VIP        STATE       FOR  THEN             POP             FLOWS    HELD  ROAMS  WHY
-laptop1         10.99.0.2  away      8h30m  asleep in 1h30m  -                   3  1.8KiB     12  unheard
-x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  -                192.0.2.7:4500      0      0B      0  followed"""  # noqa: E501
+IDENTITY        VIP        STATE       FOR  THEN             POP             FLOWS  HELD               LOST               ROAMS  WHY
+laptop1         10.99.0.2  away      8h30m  asleep in 1h30m  -                   3  1.8KiB 0.1% 8h30m  1 asleep, 2 total     12  unheard
+x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  -                192.0.2.7:4500      0  -                  -                      0  followed"""  # noqa: E501
     )
 
 
@@ -116,6 +125,13 @@ def test_flows_as_a_daemon_sends_them() -> None:
         == """\
 VIP              PEER               STATE  TO PEER  TO ENDPOINT  QUEUED  QUEUED BACK
 10.99.0.2:5  ->  [fd00:51:1::2]:22  open      5KiB       100MiB      0B         1MiB"""
+    )
+
+
+def test_reloaded() -> None:
+    assert render.reloaded({"taken": ["hold"], "waiting": []}) == "taken: hold"
+    assert render.reloaded({"taken": [], "waiting": ["vip", "lan"]}) == (
+        "nothing has changed that is taken now; a restart takes: vip, lan"
     )
 
 

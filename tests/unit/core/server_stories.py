@@ -24,6 +24,7 @@ from orchestrator.core.session_events import (
     Event,
     Heard,
     MappingChanged,
+    PolicyChanged,
     Release,
     Remembered,
     SessionReason,
@@ -78,6 +79,8 @@ class ServerStory:
     def __init__(self, policy: SessionPolicy = POLICY) -> None:
         self.policy = policy
         self.machine = Sessions(policy)
+        self.most = policy.most
+        """Sessions that there may be: of those that there are none ends for a new policy."""
         self.now = 0.0
         self.kernel: dict[str, tuple[KernelObject, ...]] = {}
         """What the last ApplySession of each identity ordered."""
@@ -97,6 +100,11 @@ class ServerStory:
         for rule in RULES:
             rule(self)
         return [words for words in map(describe, effects) if words]
+
+    def is_configured(self, policy: SessionPolicy) -> list[str]:
+        self.policy = policy
+        self.most = max(policy.most, len(self.machine.by_identity))
+        return self.hears(PolicyChanged(policy))
 
     def remembers(
         self, vips: tuple[IPAddress, ...] = (VIP4,), identity: str = LAPTOP
@@ -328,7 +336,7 @@ def a_session_that_changes_in_time_is_looked_at_then(story: ServerStory) -> None
 
 
 def there_are_no_more_sessions_than_may_be(story: ServerStory) -> None:
-    assert len(story.machine.by_identity) <= story.policy.most
+    assert len(story.machine.by_identity) <= story.most
 
 
 def whoever_is_not_attached_is_absent_in_the_order_of_leaving(story: ServerStory) -> None:

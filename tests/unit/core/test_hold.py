@@ -1,9 +1,11 @@
 """The hold queue: within its limits, in order, each packet at most once."""
 
+from dataclasses import replace
+
 from hypothesis import given, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from orchestrator.core.hold import HoldLimits, HoldQueue, Kind, Label
+from orchestrator.core.hold import Drop, HoldLimits, HoldQueue, Kind, Label
 from orchestrator.core.quantities import Seconds
 from tests.unit.core.builders import at
 
@@ -42,7 +44,9 @@ def released(held: HoldQueue, now: float = 0) -> list[bytes]:
 
 
 def lost(held: HoldQueue) -> tuple[int, int]:
-    return held.overflowed, held.expired
+    """To the limits, and to age."""
+    full = held.dropped[Drop.FULL] + held.dropped[Drop.TOO_LARGE]
+    return full, held.dropped[Drop.TOO_OLD]
 
 
 def test_only_tcp_stays_when_others_are_shed() -> None:
@@ -55,7 +59,8 @@ def test_only_tcp_stays_when_others_are_shed() -> None:
     assert held.shed() == 3
     assert held.held_bytes == 7
     assert released(held) == [b"syn", b"data"]
-    assert (len(held), held.held_bytes, held.flows, lost(held)) == (0, 0, 0, (0, 0))
+    assert (len(held), held.held_bytes, held.flows) == (0, 0, 0)
+    assert held.dropped == {Drop.ASLEEP: 3}
 
 
 def test_a_sleep_ages_everything_but_tcp() -> None:
@@ -172,6 +177,57 @@ class TestFull:
         assert lost(held) == (1, 0)
 
 
+class TestOtherLimits:
+    """Given while something is held."""
+
+    def test_what_fits_within_them_stays(self) -> None:
+        held = queue()
+        for packet in (b"a", b"b", b"c"):
+            held.push(packet, at(0), datagram())
+        held.change_limits(HoldLimits(max_bytes=3, max_packets=3, flow_bytes=3), at(1))
+        assert (len(held), held.dropped) == (3, {})
+        assert released(held) == [b"a", b"b", b"c"]
+
+    def test_the_rest_goes_by_the_rules_of_a_full_queue(self) -> None:
+        held = queue()
+        held.push(b"quiet", at(0), datagram("quiet"))
+        for number in (7, 5, 6, 8):
+            held.push(b"%03d" % number, at(0), segment(number))
+        held.change_limits(HoldLimits(max_bytes=100, max_packets=100, flow_bytes=6), at(1))
+        assert held.dropped == {Drop.FULL: 2}
+        held.change_limits(HoldLimits(max_bytes=8, max_packets=100, flow_bytes=6), at(1))
+        assert released(held) == [b"005", b"quiet"]
+
+    def test_what_is_older_than_it_may_be_now_goes(self) -> None:
+        held = queue()
+        held.push(b"a", at(0), datagram())
+        held.change_limits(HoldLimits(datagram_age=Seconds(5)), at(6))
+        assert (len(held), held.dropped) == (0, {Drop.TOO_OLD: 1})
+
+
+class TestReport:
+    def test_since_when_it_holds_something(self) -> None:
+        held = queue()
+        assert (held.since, held.oldest) == (None, None)
+        held.push(b"a", at(1), datagram())
+        held.push(b"b", at(2), datagram())
+        held.first(at(3))
+        held.sent()
+        assert (held.since, held.oldest) == (at(1), at(2))
+        released(held, 3)
+        assert held.since is None
+        held.push(b"c", at(4), datagram())
+        assert held.since == at(4)
+
+    def test_how_near_it_is_to_whichever_limit_is_nearest(self) -> None:
+        held = queue(max_bytes=100, max_packets=10)
+        held.push(b"a" * 20, at(0), datagram())
+        assert held.fullness == 0.2
+        for _ in range(4):
+            held.push(b"a", at(0), datagram())
+        assert held.fullness == 0.5
+
+
 class TestAge:
     def test_what_is_too_old_does_not_leave(self) -> None:
         limits = HoldLimits(tcp_age=Seconds(9), datagram_age=Seconds(5), query_age=Seconds(2))
@@ -209,7 +265,7 @@ def test_every_packet_is_released_or_counted(packets: list[bytes]) -> None:
     held = queue(max_bytes=10, max_packets=4, flow_bytes=8)
     for packet in packets:
         held.push(packet, at(0), datagram())
-    assert len(released(held)) + held.overflowed == len(packets)
+    assert len(released(held)) + sum(lost(held)) == len(packets)
 
 
 CONNECTIONS = strategies.sampled_from("abc")
@@ -274,13 +330,18 @@ class HeldTraffic(RuleBasedStateMachine):
             self.held.sent()
         assert kinds == sorted(kinds)
 
+    @rule(max_bytes=strategies.integers(8, 60), max_packets=strategies.integers(1, 8))
+    def the_operator_changes_the_limits(self, max_bytes: int, max_packets: int) -> None:
+        limits = replace(self.held.limits, max_bytes=max_bytes, max_packets=max_packets)
+        self.held.change_limits(limits, at(self.now))
+
     @rule(flows=strategies.sets(strategies.sampled_from("abc")))
     def senders_begin_again(self, flows: set[str]) -> None:
-        total = len(self.held) + self.held.expired
+        total = len(self.held) + lost(self.held)[1]
         for label in self.held.take_stalled(flows, at(self.now)):
             assert label.flow in flows
             assert label.kind is Kind.SEGMENT
-        self.stalled += total - len(self.held) - self.held.expired
+        self.stalled += total - len(self.held) - lost(self.held)[1]
 
     @invariant()
     def limits_are_never_exceeded(self) -> None:
@@ -298,7 +359,7 @@ class HeldTraffic(RuleBasedStateMachine):
 
     @invariant()
     def every_packet_is_held_out_or_counted(self) -> None:
-        gone = len(self.out) + self.held.overflowed + self.held.expired
+        gone = len(self.out) + sum(lost(self.held))
         assert len(self.held) + gone + self.copies + self.stalled == len(self.pushed)
 
 

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from orchestrator.core.absence import SessionState
+from orchestrator.core.absence import Patience, SessionState
 from orchestrator.core.agenda import SLACK
 from orchestrator.core.ike import (
     CharonGone,
@@ -21,7 +21,7 @@ from orchestrator.core.ike import (
     TunnelRekeyed,
     TunnelUp,
 )
-from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
+from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueId
 from orchestrator.core.session_events import (
     Heard,
     MappingChanged,
@@ -31,7 +31,7 @@ from orchestrator.core.session_events import (
 )
 from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT, MAX_TUNNELS
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
-from tests.unit.core.server_stories import LAPTOP, NAT, ServerStory, from_endpoint
+from tests.unit.core.server_stories import LAPTOP, NAT, POLICY, ServerStory, from_endpoint
 
 TABLET = "tablet@example.org"
 TABLET_VIP: IPAddress = ip_address("10.99.0.9")
@@ -488,6 +488,25 @@ class TestAbsence:
         told = story.tells[-1]
         assert told.what == "away"
         assert told.reasons == {SessionReason.UNHEARD}
+
+    def test_a_new_patience_holds_for_those_who_are_away_already(self) -> None:
+        story = attached()
+        story.waits(300)
+        assert story.state() is SessionState.AWAY
+        brief = Patience(asleep_after=Seconds(60), expire_after=Seconds(320))
+        story.is_configured(replace(POLICY, patience=brief))
+        story.waits(1)
+        assert story.state() is SessionState.ASLEEP
+        story.waits(60)
+        assert story.machine.by_identity == {}
+
+    def test_fewer_sessions_than_there_are_end_none(self) -> None:
+        story = attached()
+        story.remembers((VIP4 + 1,), "other")
+        assert story.is_configured(replace(POLICY, most=1)) == []
+        story.remembers((VIP4,))
+        assert set(story.machine.by_identity) == {LAPTOP, "other"}
+        assert not story.machine.has_room("third")
 
     def test_an_endpoint_that_is_heard_stays(self) -> None:
         story = attached()

@@ -70,6 +70,11 @@ class ServerInAnyWorld(RuleBasedStateMachine):
         for name in sorted(remembered)[: policy.most]:
             self.story.remembers(VIPS[name], name)
 
+    @rule(policy=policies)
+    def the_operator_changes_the_policy(self, policy: SessionPolicy) -> None:
+        self.policy = policy
+        self.story.is_configured(policy)
+
     # Tunnels
 
     @rule(name=names, place=places, adopted=strategies.booleans())
@@ -231,6 +236,7 @@ class ServerInAnyWorld(RuleBasedStateMachine):
         others = [s for n, s in self.story.machine.by_identity.items() if n != name]
         absent = any(session.state is not SessionState.ATTACHED for session in others)
         admissible = len(others) < self.policy.most or (self.policy.evict and absent)
+        admissible = admissible or name in self.story.machine.by_identity
         self.story.admits(self._negotiated(name, LTE), self.owners[name], name)
         assert (name in self.story.machine.by_identity) == admissible
         if name not in self.story.machine.by_identity:

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.hold import HoldLimits, HoldPolicy
+from orchestrator.core.hold_total import PACKET_COST
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.services.hold import Holder
 from orchestrator.services.journal import Journal
@@ -14,14 +15,16 @@ VIP, VIP6 = ip_address("10.99.0.2"), ip_address("fd00:99::2")
 OTHER = ip_address("10.99.0.3")
 LIMITS = HoldLimits(max_bytes=100, max_packets=4)
 POLICY = HoldPolicy(LIMITS)
-EMPTY = {
+TOTAL = 100 * PACKET_COST
+EMPTY: dict[str, object] = {
     "packets": 0,
     "bytes": 0,
     "flows": 0,
-    "oldest_s": 0,
+    "since_s": None,
+    "oldest_s": None,
     "limit_bytes": 100,
-    "overflowed": 0,
-    "expired": 0,
+    "percent": 0,
+    "dropped": {},
 }
 
 
@@ -40,13 +43,16 @@ class Held:
     def __init__(self) -> None:
         self.journal = Journal()
         self.asleep = False
+        self.now = 0.0
+        self.policies: dict[str, HoldPolicy] = {}
         self.holder = Holder(
             lambda header: header.source,
             lambda _: False,
-            POLICY,
-            lambda: Instant(0.0),
+            lambda scope: self.policies.get(scope, POLICY),
+            lambda: Instant(self.now),
             self.journal,
             asleep=lambda _: self.asleep,
+            total=TOTAL,
         )
         self._kernel, self._daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._daemon.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -78,12 +84,14 @@ def test_the_tally_is_of_all_addresses_asked_for(held: Held) -> None:
         "packets": 5,
         "bytes": 4 * 20 + 40,
         "flows": 2,
+        "since_s": 0,
         "oldest_s": 0,
         "limit_bytes": 200,
-        "overflowed": 2,
-        "expired": 0,
+        "percent": 100,
+        "dropped": {"full": 2},
     }
-    assert held.holder.tally((OTHER,)) == {**EMPTY, "packets": 1, "bytes": 20, "flows": 1}
+    one = {"packets": 1, "bytes": 20, "flows": 1, "since_s": 0, "oldest_s": 0, "percent": 25}
+    assert held.holder.tally((OTHER,)) == {**EMPTY, **one}
     assert held.holder.tally(()) == {**EMPTY, "limit_bytes": 0}
 
 
@@ -122,11 +130,82 @@ def test_only_tcp_is_held_for_who_sleeps(held: Held) -> None:
     held.send(packet(VIP))
     held.send(tcp(VIP))
     held.holder.shed((VIP, OTHER))
-    assert held.holder.tally((VIP,)) == {**EMPTY, "packets": 1, "bytes": 40, "flows": 1}
+    tally = held.holder.tally((VIP,))
+    assert (tally["packets"], tally["bytes"], tally["dropped"]) == (1, 40, {"asleep": 1})
     held.asleep = True
     held.send(packet(VIP))
     assert held.holder.tally((VIP,))["packets"] == 1
-    assert held.journal.counters == {"not-held-asleep": 1}
+    assert held.holder.tally((VIP,))["dropped"] == {"asleep": 2}
     held.asleep = False
     held.send(packet(VIP))
     assert held.holder.tally((VIP,))["packets"] == 2
+
+
+def test_a_tally_says_since_when(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    held.now = 5
+    held.send(packet(VIP))
+    for _ in range(4):
+        held.now += 1
+        held.send(packet(VIP))
+    tally = held.holder.tally((VIP,))
+    assert (tally["since_s"], tally["oldest_s"]) == (4, 3), "the first one went"
+
+
+def test_each_has_its_own_limits(held: Held) -> None:
+    held.policies["dave"] = HoldPolicy(HoldLimits(max_bytes=100, max_packets=2))
+    held.holder.hold("carol", (VIP,))
+    held.holder.hold("dave", (OTHER,))
+    for _ in range(4):
+        held.send(packet(VIP))
+        held.send(packet(OTHER))
+    assert held.holder.tally((VIP,))["packets"] == 4
+    assert held.holder.tally((OTHER,))["packets"] == 2
+
+
+def test_other_limits_take_nothing_that_fits(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    held.holder.hold("dave", (OTHER,))
+    for _ in range(3):
+        held.send(packet(VIP))
+        held.send(packet(OTHER))
+    held.policies["dave"] = HoldPolicy(HoldLimits(max_bytes=40, max_packets=9))
+    held.holder.change_policy(TOTAL)
+    assert held.holder.tally((VIP,))["packets"] == 3
+    found = held.holder.tally((OTHER,))
+    assert (found["packets"], found["limit_bytes"]) == (2, 40)
+    assert (found["percent"], found["dropped"]) == (100, {"full": 1})
+
+
+def test_the_session_that_holds_most_pays_for_all(held: Held) -> None:
+    held.holder.hold("carol", (VIP, VIP6))
+    held.holder.hold("dave", (OTHER,))
+    for vip in (VIP, VIP6, VIP, OTHER):
+        held.send(packet(vip))
+    held.holder.change_policy(3 * (PACKET_COST + 40))
+    held.send(packet(OTHER))
+    summary = held.holder.summary()
+    assert held.holder.tally((VIP, VIP6))["packets"] == 1
+    assert held.holder.tally((OTHER,))["packets"] == 2
+    assert summary["dropped"] == {"total": 2}
+    assert (summary["sessions"], summary["total_limit_bytes"]) == (2, 3 * (PACKET_COST + 40))
+
+
+def test_what_an_ended_session_lost_stays_counted(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    for _ in range(6):
+        held.send(packet(VIP))
+    held.holder.hold("carol", ())
+    summary = held.holder.summary()
+    assert summary["dropped"] == {"full": 2, "ended": 4}
+    assert (summary["sessions"], summary["total_bytes"]) == (0, 0)
+
+
+def test_an_address_may_change_hands_in_either_order(held: Held) -> None:
+    held.holder.hold("carol", (VIP,))
+    held.send(packet(VIP))
+    held.holder.hold("dave", (VIP,))
+    held.send(packet(VIP))
+    held.holder.hold("carol", ())
+    assert held.holder.tally((VIP,))["packets"] == 1
+    assert held.holder.summary()["dropped"] == {"ended": 1}

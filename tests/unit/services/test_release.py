@@ -40,7 +40,7 @@ def tell(story: Callable[[Releaser, Worker, Journal], object]) -> None:
         holder = Holder(
             lambda header: header.destination,
             lambda _: True,
-            HoldPolicy(),
+            lambda _: HoldPolicy(),
             lambda: Instant(0.0),
             journal,
         )
