@@ -73,6 +73,27 @@ class Nftables:
         return _canonical(result.out)
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one named counter has seen since the ruleset was loaded."""
+
+    packets: int
+    octets: int
+
+
+async def counters() -> dict[str, Counted]:
+    """The counters of our table; none, if there is no table. Raises KernelError."""
+    result = await _nft("", "-j", "list", "counters", "table", "inet", NFT_TABLE)
+    if result.code:
+        if _absent(result):
+            return {}
+        raise _refusal("read", result)
+    found = [
+        each["counter"] for each in json.loads(result.out)["nftables"] if "counter" in each
+    ]
+    return {each["name"]: Counted(each["packets"], each["bytes"]) for each in found}
+
+
 class NftablesChanges:
     """Tells when somebody, we included, touched our table."""
 

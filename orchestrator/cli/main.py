@@ -131,6 +131,20 @@ def flows(socket: Path) -> None:
 @cli.command()
 @_with_json
 @_with_socket
+def metrics(socket: Path) -> None:
+    """Print what is counted and measured, for a Prometheus.
+
+    OpenMetrics text; with --json, one object for each metric.
+    """
+    answer = client.ask(socket, Request(Verb.METRICS))
+    found = answer if isinstance(answer, Mapping) else {}
+    lines = str(found.get("text", "")).rstrip("\n").split("\n")
+    show(found.get("metrics", []), "\n".join(map(render.clean, lines)))
+
+
+@cli.command()
+@_with_json
+@_with_socket
 def watch(socket: Path) -> None:
     """Tell what happens, as it happens, with its reasons.
 

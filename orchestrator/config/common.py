@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from orchestrator.config.reader import Contradiction
-from orchestrator.config.values import Between, Octets
+from orchestrator.config.values import Between, ListenAddress, Octets
 from orchestrator.core.errors import ConfigError, ConfigFault
 from orchestrator.core.hold import HoldLimits, HoldPolicy
 from orchestrator.core.quantities import Seconds
@@ -198,6 +198,17 @@ class Control:
                 f"the path is longer than the {SOCKET_PATH_LIMIT} octets the kernel takes",
                 "choose a shorter one",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What is counted, for a Prometheus. `orchestrator metrics` has it always."""
+
+    listen: ListenAddress | None = None
+    """Where it is served by HTTP, as `/metrics`: `"127.0.0.1:9464"`. Not at all by default.
+    There is neither a password nor TLS: whoever reaches the address reads how many are here,
+    and when they move. So take a loopback address, and let an exporter proxy, or a Prometheus
+    on this host, do the rest; every other one is open to all who can reach it."""
 
 
 @dataclass(frozen=True, slots=True)

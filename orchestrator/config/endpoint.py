@@ -13,6 +13,7 @@ from orchestrator.config.common import (
     CharonSocket,
     Control,
     Hold,
+    Metrics,
     State,
     psk_file_faults,
     read_secret,
@@ -210,6 +211,7 @@ class EndpointConfig:
     hold: Hold = Hold()
     timers: EndpointTimers = EndpointTimers()
     control: Control = Control()
+    metrics: Metrics = Metrics()
     charon: CharonSocket = CharonSocket()
     state: State = State()
 

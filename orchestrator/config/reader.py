@@ -67,6 +67,7 @@ KINDS: Final[Mapping[object, Kind]] = {
     values.InterfaceName: Kind(values.interface, "interface name"),
     values.InterfaceGlob: Kind(values.interface_glob, "interface name pattern"),
     IPAddress: Kind(values.address, "IP address", lambda address: f'"{address}"'),
+    values.ListenAddress: Kind(values.listen_address, "IP address and port"),
     IPNetwork: Kind(values.network, "IP network", lambda network: f'"{network}"'),
     Path: Kind(values.path, "path", lambda path: f'"{path}"'),
 }

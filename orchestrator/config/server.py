@@ -13,6 +13,7 @@ from orchestrator.config.common import (
     CharonSocket,
     Control,
     Hold,
+    Metrics,
     State,
     psk_file_faults,
     read_secret,
@@ -277,6 +278,15 @@ class SessionRules:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerMetrics(Metrics):
+    per_session: bool = False
+    """Whether there are metrics of each endpoint, with its identity as a label. False by
+    default: ten lines and more for each of them, and a time series for each identity that
+    ever came is what a Prometheus dies of; who is where, and when, is nobody's business
+    either. `orchestrator sessions` says the same of the present moment."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """A mobility server."""
 
@@ -297,6 +307,7 @@ class ServerConfig:
     ] = field(default_factory=lambda: MappingProxyType({}))
     """Endpoints with rules of their own, by identity."""
     control: Control = Control()
+    metrics: ServerMetrics = ServerMetrics()
     charon: CharonSocket = CharonSocket()
     state: State = State()
 
@@ -313,7 +324,7 @@ class ServerConfig:
 
     def hold_of(self, identity: str) -> HoldPolicy:
         """How what is for this endpoint is held."""
-        rules = self.sessions.get(Identity(identity))
+        rules = self.sessions.get(identity)
         return (self.hold if rules is None else rules.hold).policy
 
     def contradictions(self) -> Iterator[Contradiction]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final, NewType
+from typing import Annotated, Final, NamedTuple, NewType
 
 from orchestrator.core.leases import names_many
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
@@ -32,6 +32,14 @@ FixedVips = Annotated[tuple[IPAddress, ...], "fixed"]
 """Virtual addresses, one or two of different families."""
 AssignedVips = Annotated[tuple[IPAddress, ...], "assigned or fixed"]
 """As FixedVips, or empty for "assigned"."""
+
+
+class ListenAddress(NamedTuple):
+    """Of a socket that others connect to."""
+
+    host: IPAddress
+    port: int
+
 
 UNLIMITED: Final = "unlimited"
 ASSIGNED: Final = "assigned"
@@ -166,6 +174,21 @@ def address(value: object) -> IPAddress:
     if found.is_multicast or found.is_loopback or found.is_unspecified:
         raise BadValue(f"{found} is no address of a host", "write a unicast address")
     return found
+
+
+def listen_address(value: object) -> ListenAddress:
+    host, colon, port = text(value).rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    remedy = 'write one like "127.0.0.1:9464" or "[::1]:9464"'
+    try:
+        found = ip_address(bare)
+    except ValueError as error:
+        raise BadValue(f"{show(value)} is not an address and a port", remedy) from error
+    if not colon or (found.version == 6) != (bare != host):
+        raise BadValue(f"{show(value)} is not an address and a port", remedy)
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 2**16:
+        raise BadValue(f"{show(value)} has no port", remedy)
+    return ListenAddress(found, int(port))
 
 
 def network(value: object) -> IPNetwork:

@@ -42,6 +42,10 @@ class HoldTotal:
         return self._limit
 
     @property
+    def is_limited(self) -> bool:
+        return self._limit != UNLIMITED
+
+    @property
     def sessions(self) -> int:
         """How many hold something."""
         return len(self._largest)

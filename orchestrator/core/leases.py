@@ -107,6 +107,13 @@ def next_free(pool: IPNetwork, plan: AddressPlan, leases: Iterable[Lease]) -> IP
     return _free_in(pool, _foreign(plan, leases, None))
 
 
+def free(pool: IPNetwork, plan: AddressPlan, leases: Iterable[Lease]) -> int:
+    """How many addresses of the pool belong to nobody."""
+    first, last = _given(pool)
+    taken = sum(vip in pool and _may_give(plan, vip) for vip in _foreign(plan, leases, None))
+    return last - first + 1 - taken
+
+
 def fits(plan: AddressPlan, lease: Lease) -> bool:
     """Whether the plan still allows the lease; it does not after the operator moved the pools,
     or fixed the address for somebody else."""

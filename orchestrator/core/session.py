@@ -18,6 +18,8 @@ class Session:
     """Of the current state."""
     left: Instant
     """Since when it is absent; of an attached one: was, the last time."""
+    departed: Instant | None = None
+    """Since when it is not attached; None: it is, or never was."""
     state: SessionState = SessionState.AWAY
     reason: SessionReason = SessionReason.NO_TUNNEL
     tunnels: list[Tunnel] = field(default_factory=list)

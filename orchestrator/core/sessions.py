@@ -247,7 +247,11 @@ class Sessions:
         self._agenda.add(session.identity, Instant(now + self._policy.detach_after))
         self._apply(session)
         self._effects.append(Release(session.vips))
-        self._tell("attached", session, reason, pop=str(tunnel.remote))
+        fields: dict[str, str | float] = {"pop": str(tunnel.remote)}
+        if session.departed is not None:
+            fields["elapsed_ms"] = round((now - session.departed) * 1000, 1)
+            session.departed = None
+        self._tell("attached", session, reason, **fields)
 
     def _leave(
         self, session: Session, state: SessionState, reason: SessionReason, now: Instant
@@ -256,6 +260,7 @@ class Sessions:
         was_attached = session.state is SessionState.ATTACHED
         session.state = state
         if was_attached:
+            session.departed = now
             self._is_absent(session, now)
         session.active = None
         session.following = None

@@ -16,14 +16,16 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from orchestrator.config.common import Control
 from orchestrator.core.errors import OrchestratorError, PeerError
+from orchestrator.core.metric import Metric, counters
 from orchestrator.core.quantities import Seconds
+from orchestrator.faces.exposition import written
 from orchestrator.wire.control import (
     REQUEST_LIMIT,
     Done,
@@ -63,6 +65,8 @@ class Administered(Protocol):
     def sessions(self) -> object: ...
 
     def flows(self) -> object: ...
+
+    async def metrics(self) -> Sequence[Metric]: ...
 
     def roam(self, link: str | None) -> object: ...
 
@@ -292,6 +296,8 @@ class ControlServer:
                 return self._administered.sessions()
             case Verb.FLOWS:
                 return self._administered.flows()
+            case Verb.METRICS:
+                return self._metrics()
             case Verb.ROAM:
                 return self._administered.roam(request.link)
             case Verb.RELOAD:
@@ -311,6 +317,17 @@ class ControlServer:
             status = await status
         content = plain(status)
         return {**content, "control": self.counters} if isinstance(content, dict) else content
+
+    async def metrics(self) -> tuple[Metric, ...]:
+        """The daemon's own, and what happened at this socket."""
+        outcomes = {name: float(count) for name, count in asdict(self.counters).items()}
+        about = "What became of questions to the control socket."
+        ours = counters("control_requests", about, "outcome", outcomes)
+        return (*await self._administered.metrics(), ours)
+
+    async def _metrics(self) -> dict[str, object]:
+        found = await self.metrics()
+        return {"text": await written(found), "metrics": found}
 
     async def _watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Events until the client leaves, is too slow, or the daemon ends."""

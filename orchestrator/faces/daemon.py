@@ -16,6 +16,7 @@ from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import AnyConfig
 from orchestrator.faces.control import ControlServer
 from orchestrator.faces.lock import DaemonLock
+from orchestrator.faces.metrics import MetricsServer
 from orchestrator.services import names
 from orchestrator.services.endpoint import Endpoint, mobility_policy
 from orchestrator.services.server import Server
@@ -46,7 +47,10 @@ async def _run_endpoint(config: EndpointConfig, clock: Clock) -> None:
         with Xfrm() as xfrm:
             policy = mobility_policy(config, looked_up)
             endpoint = Endpoint(config, policy, statefile, rtnetlink, xfrm, clock)
-            async with ControlServer(config.control, endpoint):
+            async with (
+                ControlServer(config.control, endpoint) as control,
+                MetricsServer(config.metrics.listen, control.metrics),
+            ):
                 await endpoint.run()
 
 
@@ -54,5 +58,8 @@ async def _run_server(config: ServerConfig, reread: Callable[[], AnyConfig]) -> 
     async with Rtnetlink() as rtnetlink:
         with Xfrm() as xfrm:
             server = Server(config, reread, rtnetlink, xfrm)
-            async with ControlServer(config.control, server):
+            async with (
+                ControlServer(config.control, server) as control,
+                MetricsServer(config.metrics.listen, control.metrics),
+            ):
                 await server.run()

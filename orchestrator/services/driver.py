@@ -52,6 +52,11 @@ class Driver(Generic[E, F]):
         self._latest: dict[type[E], E] = {}
         self._turn = asyncio.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """News that was posted and not handled yet."""
+        return self._news.qsize()
+
     def post(self, event: E) -> None:
         """Hands over news without waiting. Raises asyncio.QueueFull when far behind."""
         self._news.put_nowait(event)

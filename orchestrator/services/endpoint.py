@@ -31,6 +31,7 @@ from orchestrator.core.kernel import (
     Policy,
     Verdict,
 )
+from orchestrator.core.metric import Metric
 from orchestrator.core.mobility import Mobility, MobilityPolicy
 from orchestrator.core.mobility_events import (
     Abandon,
@@ -55,15 +56,23 @@ from orchestrator.core.mobility_events import (
     Tick,
 )
 from orchestrator.core.paths import LinkChoice, Path
-from orchestrator.core.quantities import IPAddress, UniqueId
+from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
+from orchestrator.services.endpoint_metrics import DURATIONS, endpoint_metrics
 from orchestrator.services.freezer import FILE as FROZEN_FILE
 from orchestrator.services.freezer import Freezer
 from orchestrator.services.hold import Holder
+from orchestrator.services.hold_report import all_held_report
 from orchestrator.services.journal import Journal
 from orchestrator.services.memory import Memory
+from orchestrator.services.metrics import (
+    daemon_metrics,
+    firewall_metrics,
+    hold_metrics,
+    journal_metrics,
+)
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
@@ -196,6 +205,7 @@ class Endpoint:
             self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
 
     def _answered(self, sequence: int) -> None:
+        self.journal.count("path-probe-answered")
         self._driver.post(ProbeAnswered(sequence))
 
     def _adoptable(self, found: tuple[KernelObject, ...]) -> Tunnel | None:
@@ -239,6 +249,7 @@ class Endpoint:
             case MoveTunnel():
                 return self._move(effect)
             case SendProbe():
+                self.journal.count("path-probe-sent")
                 self._probes.send(
                     effect.sequence, effect.flip, effect.spi, asleep=effect.asleep
                 )
@@ -340,7 +351,7 @@ class Endpoint:
             "vip": [str(vip) for vip in machine.vips],
             "active_path": self._path(machine.active_path) if machine.active_path else None,
             "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
-            "held": self._holder.summary(),
+            "held": all_held_report(self._holder.held(), self._holder.total),
             "frozen": self._freezer.lifted,
             "roams": machine.roams,
             "repairs": self._reconciler.repairs,
@@ -356,6 +367,17 @@ class Endpoint:
 
     def flows(self) -> list[dict[str, object]]:
         raise NotThisRole("flows are proxied at the server: ask there")
+
+    async def metrics(self) -> tuple[Metric, ...]:
+        machine, now = self._machine, self._now()
+        uptime, waiting = Seconds(now - self._started_at), self._driver.waiting
+        return (
+            *daemon_metrics("endpoint", uptime, machine.charon, waiting, self._reconciler),
+            *endpoint_metrics(machine, now, self._freezer.lifted),
+            *journal_metrics(self.journal, DURATIONS),
+            *hold_metrics(self._holder),
+            *await firewall_metrics(),
+        )
 
     async def roam(self, link: str | None) -> dict[str, object]:
         """Asks the machine; says what it decided, not yet what came of it."""

@@ -50,6 +50,25 @@ class _Line:
     timer: asyncio.TimerHandle | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held for some addresses, and what was lost."""
+
+    packets: int
+    octets: int
+    flows: int
+    """With something held."""
+    since: Seconds | None
+    """For how long there has been something; None: there is nothing."""
+    oldest: Seconds | None
+    """The age of the oldest packet."""
+    limit: int
+    """Octets, of all these addresses."""
+    fullness: float
+    """Of the fullest one, by whichever limit is nearest: 0 is empty, 1 full."""
+    dropped: Counter[Drop]
+
+
 class Holder:
     """A queue for each virtual address, which is in one scope; one holder reads one TUN."""
 
@@ -153,43 +172,30 @@ class Holder:
         line.queue.end()
         self._dropped += line.queue.dropped
 
-    def tally(self, vips: Iterable[IPAddress]) -> dict[str, object]:
-        """What is held for these addresses, since when, how near the limits, and what was
-        lost."""
-        queues = [self._lines[vip].queue for vip in vips if vip in self._lines]
+    def held(self, vips: Iterable[IPAddress] | None = None) -> Held:
+        """What is held for these addresses; None: for all, with what was lost of those that
+        are held for no more."""
+        found = self._lines if vips is None else [vip for vip in vips if vip in self._lines]
+        queues = [self._lines[vip].queue for vip in found]
         now = self._clock()
         oldest = [queue.oldest for queue in queues if queue.oldest is not None]
         since = [queue.since for queue in queues if queue.since is not None]
-        dropped = sum((queue.dropped for queue in queues), Counter[Drop]())
-        return {
-            "packets": sum(len(queue) for queue in queues),
-            "bytes": sum(queue.held_bytes for queue in queues),
-            "flows": sum(queue.flows for queue in queues),
-            "since_s": round(now - min(since), 3) if since else None,
-            "oldest_s": round(now - min(oldest), 3) if oldest else None,
-            "limit_bytes": sum(queue.limits.max_bytes for queue in queues),
-            "percent": round(100 * max((queue.fullness for queue in queues), default=0), 1),
-            "dropped": {str(why): count for why, count in dropped.items()},
-        }
-
-    def summary(self) -> dict[str, object]:
-        """The same of all that is held, and of the limit of all together."""
-        total, dropped = self._total, self.dropped
-        limit = None if total.limit == UNLIMITED else total.limit
-        return {
-            **self.tally(self._lines),
-            "dropped": {str(why): count for why, count in dropped.items()},
-            "sessions": total.sessions,
-            "total_bytes": total.octets,
-            "total_limit_bytes": limit,
-            "total_percent": round(100 * total.octets / limit, 1) if limit else None,
-        }
+        before = Counter(self._dropped if vips is None else ())
+        return Held(
+            packets=sum(len(queue) for queue in queues),
+            octets=sum(queue.held_bytes for queue in queues),
+            flows=sum(queue.flows for queue in queues),
+            since=Seconds(now - min(since)) if since else None,
+            oldest=Seconds(now - min(oldest)) if oldest else None,
+            limit=sum(queue.limits.max_bytes for queue in queues),
+            fullness=max((queue.fullness for queue in queues), default=0.0),
+            dropped=sum((queue.dropped for queue in queues), before),
+        )
 
     @property
-    def dropped(self) -> Counter[Drop]:
-        """Packets lost since the beginning."""
-        queues = (line.queue for line in self._lines.values())
-        return sum((queue.dropped for queue in queues), Counter(self._dropped))
+    def total(self) -> HoldTotal:
+        """Of all scopes together; for reading."""
+        return self._total
 
     def take_stalled(
         self, vips: Iterable[IPAddress], backed_off: Container[Hashable]

@@ -10,9 +10,15 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final
 
 from orchestrator.adapters import clock
+from orchestrator.core.metric import Histogram
+from orchestrator.core.quantities import Seconds
 
 WATCHER_LIMIT: Final = 256
 """Records that wait for a slow watcher; one that lags further behind is told and dropped."""
+MOST_WORDS: Final = 1024
+"""Events, and pairs of an event and a reason, that are counted; they are words of ours, some
+hundred. Should a defect make words of a peer's text, the rest counts as OTHER."""
+OTHER: Final = "other"
 Record = dict[str, object]
 
 _LOG: Final = logging.getLogger("orchestrator")
@@ -22,6 +28,10 @@ class Journal:
     def __init__(self) -> None:
         self._watchers: set[asyncio.Queue[Record | None]] = set()
         self.counters: dict[str, int] = {}
+        self.reasons: dict[tuple[str, str], int] = {}
+        """By event and reason."""
+        self.durations: dict[str, Histogram] = {}
+        """Of events that tell an `elapsed_ms`."""
 
     def tell(
         self,
@@ -41,7 +51,7 @@ class Journal:
             "reasons": words,
             **values,
         }
-        self.count(event)
+        self._take_count(event, words, values)
         shown = " ".join(f"{key}={value}" for key, value in values.items())
         extra: dict[str, object] = {"ORCH_EVENT": event, "ORCH_REASON": words}
         extra |= {f"ORCH_{key.upper()}": value for key, value in values.items()}
@@ -52,7 +62,19 @@ class Journal:
 
     def count(self, event: str) -> None:
         """For what happens too often to be told."""
-        self.counters[event] = self.counters.get(event, 0) + 1
+        key = event if event in self.counters or len(self.counters) < MOST_WORDS else OTHER
+        self.counters[key] = self.counters.get(key, 0) + 1
+
+    def _take_count(self, event: str, words: list[str], values: Mapping[str, object]) -> None:
+        self.count(event)
+        for word in words:
+            pair = (event, word)
+            if pair not in self.reasons and len(self.reasons) >= MOST_WORDS:
+                pair = (OTHER, OTHER)
+            self.reasons[pair] = self.reasons.get(pair, 0) + 1
+        elapsed = values.get("elapsed_ms")
+        if isinstance(elapsed, float):
+            self.durations.setdefault(event, Histogram()).observe(Seconds(elapsed / 1000))
 
     def _hand_over(self, queue: "asyncio.Queue[Record | None]", record: Record) -> None:
         if queue.qsize() < WATCHER_LIMIT:

@@ -1,5 +1,5 @@
-"""What charon is told about leases: a connection for each identity that has one, and one for
-newcomers, which gives them free addresses.
+"""Leases as the configuration has them, and what charon is told about them: a connection for
+each identity that has one, and one for newcomers, which gives them free addresses.
 
 Once it has them, charon narrows what an identity offers to its lease, and gives out free
 addresses by itself.
@@ -47,6 +47,21 @@ class LeasedConnections:
         self._credentials = credentials
         self._journal = journal
         self._loading = asyncio.Lock()
+
+    def honour_fixed(self) -> None:
+        """What the operator fixed for somebody belongs to nobody else, whoever had it before;
+        what is fixed no longer is a lease like any other."""
+        fixed = self._plan.static
+        for lease in self._leases.all():
+            if leases.overruled(self._plan, lease):
+                self._leases.release(lease.identity)
+                fields = {"identity": lease.identity, "vip": str(lease.vips[0])}
+                reasons = ("fixed-for-another",)
+                self._journal.tell("lease-released", reasons, fields, warning=True)
+            elif lease.static and lease.identity not in fixed:
+                self._leases.assign(lease.identity, lease.vips)
+        for identity, vips in fixed.items():
+            self._leases.assign(identity, vips, static=True)
 
     async def load_all(self) -> None:
         """Everything, as a charon that has just started needs it. Raises LeaseStoreError."""

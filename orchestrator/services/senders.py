@@ -30,7 +30,7 @@ def tell_unreachable(
 
 def restart_applications(holder: Holder, vips: Collection[IPAddress]) -> int:
     """The senders of an endpoint are on this host; returns how many flows begin again."""
-    if not holder.tally(vips)["packets"]:
+    if not holder.held(vips).packets:
         return 0
     backed_off = {sock.flow for sock in tcp_sockets(vips) if sock.backed_off}
     stalled = holder.take_stalled(vips, backed_off)

@@ -27,7 +27,8 @@ from orchestrator.core.firewall import ServerFirewall, server_ruleset
 from orchestrator.core.flows import FlowRecord
 from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent, Tunnel, TunnelUp
 from orchestrator.core.kernel import MARK_TO_SENDERS, TUN_SERVER
-from orchestrator.core.quantities import IPAddress
+from orchestrator.core.metric import Metric
+from orchestrator.core.quantities import IPAddress, Seconds
 from orchestrator.core.server_state import ServerState, server_objects
 from orchestrator.core.session_events import (
     Admitted,
@@ -53,8 +54,16 @@ from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
+from orchestrator.services.hold_report import all_held_report, held_report
 from orchestrator.services.journal import Journal
 from orchestrator.services.leased import LEASED, LeasedConnections
+from orchestrator.services.metrics import (
+    daemon_metrics,
+    firewall_metrics,
+    hold_metrics,
+    journal_metrics,
+    session_hold_metrics,
+)
 from orchestrator.services.probes import ServerProbes
 from orchestrator.services.proxy_client import ProxyLost
 from orchestrator.services.proxy_link import ProxyLink, proxy_ports
@@ -62,6 +71,14 @@ from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.release import Releaser
 from orchestrator.services.reload import reloaded
 from orchestrator.services.repair import Repair
+from orchestrator.services.server_metrics import (
+    DURATIONS,
+    each_session_metrics,
+    lease_metrics,
+    proxy_counters,
+    proxy_metrics,
+    session_metrics,
+)
 from orchestrator.services.session_report import report, tally
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire import netlink_xfrm as xfrm_news
@@ -135,7 +152,7 @@ class Server:
         objects = server_objects(self._state())
         await self._reconciler.establish(SCOPE, objects)
         await self._reconciler.apply(SCOPE, objects)
-        self._honour_fixed_addresses()
+        self._leased.honour_fixed()
         if self.config.vip.lease_time is not None:
             self._leases.expire(self.config.vip.lease_time)
         for lease in self._leases.all():
@@ -169,21 +186,6 @@ class Server:
             self._holder.stop()
             self._probes.close()
             self._reconciler.close()
-
-    def _honour_fixed_addresses(self) -> None:
-        """What the operator fixed for somebody belongs to nobody else, whoever had it before;
-        what is fixed no longer is a lease like any other."""
-        fixed = self.config.vip.static
-        for lease in self._leases.all():
-            if leases.overruled(self.config.vip, lease):
-                self._leases.release(lease.identity)
-                fields = {"identity": lease.identity, "vip": str(lease.vips[0])}
-                reasons = ("fixed-for-another",)
-                self.journal.tell("lease-released", reasons, fields, warning=True)
-            elif lease.static and lease.identity not in fixed:
-                self._leases.assign(lease.identity, lease.vips)
-        for identity, vips in fixed.items():
-            self._leases.assign(identity, vips, static=True)
 
     async def _note_presence(self) -> None:
         """So that the time a lease is kept counts from the end of its session."""
@@ -397,7 +399,7 @@ class Server:
             if self._charon_version
             else "absent",
             "sessions": tally(self._machine.by_identity.values()),
-            "held": self._holder.summary(),
+            "held": all_held_report(self._holder.held(), self._holder.total),
             "proxy": (self._proxy.problem or "running") if proxy else "off",
             "proxy_worker": self._proxy.status(),
             "repairs": self._reconciler.repairs,
@@ -415,7 +417,7 @@ class Server:
                 session,
                 self._policy,
                 flows,
-                self._holder.tally(session.vips),
+                held_report(self._holder.held(session.vips)),
                 self._leases.lookup(session.identity),
                 clock.now(),
             )
@@ -424,6 +426,25 @@ class Server:
 
     async def flows(self) -> object:
         return await self._proxy.flows() if self.config.proxy.enabled else []
+
+    async def metrics(self) -> tuple[Metric, ...]:
+        """Raises LeaseStoreError."""
+        sessions, now = self._machine.by_identity.values(), clock.now()
+        uptime, waiting = Seconds(now - self._started_at), self._driver.waiting
+        found = [
+            *daemon_metrics("server", uptime, self._charon_version, waiting, self._reconciler),
+            *session_metrics(sessions, self.config.limits.sessions),
+            *lease_metrics(self.config, self._leases.all()),
+            *journal_metrics(self.journal, DURATIONS),
+            *hold_metrics(self._holder),
+        ]
+        if self.config.metrics.per_session:
+            found += each_session_metrics(sessions, now)
+            held = {each.identity: self._holder.held(each.vips) for each in sessions}
+            found += session_hold_metrics(held)
+        if self.config.proxy.enabled:
+            found += proxy_metrics(await proxy_counters(self._proxy.path))
+        return (*found, *await firewall_metrics())
 
     def roam(self, link: str | None) -> object:
         raise NotThisRole("an endpoint roams, not a server: ask there")

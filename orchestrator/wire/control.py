@@ -3,8 +3,8 @@
 One connection carries one request and its reply; after `watch` every further line is a reply
 with one event, until either side closes. A line is one object in UTF-8, ended by a newline.
 
-    request = {"v":1,"verb":"status"|"paths"|"sessions"|"flows"|"watch"|"roam"|"reload"
-                            |"replace-proxy"|"stop"}
+    request = {"v":1,"verb":"status"|"paths"|"sessions"|"flows"|"metrics"|"watch"|"roam"
+                            |"reload"|"replace-proxy"|"stop"}
               and, with roam, "link": an interface name, or null for any
     reply   = {"ok":true,"result":…} | {"ok":false,"error":text,"remedy":text}
 """
@@ -36,6 +36,7 @@ class Verb(StrEnum):
     PATHS = "paths"
     SESSIONS = "sessions"
     FLOWS = "flows"
+    METRICS = "metrics"
     WATCH = "watch"
     ROAM = "roam"
     RELOAD = "reload"

@@ -1,24 +1,31 @@
 """`orchestrator run` as an operator meets it: starts, answers, ends; alone in its namespace."""
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from orchestrator import __version__
 from orchestrator.faces.client import NoAnswer, ask
 from orchestrator.wire.control import Request, Verb
 from tests.kernel.netns import Namespace
 
 COMMAND: Final = (sys.executable, "-m", "orchestrator")
 PATIENCE: Final = 60.0
+URL: Final = "http://127.0.0.1:9464/metrics"
 SECRET: Final = "open sesame"
 ENDPOINT: Final = """
 role = "endpoint"
@@ -87,6 +94,20 @@ def status(config: Path, daemon: "subprocess.Popen[str]") -> dict[str, Any]:
             return found
 
 
+def scrape(name: str) -> str:
+    """What is served, once it is and this metric is among it: a daemon answers its control
+    socket first, and loads its firewall last."""
+    pause = threading.Event()
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with contextlib.suppress(URLError), urlopen(URL) as answer:
+            found: str = answer.read().decode()
+            if name in found:
+                return found
+        pause.wait(0.05)
+    raise AssertionError(f"nobody serves {name}")
+
+
 def ended(daemon: "subprocess.Popen[str]", number: int) -> str:
     """Ends it with this signal; what it has said."""
     daemon.send_signal(number)
@@ -120,6 +141,43 @@ class TestRun:
             assert f"process {daemon.pid}" in second.stderr
             assert status(config, daemon)["uptime_s"] > 0
             ended(daemon, signal.SIGINT)
+
+
+@pytest.mark.usefixtures("needs_tun")
+def test_a_scraper_reads_what_it_counts(config: Path, network_namespace: Namespace) -> None:
+    """Negative control: without `[metrics] listen` nobody answers there."""
+    network_namespace.run("ip link set lo up")
+    text = config.read_text().replace('interfaces = ["lo"]', 'interfaces = ["wan0"]')
+    config.write_text(text)
+    with running(config) as daemon:
+        status(config, daemon)
+        with pytest.raises(URLError):
+            urlopen(URL)
+        ended(daemon, signal.SIGTERM)
+    config.write_text(f'{text}metrics = {{ listen = "127.0.0.1:9464" }}\n')
+    with running(config) as daemon:
+        status(config, daemon)
+        scraped = scrape("orchestrator_firewall_packets_total")
+        told = ask(config.with_name("control.sock"), Request(Verb.METRICS))
+        ended(daemon, signal.SIGTERM)
+    assert isinstance(told, dict)
+    for found in (scraped, told["text"]):
+        families = list(text_string_to_metric_families(found))  # type: ignore[no-untyped-call]
+        samples = {
+            (each.name, *each.labels.values()): each.value
+            for f in families
+            for each in f.samples
+        }
+        assert samples["orchestrator_charon_up",] == 0
+        assert samples["orchestrator_hold_dropped_packets_total", "full"] == 0
+        assert samples["orchestrator_firewall_packets_total", "leak_stopped"] == 0
+        role = "endpoint" if "endpoint" in config.name else "server"
+        assert samples["orchestrator_build_info", role, __version__] == 1
+        if role == "server":
+            assert samples["orchestrator_pool_free_addresses", "10.99.0.0/24"] == 253
+            assert samples["orchestrator_hold_memory_limit_bytes",] == 512 * 1024**2
+        else:
+            assert samples["orchestrator_state", "detached"] == 1
 
 
 @pytest.mark.usefixtures("needs_tun")

@@ -5,10 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.adapters.nftables import Nftables, NftablesChanges
+from orchestrator.adapters.nftables import Counted, Nftables, NftablesChanges, counters
 from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.errors import KernelError
-from orchestrator.core.firewall import ServerFirewall, endpoint_ruleset, server_ruleset
+from orchestrator.core.firewall import (
+    ServerCounter,
+    ServerFirewall,
+    endpoint_ruleset,
+    server_ruleset,
+)
 from orchestrator.core.kernel import Ruleset
 from tests.kernel.netns import Namespace
 from tests.kernel.proxy.lan import POOLS, PORTS, load_rules
@@ -40,6 +45,18 @@ def test_what_was_applied_is_current_also_the_second_time(tables: Namespace) -> 
 
     asyncio.run(story())
     assert "tproxy" not in tables.run("nft list ruleset")
+
+
+def test_counters_are_read_by_name(tables: Namespace) -> None:
+    assert asyncio.run(counters()) == {}
+    asyncio.run(Nftables().apply(SERVER))
+    found = asyncio.run(counters())
+    assert set(found) == set(ServerCounter)
+    assert set(found.values()) == {Counted(0, 0)}
+    tables.run("nft insert rule inet orchestrator leaving counter name leak_stopped")
+    tables.run("ip link set lo up", "ping -c 1 -s 56 127.0.0.1")
+    seen = asyncio.run(counters())[ServerCounter.LEAK_STOPPED]
+    assert (seen.packets, seen.octets) == (2, 2 * 84)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.core.flows import FlowEnded, FlowEvent, FlowOpened
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost, start_worker
+from orchestrator.services.server_metrics import proxy_counters, proxy_metrics
 from tests.kernel.proxy.conftest import Proxied
 from tests.kernel.proxy.lan import (
     PATIENCE,
@@ -190,6 +191,27 @@ def test_a_worker_without_proxy_means_that_tcp_waits_and_is_counted(lan: Lan) ->
 
 def counter(lan: Lan, name: str) -> str:
     return lan.server.run(f"nft list counter inet orchestrator {name}")
+
+
+def test_its_counters_are_metrics(own_proxied: Proxied, tmp_path: Path) -> None:
+    with serve(own_proxied.lan.peer, PEER[4]) as listener:
+        made = pair(own_proxied.lan.endpoint, listener, VIP[4])
+    transfer(made.near, made.far, MIB)
+
+    def found(path: Path) -> dict[str, object]:
+        counted = asyncio.run(proxy_counters(path))
+        return {
+            " ".join((metric.name, *sample.labels.values())): sample.value
+            for metric in proxy_metrics(counted)
+            for sample in metric.samples
+        }
+
+    now = found(own_proxied.path)
+    assert (now["proxy_up"], now["proxy_flows"], now["proxy_flows_accepted"]) == (1, 1, 1)
+    assert (now["proxy_bytes to-peer"], now["proxy_bytes to-endpoint"]) == (MIB, 0)
+    assert (now["proxy_flows_refused vip-full"], now["proxy_watchers_lost"]) == (0, 0)
+    made.close()
+    assert found(tmp_path / "nobody") == {"proxy_up": 0}
 
 
 def test_flows_are_told_to_who_watches(proxied: Proxied) -> None:

@@ -20,6 +20,8 @@ from orchestrator.core.errors import ConfigError
 from orchestrator.core.ike import CharonGone, CharonUp, Tunnel
 from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
 from orchestrator.core.session_events import Admitted, Remembered
+from orchestrator.faces.exposition import exposition
+from orchestrator.services.hold_report import held_report
 from orchestrator.services.server import Server
 
 CONFIG = """
@@ -163,12 +165,37 @@ def test_a_reload_changes_what_is_held_and_loses_nothing_that_fits(tmp_path: Pat
             CONFIG + of_bert + 'lan = { source = "server" }\n'
         )
         assert await server.reload() == {"taken": ("sessions",), "waiting": ("lan",)}
-        held = {name: server._holder.tally(mine) for name, mine in vips.items()}
+        held = {name: held_report(server._holder.held(mine)) for name, mine in vips.items()}
         assert held["anna"]["packets"] == 20
         assert (held["bert"]["packets"], held["bert"]["dropped"]) == (16, {"full": 4})
         (tmp_path / "server.toml").write_text(CONFIG + "hold = { max_packets = 0 }\n")
         with pytest.raises(ConfigError, match=r"server\.toml:9: max_packets"):
             await server.reload()
-        assert server._holder.tally(vips["anna"])["packets"] == 20
+        assert held_report(server._holder.held(vips["anna"]))["packets"] == 20
 
     in_a_server(tmp_path, work)
+
+
+@pytest.mark.usefixtures("network_namespace")
+@pytest.mark.parametrize("asked", [True, False])
+def test_sessions_are_named_only_where_the_operator_asks(
+    tmp_path: Path, *, asked: bool
+) -> None:
+    async def work(server: Server) -> None:
+        vip = ip_address("10.99.0.2")
+        await server._driver.handle(Remembered("anna", (vip,)))
+        arrive(server, [datagram(vip)] * 3)
+        found = {metric.name: metric for metric in await server.metrics()}
+        assert found["hold_packets"].samples[0].value == 3
+        assert found["hold_sessions"].samples[0].value == 1
+        away = {each.labels["state"]: each.value for each in found["sessions"].samples}
+        assert away == {"attached": 0, "away": 1, "asleep": 0}
+        assert ("session_hold_packets" in found) == asked
+        labels = [sample.labels for metric in found.values() for sample in metric.samples]
+        assert any("identity" in each for each in labels) == asked
+        if asked:
+            (sample,) = found["session_hold_packets"].samples
+            assert (sample.labels, sample.value) == ({"identity": "anna"}, 3)
+        exposition(found.values())
+
+    in_a_server(tmp_path, work, f"metrics = {{ per_session = {str(asked).lower()} }}\n")

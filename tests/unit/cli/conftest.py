@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.config.common import Control
 from orchestrator.core.flows import FlowDirection, FlowRecord, SocketAddress
+from orchestrator.core.metric import Metric, counter
 from orchestrator.core.quantities import Instant
 from orchestrator.core.relay_events import Phase
 from orchestrator.faces.control import ControlServer
@@ -164,6 +165,9 @@ class FakeDaemon:
 
     def flows(self) -> object:
         return FLOWS
+
+    async def metrics(self) -> tuple[Metric, ...]:
+        return (counter("repairs", "Objects that others changed.", 3),)
 
     def roam(self, link: str | None) -> object:
         if link == "wlan9":

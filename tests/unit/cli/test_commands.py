@@ -92,12 +92,26 @@ class TestAsking:
         assert json.loads(captured.out) == {"error": "not here", "remedy": ""}
         assert captured.err == ""
 
+    def test_metrics_are_text_or_objects(self, running: Running, capsys: Capture) -> None:
+        assert execute(["metrics", "--socket", str(running.socket)]) == 0
+        text = capsys.readouterr().out
+        assert "orchestrator_repairs_total 3.0\n" in text
+        assert text.endswith("\n# EOF\n")
+        assert execute(["metrics", "--json", "--socket", str(running.socket)]) == 0
+        assert json.loads(capsys.readouterr().out)[0] == {
+            "name": "repairs",
+            "kind": "counter",
+            "about": "Objects that others changed.",
+            "samples": [{"value": 3, "labels": {}}],
+        }
+
     def test_without_a_daemon_says_so(self, tmp_path: Path, capsys: Capture) -> None:
         for verb in (
             "status",
             "paths",
             "sessions",
             "flows",
+            "metrics",
             "watch",
             "roam",
             "reload",

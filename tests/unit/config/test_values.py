@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ READERS: tuple[Callable[[object], object], ...] = (
     values.lifetime,
     values.size,
     values.address,
+    values.listen_address,
     values.network,
     values.fixed_vips,
     values.assigned_vips,
@@ -88,6 +90,28 @@ def test_shows_sizes_as_it_reads_them(octets: int) -> None:
 def test_refuses_what_is_no_address_of_a_host(written: object) -> None:
     with pytest.raises(BadValue):
         values.address(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        ("127.0.0.1:9464", "127.0.0.1", 9464),
+        ("[::1]:1", "::1", 1),
+        ("0.0.0.0:65535", "0.0.0.0", 65535),
+    ],
+)
+def test_reads_where_to_listen(written: str, host: str, port: int) -> None:
+    assert values.listen_address(written) == (ip_address(host), port)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:+1", "::1:9464",
+     "[::1]", "[127.0.0.1]:1", ":9464", "localhost:9464", 9464],
+)  # fmt: skip
+def test_refuses_what_is_no_address_with_a_port(written: object) -> None:
+    with pytest.raises(BadValue):
+        values.listen_address(written)
 
 
 def test_tells_the_network_that_was_meant() -> None:

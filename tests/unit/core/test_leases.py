@@ -16,6 +16,7 @@ from orchestrator.core.leases import (
     Refuse,
     decide,
     fits,
+    free,
     names_many,
     next_free,
     overruled,
@@ -39,6 +40,16 @@ def lease(identity: str, *texts: str) -> Lease:
 
 PLAN = Plan()
 FIXED = Plan(static={"truck": vips("10.99.0.3", "fd00:99::7")})
+
+
+def test_free_is_what_may_be_given_and_belongs_to_nobody() -> None:
+    small, large = PLAN.pools
+    assert free(small, PLAN, ()) == 5, "of eight: no network, router or broadcast address"
+    assert free(large, PLAN, ()) == 2**64 - 2
+    held = [lease("a", "10.99.0.2", "fd00:99::2"), lease("moved", "10.98.0.2")]
+    assert free(small, PLAN, held) == 4
+    assert free(small, FIXED, held) == 3
+    assert free(small, FIXED, [lease("truck", "10.99.0.3")]) == 4
 
 
 class TestNewcomers:

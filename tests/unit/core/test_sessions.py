@@ -488,6 +488,10 @@ class TestAbsence:
         told = story.tells[-1]
         assert told.what == "away"
         assert told.reasons == {SessionReason.UNHEARD}
+        story.admits(OVER_LTE)
+        story.waits(1)
+        story.probed(2, OVER_LTE)
+        assert story.tells[-1].fields == {"pop": LTE.pop, "elapsed_ms": 2000.0}
 
     def test_a_new_patience_holds_for_those_who_are_away_already(self) -> None:
         story = attached()

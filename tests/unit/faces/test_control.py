@@ -1,7 +1,6 @@
 """The control socket, over a real one: who is answered, what is kept, what is cut off."""
 
 import asyncio
-import itertools
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ import signal
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -20,10 +19,12 @@ import pytest
 
 from orchestrator.config.common import Control
 from orchestrator.core.errors import CharonError, OrchestratorError
+from orchestrator.core.metric import Metric, counter
 from orchestrator.core.quantities import Seconds
 from orchestrator.faces.control import ControlLimits, ControlServer, Peer
 from orchestrator.faces.lock import AlreadyRunning, DaemonLock
 from orchestrator.wire.control import NotThisRole, Refused, Request, Verb, encode_request
+from tests.unit.faces.waiting import run, until
 
 NOBODY = 65534
 GROUP = "daemon"
@@ -58,6 +59,9 @@ class FakeDaemon:
     async def flows(self) -> object:
         await asyncio.sleep(0)
         return []
+
+    async def metrics(self) -> tuple[Metric, ...]:
+        return (counter("repairs", "Objects that others changed.", 3),)
 
     async def roam(self, link: str | None) -> object:
         if link == "wlan9":
@@ -106,21 +110,6 @@ def folder() -> Iterator[Path]:
     made.chmod(0o755)
     yield made
     shutil.rmtree(made)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in itertools.count():
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(20):
-            await story
-
-    asyncio.run(bounded())
 
 
 def _unexpected_stop() -> None:

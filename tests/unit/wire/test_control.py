@@ -35,6 +35,7 @@ REQUESTS = [
     (Request(Verb.WATCH), b'{"v":1,"verb":"watch"}\n'),
     (Request(Verb.ROAM), b'{"v":1,"verb":"roam","link":null}\n'),
     (Request(Verb.ROAM, "wlan0"), b'{"v":1,"verb":"roam","link":"wlan0"}\n'),
+    (Request(Verb.METRICS), b'{"v":1,"verb":"metrics"}\n'),
     (Request(Verb.RELOAD), b'{"v":1,"verb":"reload"}\n'),
     (Request(Verb.REPLACE_PROXY), b'{"v":1,"verb":"replace-proxy"}\n'),
     (Request(Verb.STOP), b'{"v":1,"verb":"stop"}\n'),

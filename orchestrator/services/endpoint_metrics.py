@@ -1,0 +1,42 @@
+"""An endpoint's metrics: where it is, how it got there, how its path does."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from orchestrator.core.liveness import PathHealth
+from orchestrator.core.metric import Metric, counter, gauge, one_of
+from orchestrator.core.mobility import Mobility
+from orchestrator.core.mobility_events import State
+from orchestrator.core.quantities import Instant
+
+DURATIONS: Final = {
+    "attached": (
+        "handover_seconds",
+        "From the loss of a path, or the flip, to the first answer.",
+    ),
+}
+
+
+def endpoint_metrics(machine: Mobility, now: Instant, frozen: int) -> Iterator[Metric]:
+    """`frozen` is how many sockets of applications have their limits of patience lifted."""
+    yield one_of("state", "1 for the state that it is in.", "state", machine.state, State)
+    yield gauge("state_seconds", "Since when it is in it.", now - machine.since)
+    yield counter("roams", "Changes of link, own address or server address.", machine.roams)
+    yield gauge("paths", "Usable ways to the server.", len(machine.paths))
+    tunnels = sum(machine.tunnel_of(path) is not None for path in machine.paths)
+    yield gauge("tunnels", "Of them, those with a tunnel.", tunnels)
+    yield gauge("frozen_sockets", "Applications' sockets whose limits are lifted.", frozen)
+    liveness = machine.liveness
+    yield gauge(
+        "probe_rtt_seconds",
+        "Smoothed round trip of the active path (RFC 6298).",
+        liveness.srtt if liveness else None,
+    )
+    yield gauge(
+        "probe_rtt_variation_seconds",
+        "How much it varies.",
+        liveness.rttvar if liveness and liveness.srtt is not None else None,
+    )
+    if liveness is not None:
+        health = liveness.health(now)
+        yield one_of("path_health", "1 for how the path is.", "health", health, PathHealth)
