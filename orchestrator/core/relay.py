@@ -9,6 +9,7 @@ The rules:
 
 1. Bytes are read only into an empty queue, and at most `limit` at once. What does not fit waits
    in the kernel, where the window closes: back-pressure is honest and the queue is bounded.
+   Where there is no room in memory (NO_ROOM) nothing is read until there is (ROOM).
 2. Before the dialled leg answers, nothing is read from the accepted one.
 3. A FIN is passed on after every byte before it. One direction may end long before the other.
 4. When both FINs are passed on, the legs stay until their far ends have acknowledged all: a
@@ -17,86 +18,28 @@ The rules:
    it. A reset for a patient leg waits behind the bytes before it (and so is still there when
    the far end returns); for any other it is passed on at once, bytes or not.
 6. A dial that fails resets the leg that waited for it.
-7. Each act is asked once and answered once: READ by READ, DRY, END or READ_FAILED; WRITE by
-   WROTE or FAULT; WATCH by DRAINED or FAULT. SHUTDOWN, RESET and CLOSE have no answer.
+7. Each act is asked once and answered once: READ by READ, DRY, END, READ_FAILED or NO_ROOM;
+   WRITE by WROTE or FAULT; WATCH by DRAINED or FAULT; SPOOL by SPOOLED, DRY, BEHIND or
+   SPOOL_FULL; UNSPOOL by UNSPOOLED, NO_ROOM or SPOOL_LOST. SHUTDOWN, RESET and CLOSE have none.
 8. A refused event changes nothing. Once the flow is over, late events change nothing either.
 9. A relay that stands can be carried to another process: `export` says all that counts but the
-   bytes queued. What was asked and not answered is not among it: the restored one asks anew.
+   bytes. What was asked and not answered is not among it, nor who is away and where there is
+   no room: the restored one asks anew.
+10. What a patient leg cannot take while its far end is AWAY is spooled. The spool stands behind
+   the queue and before the source: nothing is read into the queue while the spool holds bytes.
+   A FIN, an error and a reset stay at the source until everything before them has gone.
 
-Each half-stream is a row of the table below:
-
-    WAITING ─CONNECTED─> READING ─READ─> WRITING ─WROTE all─> READING …
-                         READING ─END─> ENDED              (FIN passed on)
-                         READING ─READ_FAILED─> BROKEN     (reset owed to the far leg)
-    any ─the leg it goes to is lost─> DROPPED
+Each half-stream is a row of `relay_table`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum, IntEnum
+from collections.abc import Callable
 from typing import ClassVar, Final
 
 from orchestrator.core.errors import IllegalEvent
 from orchestrator.core.relay_events import Act, Event, Leg, Outcome, Phase, Step, Steps
+from orchestrator.core.relay_state import Half, RelayState, StreamState
+from orchestrator.core.relay_table import ANSWERED, NEXT, Verdict
 
-
-class Half(IntEnum):
-    """The state of one half-stream."""
-
-    WAITING = 0
-    READING = 1
-    """the queue is empty"""
-    WRITING = 2
-    """the queue holds bytes"""
-    ENDED = 3
-    """the FIN was passed on"""
-    BROKEN = 4
-    """its source is lost; a reset waits behind what its destination has not acknowledged"""
-    DROPPED = 5
-    """its destination is lost, nothing goes this way any more"""
-
-
-class Verdict(Enum):
-    """What a cell of the table says when it does not name the next state."""
-
-    STAY = "stay"
-    REFUSE = "refuse"
-
-
-_R, _Q, _E, _B, _D = Half.READING, Half.WRITING, Half.ENDED, Half.BROKEN, Half.DROPPED
-_S, _X = Verdict.STAY, Verdict.REFUSE
-
-COLUMNS: Final = (
-    Event.CONNECTED,
-    Event.READ,
-    Event.DRY,
-    Event.END,
-    Event.READ_FAILED,
-    Event.WROTE,
-    Event.FAULT,
-)
-# The half-stream that comes from the event's leg; for WROTE and FAULT the one that goes to it.
-# WROTE goes on only when the queue is empty. What is not a column concerns the flow, not one
-# half-stream; READABLE, HANGUP and WRITABLE are noted in every state.
-# fmt: off
-TABLE: Final[Mapping[Half, tuple[Half | Verdict, ...]]] = {
-    #              CONN  READ  DRY   END   FAILED WROTE FAULT
-    Half.WAITING: (_R,   _X,   _X,   _X,   _X,    _X,   _D),
-    Half.READING: (_X,   _Q,   _S,   _E,   _B,    _X,   _D),
-    Half.WRITING: (_X,   _X,   _X,   _X,   _X,    _R,   _D),
-    Half.ENDED:   (_X,   _X,   _X,   _X,   _X,    _X,   _D),
-    Half.BROKEN:  (_X,   _X,   _X,   _X,   _X,    _X,   _D),
-    Half.DROPPED: (_X,   _S,   _S,   _S,   _S,    _S,   _S),
-}
-# fmt: on
-_NEXT: Final = tuple(
-    tuple(
-        TABLE[half][COLUMNS.index(event)] if event in COLUMNS else Verdict.REFUSE
-        for event in Event
-    )
-    for half in Half
-)
-"""The table by number: hashing an enum is a call into Python, indexing by one is not."""
 _NOTHING: Final[Steps] = ()
 _STEPS: Final = tuple(tuple((Step(act, leg),) for leg in Leg) for act in Act)
 """Every answer of one step, made once: a busy relay gives some 100,000 answers a second."""
@@ -111,12 +54,17 @@ class _Stream:
 
     __slots__ = (
         "asked",
+        "away",
+        "full",
         "hangup",
         "moved",
         "queued",
         "readable",
         "source",
+        "spooled",
         "state",
+        "stinted",
+        "whole",
         "writable",
     )
 
@@ -126,72 +74,20 @@ class _Stream:
         self.readable = False
         self.hangup = False
         self.writable = False
-        self.asked = False
-        """a READ or WRITE was asked and not answered yet"""
+        self.asked: Act | None = None
+        """what was asked and not answered yet"""
         self.queued = 0
         self.moved = 0
         """bytes written to the destination, ever"""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """One half-stream of a relay that stands."""
-
-    half: Half
-    readable: bool
-    hangup: bool
-    writable: bool
-    queued: int
-    """bytes"""
-    moved: int
-    """bytes"""
-
-
-@dataclass(frozen=True, slots=True)
-class RelayState:
-    """A relay that stands, as a value. Raises ValueError for what no relay can be in."""
-
-    dialled: Leg
-    limit: int
-    patient: frozenset[Leg]
-    lost: Leg | None
-    watched: frozenset[Leg]
-    """whose far end has been waited for"""
-    drained: frozenset[Leg]
-    streams: tuple[StreamState, StreamState]
-    """from INNER, from OUTER"""
-
-    def __post_init__(self) -> None:
-        halves = [stream.half for stream in self.streams]
-        if self.limit < 1:
-            raise ValueError("a relay that may queue nothing")
-        for stream in self.streams:
-            if not 0 <= stream.queued <= self.limit or stream.moved < 0:
-                raise ValueError(f"{stream.queued} bytes queued, {stream.moved} moved")
-            if (stream.half is Half.WRITING) is not bool(stream.queued):
-                raise ValueError(f"{stream.queued} bytes queued in {stream.half.name}")
-        if halves.count(Half.WAITING) == 1:
-            raise ValueError("one half-stream waits for the dial, the other does not")
-        if not self.drained <= self.watched:
-            raise ValueError("a leg is drained that was not watched")
-        if self.lost is None:
-            if Half.BROKEN in halves or Half.DROPPED in halves:
-                raise ValueError("a half-stream is lost, and no leg")
-        elif halves[1 - self.lost] is not Half.DROPPED or halves[self.lost] not in _OWED:
-            raise ValueError(f"{self.lost.name} is lost, and its half-streams are not")
-
-    @property
-    def dialing(self) -> bool:
-        return self.streams[0].half is Half.WAITING
-
-    @property
-    def awaited(self) -> frozenset[Leg]:
-        """The legs whose DRAINED is still to come."""
-        return self.watched - self.drained
-
-
-_OWED: Final = (Half.READING, Half.WRITING, Half.BROKEN)
-"""What the half-stream from a lost leg can be in while the flow stands."""
+        self.stinted = False
+        """there was no room in memory"""
+        self.away = False
+        """the destination's far end is, and there is a spool"""
+        self.spooled = 0
+        self.full = False
+        """the spool"""
+        self.whole = False
+        """nothing but an end is left at the source for the spool"""
 
 
 class Relay:
@@ -231,7 +127,7 @@ class Relay:
             stream.state = was.half
             stream.readable, stream.hangup = was.readable, was.hangup
             stream.writable = was.writable
-            stream.queued, stream.moved = was.queued, was.moved
+            stream.queued, stream.moved, stream.spooled = was.queued, was.moved, was.spooled
         return relay
 
     def demands(self) -> Steps:
@@ -248,6 +144,7 @@ class Relay:
                 stream.writable,
                 stream.queued,
                 stream.moved,
+                stream.spooled,
             )
             for stream in self._streams
         )
@@ -264,6 +161,17 @@ class Relay:
     def queued(self, source: Leg) -> int:
         """Bytes read from `source` and not written to the other leg yet."""
         return self._streams[source].queued
+
+    def spooled(self, source: Leg) -> int:
+        """Bytes from `source` that wait in its spool, behind the queue."""
+        return self._streams[source].spooled
+
+    def stuck(self, source: Leg) -> bool:
+        """Whether bytes from `source` wait for the other leg, or for room."""
+        stream = self._streams[source]
+        if stream.state is Half.WRITING or stream.state is Half.LOADING:
+            return True
+        return stream.state is Half.READING and stream.stinted
 
     def moved(self, source: Leg) -> int:
         """Bytes from `source` that were written to the other leg, ever."""
@@ -329,15 +237,60 @@ class Relay:
         return self._demand(stream)
 
     def _demand(self, stream: _Stream) -> Steps:
-        if stream.asked:
+        if stream.asked is not None:
             return _NOTHING
-        if stream.state is Half.READING and stream.readable:
-            stream.asked = True
-            return _STEPS[Act.READ][stream.source]
-        if stream.state is Half.WRITING and stream.writable:
-            stream.asked = True
+        state = stream.state
+        act: Act
+        if state is Half.READING and stream.readable and not stream.stinted:
+            act = Act.READ
+        elif state is Half.WRITING and stream.writable:
+            stream.asked = Act.WRITE
             return _STEPS[Act.WRITE][1 - stream.source]
+        elif state is Half.LOADING and stream.writable and not stream.stinted:
+            act = Act.UNSPOOL
+        elif stream.away and self._may_spool(stream):
+            act = Act.SPOOL
+        else:
+            return _NOTHING
+        stream.asked = act
+        return _STEPS[act][stream.source]
+
+    def _may_spool(self, stream: _Stream) -> bool:
+        return (
+            stream.readable
+            and not stream.full
+            and not stream.whole
+            and stream.state in (Half.READING, Half.WRITING, Half.LOADING)
+        )
+
+    # ---- who is away, and where there is room
+
+    def _away(self, leg: Leg, _count: int) -> Steps:
+        if leg not in self.patient:
+            raise IllegalEvent(f"AWAY at {leg.name}, which is not patient")
+        stream = self._streams[1 - leg]
+        stream.away = True
+        return self._demand(stream)
+
+    def _back(self, leg: Leg, _count: int) -> Steps:
+        self._streams[1 - leg].away = False
         return _NOTHING
+
+    def _room(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        stream.stinted = False
+        return self._demand(stream)
+
+    def _spool_room(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        stream.full = False
+        return self._demand(stream)
+
+    def _no_room(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        self._answer(stream, Event.NO_ROOM)
+        stream.stinted = True
+        return self._demand(stream)
 
     # ---- answers to READ
 
@@ -349,15 +302,18 @@ class Relay:
         if stream.state is Half.DROPPED:
             return _NOTHING
         stream.queued = count
+        self._note_short(stream, count)
+        return self._demand(stream)
+
+    def _note_short(self, stream: _Stream, count: int) -> None:
         if count < self.limit and not stream.hangup:
             stream.readable = False
-        return self._demand(stream)
 
     def _dry(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
         self._answer(stream, Event.DRY)
         stream.readable = False
-        return _NOTHING
+        return self._demand(stream)
 
     def _end(self, leg: Leg, _count: int) -> Steps:
         # The error was met by a write, which consumed it; the end behind it only looks orderly.
@@ -377,6 +333,47 @@ class Relay:
         self._answer(stream, Event.READ_FAILED)
         return self._fault(leg, 0)
 
+    # ---- answers to SPOOL and UNSPOOL
+
+    def _spool(self, leg: Leg, count: int) -> Steps:
+        stream = self._streams[leg]
+        if not 0 < count <= self.limit:
+            raise IllegalEvent(f"SPOOLED {count} bytes, {self.limit} at most were asked")
+        self._answer(stream, Event.SPOOLED)
+        if stream.state is Half.DROPPED:
+            return _NOTHING
+        stream.spooled += count
+        self._note_short(stream, count)
+        return self._demand(stream)
+
+    def _spool_full(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        self._answer(stream, Event.SPOOL_FULL)
+        stream.full = True
+        return self._demand(stream)
+
+    def _behind(self, leg: Leg, _count: int) -> Steps:
+        stream = self._streams[leg]
+        self._answer(stream, Event.BEHIND)
+        stream.whole = True
+        return self._demand(stream)
+
+    def _unspool(self, leg: Leg, count: int) -> Steps:
+        stream = self._streams[leg]
+        if not 0 < count <= min(self.limit, stream.spooled) and stream.state is Half.LOADING:
+            raise IllegalEvent(f"UNSPOOLED {count} bytes, {stream.spooled} were spooled")
+        self._answer(stream, Event.UNSPOOLED)
+        if stream.state is Half.DROPPED:
+            return _NOTHING
+        stream.queued = count
+        stream.spooled -= count
+        return self._demand(stream)
+
+    def _spool_lost(self, leg: Leg, _count: int) -> Steps:
+        if self._streams[leg].asked is not Act.UNSPOOL:
+            raise IllegalEvent(f"SPOOL_LOST at {leg.name} was not asked for")
+        return self._over(Outcome.SPOOL_LOST, reset=(Leg.INNER, Leg.OUTER))
+
     # ---- answers to WRITE
 
     def _wrote(self, leg: Leg, count: int) -> Steps:
@@ -390,6 +387,8 @@ class Relay:
         stream.moved += count
         if stream.queued:
             stream.writable = False
+        elif stream.spooled:
+            stream.state = Half.LOADING
         return self._demand(stream)
 
     # ---- the end
@@ -399,7 +398,7 @@ class Relay:
         onward, back = self._streams[leg], self._streams[far]
         dialing = onward.state is Half.WAITING
         self._go(back, Event.FAULT)
-        back.queued = 0
+        back.queued = back.spooled = 0
         first = self._lost is None
         lost = leg if self._lost is None else self._lost
         self._lost = lost
@@ -449,8 +448,8 @@ class Relay:
     # ---- the table
 
     def _go(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
-        target = _NEXT[stream.state][event]
-        if target is _X:
+        target = NEXT[stream.state][event]
+        if target is Verdict.REFUSE:
             raise IllegalEvent(
                 f"{event.name} while {stream.source.name} is {stream.state.name}"
             )
@@ -458,10 +457,10 @@ class Relay:
             stream.state = target
 
     def _answer(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
-        if not stream.asked:
+        if stream.asked not in ANSWERED[event]:
             raise IllegalEvent(f"{event.name} at {stream.source.name} was not asked for")
         self._go(stream, event, goes=goes)
-        stream.asked = False
+        stream.asked = None
 
     _HANDLERS: ClassVar[tuple[Callable[["Relay", Leg, int], Steps], ...]] = (
         _connected,
@@ -477,5 +476,15 @@ class Relay:
         _fault,
         _drain,
         _abort,
+        _no_room,
+        _room,
+        _away,
+        _back,
+        _spool,
+        _spool_full,
+        _spool_room,
+        _behind,
+        _unspool,
+        _spool_lost,
     )
     """In the order of Event."""

@@ -40,6 +40,27 @@ class Event(IntEnum):
     """the far end of the leg acknowledged all that was written, FIN included"""
     ABORT = 12
     """the operator or a limit ends the flow"""
+    NO_ROOM = 13
+    """nothing was read from the leg, or taken from its spool: a limit of memory is reached"""
+    ROOM = 14
+    """there is room in memory for bytes from the leg, after NO_ROOM"""
+    AWAY = 15
+    """the far end of the leg does not answer; there is a spool for what is sent to it"""
+    BACK = 16
+    """it answers again"""
+    SPOOLED = 17
+    """`count` bytes were read from the leg and are in its spool, as after READ"""
+    SPOOL_FULL = 18
+    """nothing was read from the leg: its spool takes no more"""
+    SPOOL_ROOM = 19
+    """the leg's spool may take more, after SPOOL_FULL"""
+    BEHIND = 20
+    """nothing was read from the leg: its FIN, or an error, is what comes next. It is met again
+    by a READ when all before it has gone; an error is a FAULT besides."""
+    UNSPOOLED = 21
+    """`count` bytes went from the leg's spool into its empty queue"""
+    SPOOL_LOST = 22
+    """the disk does not give back what is in the leg's spool"""
 
 
 class Act(IntEnum):
@@ -55,6 +76,10 @@ class Act(IntEnum):
     """close the leg with an RST"""
     CLOSE = 5
     """close the leg; nothing is left to be sent"""
+    SPOOL = 6
+    """read at most `limit` bytes from the leg and append them to its spool"""
+    UNSPOOL = 7
+    """take at most `limit` bytes from the leg's spool into its empty queue"""
 
 
 class Step(NamedTuple):
@@ -84,3 +109,5 @@ class Outcome(StrEnum):
     RESET_BY_PEER = "reset-by-peer"
     DIAL_FAILED = "dial-failed"
     ABORTED = "aborted"
+    SPOOL_LOST = "spool-lost"
+    """what was acknowledged could not be read from the disk: both sides are told by a reset"""

@@ -37,8 +37,8 @@ from orchestrator.core.flows import (
     SocketAddress,
 )
 from orchestrator.core.quantities import Instant
-from orchestrator.core.relay import Half, RelayState, StreamState
 from orchestrator.core.relay_events import Leg
+from orchestrator.core.relay_state import Half, RelayState, StreamState
 from orchestrator.wire.json_fields import Fields
 from orchestrator.wire.proxy_control import (
     LINE_OCTETS,

@@ -8,11 +8,15 @@ from hypothesis import strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.core.errors import IllegalEvent
-from orchestrator.core.relay import COLUMNS, TABLE, Half, Relay, Verdict
+from orchestrator.core.relay import Relay
 from orchestrator.core.relay_events import Act, Event, Leg, Outcome, Phase, Step, Steps
+from orchestrator.core.relay_state import Half
+from orchestrator.core.relay_table import COLUMNS, TABLE, Verdict
 
 INNER, OUTER = Leg.INNER, Leg.OUTER
 LIMIT = 8
+SPOOL_CHUNKS = 3
+"""In a spool, at most."""
 
 
 def opened(patient: Iterable[Leg] = ()) -> Relay:
@@ -35,6 +39,8 @@ READ_INNER = (step(Act.READ, INNER),)
 READ_OUTER = (step(Act.READ, OUTER),)
 WRITE_INNER = (step(Act.WRITE, INNER),)
 WRITE_OUTER = (step(Act.WRITE, OUTER),)
+SPOOL_OUTER = (step(Act.SPOOL, OUTER),)
+UNSPOOL_OUTER = (step(Act.UNSPOOL, OUTER),)
 
 
 class TestDialogues:
@@ -218,6 +224,104 @@ class TestDialogues:
         assert relay.outcome is Outcome.ABORTED
         assert relay.phase is Phase.OVER
 
+    def test_reads_no_more_where_there_is_no_room_in_memory(self) -> None:
+        says(
+            opened(),
+            (Event.READABLE, INNER, 0, READ_INNER),
+            (Event.NO_ROOM, INNER, 0, ()),
+            (Event.READABLE, INNER, 0, ()),
+            (Event.ROOM, INNER, 0, READ_INNER),
+        )
+
+    def test_spools_what_an_absent_far_end_cannot_take_and_writes_it_in_order(self) -> None:
+        relay = opened(patient=[INNER])
+        says(
+            relay,
+            (Event.READABLE, OUTER, 0, READ_OUTER),
+            (Event.READ, OUTER, LIMIT, WRITE_INNER),
+            (Event.WROTE, INNER, 2, ()),
+            (Event.AWAY, INNER, 0, SPOOL_OUTER),
+            (Event.SPOOLED, OUTER, LIMIT, SPOOL_OUTER),
+            (Event.SPOOLED, OUTER, 3, ()),
+            (Event.READABLE, OUTER, 0, SPOOL_OUTER),
+            (Event.WRITABLE, INNER, 0, ()),
+            (Event.DRY, OUTER, 0, WRITE_INNER),
+            (Event.WROTE, INNER, 6, UNSPOOL_OUTER),
+            (Event.UNSPOOLED, OUTER, LIMIT, WRITE_INNER),
+            (Event.WROTE, INNER, LIMIT, UNSPOOL_OUTER),
+            (Event.READABLE, OUTER, 0, ()),
+            (Event.UNSPOOLED, OUTER, 3, WRITE_INNER),
+            (Event.WROTE, INNER, 3, READ_OUTER),
+        )
+        assert relay.moved(OUTER) == 2 * LIMIT + 3
+
+    def test_a_far_end_that_is_only_slow_is_not_spooled_for(self) -> None:
+        says(
+            opened(patient=[INNER]),
+            (Event.READABLE, OUTER, 0, READ_OUTER),
+            (Event.READ, OUTER, LIMIT, WRITE_INNER),
+            (Event.WROTE, INNER, 2, ()),
+            (Event.AWAY, INNER, 0, SPOOL_OUTER),
+            (Event.SPOOLED, OUTER, LIMIT, SPOOL_OUTER),
+            (Event.BACK, INNER, 0, ()),
+            (Event.SPOOLED, OUTER, LIMIT, ()),
+        )
+
+    def test_a_full_spool_closes_the_window_until_there_is_room(self) -> None:
+        relay = _spooling()
+        says(
+            relay,
+            (Event.SPOOL_FULL, OUTER, 0, ()),
+            (Event.READABLE, OUTER, 0, ()),
+            (Event.SPOOL_ROOM, OUTER, 0, SPOOL_OUTER),
+        )
+
+    def test_where_memory_is_short_bytes_go_to_the_spool_at_once(self) -> None:
+        says(
+            _stinted(),
+            (Event.AWAY, INNER, 0, SPOOL_OUTER),
+            (Event.SPOOLED, OUTER, LIMIT, SPOOL_OUTER),
+            (Event.SPOOLED, OUTER, 1, ()),
+            (Event.BACK, INNER, 0, ()),
+            (Event.ROOM, OUTER, 0, UNSPOOL_OUTER),
+            (Event.NO_ROOM, OUTER, 0, ()),
+        )
+
+    def test_a_fin_behind_the_spool_is_passed_on_behind_its_bytes(self) -> None:
+        says(
+            _spooled(),
+            (Event.HANGUP, OUTER, 0, SPOOL_OUTER),
+            (Event.BEHIND, OUTER, 0, ()),
+            (Event.WRITABLE, INNER, 0, WRITE_INNER),
+            (Event.WROTE, INNER, 5, UNSPOOL_OUTER),
+            (Event.UNSPOOLED, OUTER, 4, WRITE_INNER),
+            (Event.WROTE, INNER, 4, READ_OUTER),
+            (Event.END, OUTER, 0, (step(Act.SHUTDOWN, INNER),)),
+        )
+
+    def test_a_reset_behind_the_spool_waits_behind_its_bytes(self) -> None:
+        says(
+            _spooled(),
+            (Event.FAULT, OUTER, 0, SPOOL_OUTER),
+            (Event.BEHIND, OUTER, 0, ()),
+            (Event.WRITABLE, INNER, 0, WRITE_INNER),
+            (Event.WROTE, INNER, 5, UNSPOOL_OUTER),
+            (Event.UNSPOOLED, OUTER, 4, WRITE_INNER),
+            (Event.WROTE, INNER, 4, READ_OUTER),
+            (Event.END, OUTER, 0, (step(Act.WATCH, INNER),)),
+            (Event.DRAINED, INNER, 0, (step(Act.RESET, INNER), step(Act.CLOSE, OUTER))),
+        )
+
+    def test_nothing_is_spooled_for_a_leg_that_is_not_patient(self) -> None:
+        with pytest.raises(IllegalEvent, match="not patient"):
+            opened(patient=[INNER]).handle(Event.AWAY, OUTER)
+
+    def test_both_are_told_when_the_disk_does_not_give_back_what_it_was_given(self) -> None:
+        relay = _loading()
+        answer = (step(Act.RESET, INNER), step(Act.RESET, OUTER))
+        says(relay, (Event.SPOOL_LOST, OUTER, 0, answer))
+        assert relay.outcome is Outcome.SPOOL_LOST
+
 
 class TestTable:
     def test_every_state_goes_stays_or_refuses_for_every_column(self) -> None:
@@ -228,7 +332,7 @@ class TestTable:
             assert set(row) <= verdicts
 
     @pytest.mark.parametrize("event", list(Event))
-    @pytest.mark.parametrize("story", range(7))
+    @pytest.mark.parametrize("story", range(11))
     def test_every_event_in_every_state_is_answered_or_refused_without_change(
         self, story: int, event: Event
     ) -> None:
@@ -276,6 +380,33 @@ def _owing_a_reset() -> Relay:
     return relay
 
 
+def _spooling() -> Relay:
+    relay = _writing()
+    relay.handle(Event.WROTE, INNER, 3)
+    relay.handle(Event.AWAY, INNER)
+    return relay
+
+
+def _spooled() -> Relay:
+    relay = _spooling()
+    relay.handle(Event.SPOOLED, OUTER, 4)
+    return relay
+
+
+def _loading() -> Relay:
+    relay = _spooled()
+    relay.handle(Event.WRITABLE, INNER)
+    relay.handle(Event.WROTE, INNER, 5)
+    return relay
+
+
+def _stinted() -> Relay:
+    relay = opened(patient=[INNER])
+    relay.handle(Event.READABLE, OUTER)
+    relay.handle(Event.NO_ROOM, OUTER)
+    return relay
+
+
 STORIES = (
     lambda: Relay(dialled=OUTER, limit=LIMIT),
     opened,
@@ -284,6 +415,10 @@ STORIES = (
     _half_closed,
     _closing,
     _owing_a_reset,
+    _spooling,
+    _spooled,
+    _loading,
+    _stinted,
 )
 
 
@@ -294,6 +429,7 @@ def snapshot(relay: Relay) -> tuple[object, ...]:
         *(relay.state(leg) for leg in Leg),
         *(relay.queued(leg) for leg in Leg),
         *(relay.moved(leg) for leg in Leg),
+        *(relay.spooled(leg) for leg in Leg),
     )
 
 
@@ -330,9 +466,12 @@ class RelayBetweenSockets(RuleBasedStateMachine):
         self.sockets = {leg: FakeSocket(capacity=12) for leg in Leg}
         self.queues = {leg: bytearray() for leg in Leg}
         self.sent = {leg: bytearray() for leg in Leg}
+        self.spools = {leg: deque[bytes]() for leg in Leg}
         self.todo: deque[Step] = deque()
         self.watched: set[Leg] = set()
         self.serial = 0
+        self.crowded = False
+        self.disk = SPOOL_CHUNKS
 
     def tell(self, event: Event, leg: Leg, count: int = 0) -> None:
         self.todo.extend(self.relay.handle(event, leg, count))
@@ -398,6 +537,27 @@ class RelayBetweenSockets(RuleBasedStateMachine):
                 self.watched.discard(leg)
                 self.tell(Event.DRAINED, leg)
 
+    # ---- who is away, and where there is room
+
+    @rule(leg=strategies.sampled_from(Leg), away=strategies.booleans())
+    def far_end_is_away_or_back(self, leg: Leg, away: bool) -> None:
+        if leg in self.patient:
+            self.tell(Event.AWAY if away else Event.BACK, leg)
+
+    @rule(crowded=strategies.booleans())
+    def memory_is_short_or_not(self, crowded: bool) -> None:
+        self.crowded = crowded
+        if not crowded:
+            for leg in Leg:
+                self.tell(Event.ROOM, leg)
+
+    @rule(chunks=strategies.integers(0, SPOOL_CHUNKS))
+    def disk_has_room(self, chunks: int) -> None:
+        self.disk = chunks
+        if chunks:
+            for leg in Leg:
+                self.tell(Event.SPOOL_ROOM, leg)
+
     # ---- the pump
 
     @precondition(lambda self: self.todo)
@@ -405,11 +565,15 @@ class RelayBetweenSockets(RuleBasedStateMachine):
     def pump_does_one_act(self) -> None:
         act, leg = self.todo.popleft()
         socket = self.sockets[leg]
-        if not self.running and act in (Act.READ, Act.WRITE, Act.WATCH, Act.SHUTDOWN):
+        if not self.running and act not in (Act.RESET, Act.CLOSE):
             return
         match act:
             case Act.READ:
                 self.read(leg)
+            case Act.SPOOL:
+                self.spool(leg)
+            case Act.UNSPOOL:
+                self.unspool(leg)
             case Act.WRITE:
                 self.write(leg)
             case Act.SHUTDOWN:
@@ -428,7 +592,10 @@ class RelayBetweenSockets(RuleBasedStateMachine):
     def read(self, leg: Leg) -> None:
         socket, queue = self.sockets[leg], self.queues[leg]
         assert not queue, "read into a queue that is not empty"
-        if socket.arrived:
+        assert not self.spools[leg], "read past the spool"
+        if self.crowded:
+            self.tell(Event.NO_ROOM, leg)
+        elif socket.arrived:
             queue += socket.arrived[:LIMIT]
             del socket.arrived[:LIMIT]
             self.tell(Event.READ, leg, len(queue))
@@ -438,6 +605,32 @@ class RelayBetweenSockets(RuleBasedStateMachine):
             self.tell(Event.END, leg)
         else:
             self.tell(Event.DRY, leg)
+
+    def spool(self, leg: Leg) -> None:
+        socket, spool = self.sockets[leg], self.spools[leg]
+        assert Leg(1 - leg) in self.patient, "spooled for who does not wait"
+        if len(spool) >= self.disk:
+            self.tell(Event.SPOOL_FULL, leg)
+        elif socket.arrived:
+            spool.append(bytes(socket.arrived[:LIMIT]))
+            del socket.arrived[:LIMIT]
+            self.tell(Event.SPOOLED, leg, len(spool[-1]))
+        elif socket.reset_arrived:
+            self.tell(Event.BEHIND, leg)
+            self.tell(Event.FAULT, leg)
+        elif socket.fin_arrived:
+            self.tell(Event.BEHIND, leg)
+        else:
+            self.tell(Event.DRY, leg)
+
+    def unspool(self, leg: Leg) -> None:
+        queue, spool = self.queues[leg], self.spools[leg]
+        assert not queue, "taken into a queue that is not empty"
+        if self.crowded:
+            self.tell(Event.NO_ROOM, leg)
+        else:
+            queue += spool.popleft()
+            self.tell(Event.UNSPOOLED, leg, len(queue))
 
     def write(self, leg: Leg) -> None:
         socket = self.sockets[leg]
@@ -466,6 +659,8 @@ class RelayBetweenSockets(RuleBasedStateMachine):
         for leg in Leg:
             if self.relay.state(leg) is not Half.DROPPED and self.running:
                 assert len(self.queues[leg]) == self.relay.queued(leg) <= LIMIT
+                spooled = sum(len(chunk) for chunk in self.spools[leg])
+                assert spooled == self.relay.spooled(leg) <= LIMIT * SPOOL_CHUNKS
 
     @invariant()
     def a_fin_is_sent_only_after_every_byte(self) -> None:
@@ -490,6 +685,9 @@ class RelayBetweenSockets(RuleBasedStateMachine):
             return
         if not self.connected:
             self.the_dialled_leg_answers()
+        self.memory_is_short_or_not(crowded=False)
+        for leg in self.patient:
+            self.tell(Event.BACK, leg)
         for _ in range(1000):
             if not self.todo and not any(socket.sending for socket in self.sockets.values()):
                 break
