@@ -5,9 +5,12 @@ from pathlib import Path
 
 import orchestrator
 from orchestrator import __version__
+from orchestrator.wire.proxy_handover import FORMAT
+
+_FORMAT = "FORMAT: Final = {}\n"
 
 
-def another_release(folder: Path, release: str, handover_format: int = 1) -> Path:
+def another_release(folder: Path, release: str, handover_format: int = FORMAT) -> Path:
     """A copy of the program that says it is of this release; where it is installed."""
     package = folder / release / "orchestrator"
     shutil.copytree(
@@ -17,7 +20,7 @@ def another_release(folder: Path, release: str, handover_format: int = 1) -> Pat
     )
     for file, old, new in (
         ("__init__.py", f'"{__version__}"', f'"{release}"'),
-        ("wire/proxy_handover.py", "FORMAT: Final = 1", f"FORMAT: Final = {handover_format}"),
+        ("wire/proxy_handover.py", _FORMAT.format(FORMAT), _FORMAT.format(handover_format)),
     ):
         text = (package / file).read_text()
         assert old in text

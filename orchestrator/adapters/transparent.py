@@ -25,6 +25,8 @@ BACKLOG: Final = 4096
 """The kernel's own ceiling by default (net.core.somaxconn)."""
 MOST_SYNS: Final = 127
 """As many as the kernel allows: the caller's deadline ends a dial, not a count."""
+SILENT_AFTER: Final = 2
+"""Answers missed in a row; the second comes some 0.6 s after a far end went, RTT 20 ms."""
 # include/uapi/linux/{in,in6}.h, include/uapi/asm-generic/socket.h; Python 3.11 has no names.
 _IP_TRANSPARENT: Final = 19
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
@@ -179,6 +181,15 @@ def backoff(sock: socket.socket) -> int:
     """How often its retransmission timer has doubled in vain; 0: it has not."""
     info = _tcp_info(sock)
     return info[_BACKOFF] if info[_RETRANSMITS] else 0
+
+
+def far_end_is_silent(sock: socket.socket) -> bool:
+    """Whether it has sent the same more than once, or asked for a window, and nobody answered.
+
+    A far end that is there and does not read answers, so it is not silent.
+    """
+    info = _tcp_info(sock)
+    return max(info[_RETRANSMITS], info[_PROBES]) >= SILENT_AFTER
 
 
 def awaits_window(sock: socket.socket) -> bool:

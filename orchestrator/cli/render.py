@@ -112,7 +112,7 @@ def status(answer: Answer) -> str:
         f"for {since}{f' ({why})' if why else ''}"
     )
     path, held = answer.get("active_path"), answer.get("held") or {}
-    sessions = answer.get("sessions") or {}
+    sessions, queued = answer.get("sessions") or {}, answer.get("queued") or {}
     lines: list[tuple[str, str | None]] = [
         ("virtual addresses", ", ".join(answer.get("vip", ())) or None),
         ("pools", ", ".join(answer.get("pools", ())) or None),
@@ -120,6 +120,8 @@ def status(answer: Answer) -> str:
         ("sessions", f"{sessions.get('attached')} of {sessions['all']}" if sessions else None),
         ("charon", answer.get("charon")),
         ("proxy", answer.get("proxy")),
+        ("queued", queued_line(queued.get("memory") or {})),
+        ("spooled", queued_line(queued.get("disk") or {})),
         ("held", held_line(held) if held else None),
         ("frozen", f"{answer['frozen']} connections" if answer.get("frozen") else None),
         ("roams", _text(answer.get("roams"))),
@@ -166,6 +168,21 @@ def held_cell(held: Answer) -> str | None:
     return f"{size(held.get('bytes'))} {held.get('percent')}% {duration(held.get('since_s'))}"
 
 
+def queued_line(kept: Answer) -> str | None:
+    """What the proxy keeps in memory, or on disk, of its limit; None: nothing may be."""
+    if not kept.get("limit_bytes"):
+        return None
+    line = f"{size(kept.get('bytes'))} of {size(kept.get('limit_bytes'))}"
+    if kept.get("waiting"):
+        since = duration(kept.get("waiting_since_s"))
+        line += f", {kept['waiting']} connections wait for room, for {since}"
+    if kept.get("lost_bytes"):
+        line += f", {size(kept['lost_bytes'])} lost"
+    if kept.get("problem"):
+        line += f"; {kept['problem']}"
+    return line
+
+
 def paths(answer: Sequence[Answer]) -> str:
     if not answer:
         return "no path: see `orchestrator status` for the reason"
@@ -200,6 +217,7 @@ def sessions(answer: Sequence[Answer]) -> str:
             "THEN",
             "POP",
             "FLOWS",
+            "QUEUED",
             "HELD",
             "LOST",
             "ROAMS",
@@ -214,6 +232,7 @@ def sessions(answer: Sequence[Answer]) -> str:
                 next_state(session.get("next") or {}),
                 session.get("pop"),
                 session.get("flows"),
+                queued_of(session.get("queued") or {}),
                 held_cell(session.get("held") or {}),
                 dropped((session.get("held") or {}).get("dropped") or {}),
                 session.get("roams"),
@@ -222,6 +241,12 @@ def sessions(answer: Sequence[Answer]) -> str:
             for session in answer
         ],
     )
+
+
+def queued_of(queued: Answer) -> str | None:
+    """Of a session: in memory and on disk."""
+    octets, spooled = queued.get("bytes"), queued.get("spooled_bytes")
+    return f"{size(octets)}+{size(spooled)}" if spooled else size(octets)
 
 
 def next_state(following: Answer) -> str | None:
@@ -235,7 +260,17 @@ def flows(answer: Sequence[Answer]) -> str:
     if not answer:
         return "no flows"
     return table(
-        ("VIP", "", "PEER", "STATE", "TO PEER", "TO ENDPOINT", "QUEUED", "QUEUED BACK"),
+        (
+            "VIP",
+            "",
+            "PEER",
+            "STATE",
+            "TO PEER",
+            "TO ENDPOINT",
+            "QUEUED",
+            "QUEUED BACK",
+            "SPOOLED",
+        ),
         [
             (
                 socket_address(flow.get("vip")),
@@ -246,6 +281,7 @@ def flows(answer: Sequence[Answer]) -> str:
                 size(flow.get("to_endpoint")),
                 size(flow.get("queued_to_peer")),
                 size(flow.get("queued_to_endpoint")),
+                size(flow.get("spooled")),
             )
             for flow in answer
         ],

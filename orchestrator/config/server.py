@@ -184,12 +184,32 @@ class Proxy:
     tabs has some 200."""
     flows: Annotated[int, Between(1, 1_000_000)] = 20_000
     """Connections in all; beyond it, a further one is refused. Each takes two sockets;
-    20,000 are far within the hard limit of descriptors that systemd grants (524,288). Should
-    all their queues be full, they keep 40 GB of memory: fewer on a small machine."""
+    20,000 are far within the hard limit of descriptors that systemd grants (524,288)."""
     queue_per_flow: Annotated[Octets, Between(128 * 1024, 1024**3)] = Octets(1024 * 1024)
     """Octets kept in each direction of a connection, socket buffers included. When it is full
     the sender is told to wait, which TCP does for as long as it takes: nothing is lost. It
     bounds a connection to as much per round trip: 1 MiB carries 50 Mbit/s over 100 ms."""
+    queue_per_session: Annotated[Octets, Between(1024**2)] = Octets(256 * 1024**2)
+    """Octets kept of all connections of one endpoint: read from one side, and not yet
+    acknowledged by the other. When it is reached, each of its connections still moves 64 KiB
+    at a time; the rest waits at the sender, and room goes around. 256 connections with full
+    queues: as many as a browser has."""
+    queue_limit: Annotated[Octets, Between(1024**2)] = Octets(1024**3)
+    """The same of all endpoints. Room goes around from endpoint to endpoint. 1 GiB is half of
+    what the kernel lets all of TCP use on a machine with 16 GiB (`net.ipv4.tcp_mem`); its own
+    overhead may double it, and receive buffers of a quarter of `queue_per_flow` each way of a
+    connection come on top."""
+    spool: Path | None = None
+    """A folder on a disk, for what the peers of an absent endpoint send when the memory for it
+    is full. It is root's alone, and made if it is not there. Files in it have no names, and
+    are gone with the worker. None by default: what is spooled lies in clear on the disk."""
+    spool_per_flow: Annotated[Octets, Between(1024**2)] = Octets(64 * 1024**2)
+    """Octets on disk for each direction of a connection: some minutes of a video."""
+    spool_per_session: Annotated[Octets, Between(1024**2)] = Octets(1024**3)
+    """Octets on disk of all connections of one endpoint: what it fetches in 80 s at 100 Mbit/s
+    when it is back."""
+    spool_limit: Annotated[Octets, Between(1024**2)] = Octets(4 * 1024**3)
+    """Octets on disk in all. A full disk does no harm here, but to others on it."""
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.flows_per_session > self.flows:
@@ -198,6 +218,18 @@ class Proxy:
                 "one endpoint may have more connections than all together",
                 "raise flows, or lower flows_per_session",
             )
+        for lower, higher in (
+            ("queue_per_flow", "queue_per_session"),
+            ("queue_per_session", "queue_limit"),
+            ("spool_per_flow", "spool_per_session"),
+            ("spool_per_session", "spool_limit"),
+        ):
+            if getattr(self, lower) > getattr(self, higher):
+                yield Contradiction(
+                    (lower,),
+                    f"{lower} is more than {higher}",
+                    f"raise {higher}, or lower {lower}",
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,8 +147,7 @@ class Allowance(Generic[Owner]):
         account.looked = min(account.looked, account.octets)
         self._looked = min(self._looked, self.octets)
         if self.octets - self._looked >= limits.in_all // WORTHWHILE:
-            self._count(tuple(self._accounts.values()), kept)
-            self._looked = self.octets
+            self.count(kept)
         elif account.octets - account.looked >= limits.per_session // WORTHWHILE:
             self._count((account,), kept)
         else:
@@ -157,10 +156,14 @@ class Allowance(Generic[Owner]):
     def look_around(self, kept: Callable[[Owner], int]) -> None:
         """Before a `turn`: what is kept of all that the waiting streams depend on."""
         if self.octets + self.limits.portion > self.limits.in_all:
-            self._count(tuple(self._accounts.values()), kept)
-            self._looked = self.octets
+            self.count(kept)
         else:
             self._count(tuple(self._crowded), kept)
+
+    def count(self, kept: Callable[[Owner], int]) -> None:
+        """What is kept of all."""
+        self._count(tuple(self._accounts.values()), kept)
+        self._looked = self.octets
 
     def _count(
         self, accounts: Sequence["_Account[Owner]"], kept: Callable[[Owner], int]

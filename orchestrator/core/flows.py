@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from orchestrator.core.allowance import Shortage
 from orchestrator.core.firewall import ProxyPorts
 from orchestrator.core.quantities import Instant, IPAddress, IPNetwork, Seconds
 from orchestrator.core.relay_events import Outcome, Phase
@@ -75,6 +76,28 @@ LARGEST_QUEUE: Final = 64 * KIB
 """Between a read and its write: as much as one segment train of the kernel. Larger ones save a
 fifth of the CPU time of bulk, and are taken out of the socket buffers' share."""
 
+LEAST_SPOOL: Final = 1024 * KIB
+"""Below it a spool is no more than a few more segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """Where octets for absent endpoints are kept when memory takes no more; octets of disk."""
+
+    directory: str
+    per_flow: int
+    """Each way."""
+    per_vip: int
+    in_all: int
+
+    def __post_init__(self) -> None:
+        if not self.directory.startswith("/"):
+            raise ValueError(f"{self.directory!r} is no absolute path")
+        if not LEAST_SPOOL <= self.per_flow <= self.per_vip <= self.in_all:
+            raise ValueError(
+                f"of the spool's limits one is below {LEAST_SPOOL}, or a smaller one is higher"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
@@ -90,11 +113,16 @@ class ProxySettings:
     octets_per_flow: int
     """What is acknowledged for an absent reader, each way, socket buffers included. It bounds a
     flow's rate to as much per round trip."""
+    octets_per_vip: int
+    """Read and not yet acknowledged by the reader, of all flows of a session, both ways."""
+    octets: int
+    """The same of all sessions."""
     dial_seconds: Seconds = Seconds(30.0)
     """For a peer to answer. The endpoint believes it is connected meanwhile; people give a page
     up after some 30 s."""
     dial_vip_seconds: Seconds = Seconds(300.0)
     """For an endpoint, which may be away: as long as its peer's patience is likely to last."""
+    spool: SpoolSettings | None = None
 
     def __post_init__(self) -> None:
         if not LEAST_OCTETS_PER_FLOW <= self.octets_per_flow <= MOST_OCTETS_PER_FLOW:
@@ -102,6 +130,8 @@ class ProxySettings:
                 f"octets_per_flow is not between {LEAST_OCTETS_PER_FLOW} and"
                 f" {MOST_OCTETS_PER_FLOW}"
             )
+        if min(self.octets_per_vip, self.octets) < self.octets_per_flow:
+            raise ValueError("a limit of octets is lower than that of one flow")
         if self.flows < 1 or self.flows_per_vip < 1:
             raise ValueError("a limit of no flows at all")
         if self.dial_seconds <= 0 or self.dial_vip_seconds <= 0:
@@ -124,6 +154,8 @@ UNCONFIGURED: Final = ProxySettings(
     flows_per_vip=1,
     flows=1,
     octets_per_flow=LEAST_OCTETS_PER_FLOW,
+    octets_per_vip=LEAST_OCTETS_PER_FLOW,
+    octets=LEAST_OCTETS_PER_FLOW,
 )
 """Before the daemon has said anything: without pools nothing is listened for."""
 UNLIMITED_MS: Final = 2**31 - 1
@@ -206,8 +238,13 @@ class FlowRecord:
     """octets passed on, ever"""
     to_endpoint: int
     queued_to_peer: int
-    """octets acknowledged to the sender and not yet by the receiver, socket buffers included"""
+    """octets acknowledged to the sender and not yet by the receiver: in memory, socket buffers
+    included"""
     queued_to_endpoint: int
+    spooled: int = 0
+    """octets that wait on disk, both ways"""
+    waits_since: Instant | None = None
+    """when it met a limit of its session or of all, in memory or on disk; None: it has not"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +275,21 @@ FlowEvent = FlowOpened | FlowEnded | FlowRefused
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept in memory, or on disk, of all flows, now."""
+
+    octets: int
+    limit: int
+    """0: nothing is kept there"""
+    waiting: int
+    """streams of flows that have met a limit"""
+    since: Instant | None
+    """when the first of these met it"""
+    met: Sequence[tuple[Shortage, int]]
+    """how often which limit was met, since the worker started"""
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyCounters:
     """Since the worker started. `open` is now."""
 
@@ -252,3 +304,11 @@ class ProxyCounters:
     ended: Sequence[tuple[Outcome, int]]
     events_lost: int
     """watchers that were not quick enough, and were dropped"""
+    memory: Kept
+    disk: Kept
+    disk_failures: int
+    """how often the disk took nothing: the peer waits, nothing is lost"""
+    disk_lost: int
+    """octets that the disk did not give back"""
+    disk_problem: str | None
+    """why nothing is spooled now, if it should be"""

@@ -16,7 +16,6 @@ import errno
 import socket
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.adapters import clock
@@ -32,8 +31,6 @@ from orchestrator.adapters.transparent import (
     probe_window,
     reset,
     tune,
-    unacknowledged,
-    unread,
 )
 from orchestrator.core.errors import KernelError
 from orchestrator.core.flows import (
@@ -60,7 +57,9 @@ from orchestrator.core.kernel import MARK_TO_SENDERS
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.relay import Relay
 from orchestrator.core.relay_events import Leg, Outcome, Phase
-from orchestrator.services.proxy_pump import Flow, Pump
+from orchestrator.services.proxy_flow import Ends, Entry, Flow
+from orchestrator.services.proxy_keeping import Keeping
+from orchestrator.services.proxy_pump import Pump
 from orchestrator.services.senders import tell_unreachable
 from orchestrator.wire.labels import Flow as FlowAddress
 from orchestrator.wire.proxy_handover import HandedFlow
@@ -71,24 +70,13 @@ ACCEPTS_PER_TURN: Final = 64
 REST_SECONDS: Final = 0.25
 """Of a listener, when the kernel has no descriptor or memory left."""
 TICK_SECONDS: Final = 1.0
-"""How late a dial may be given up, or a reset delivered behind acknowledged bytes."""
-
-
-Ends = tuple[socket.socket, socket.socket]
-"""A flow's sockets, inner and outer."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """What is known of a flow beside its bytes."""
-
-    flow: Flow
-    vip: SocketAddress
-    peer: SocketAddress
-    direction: FlowDirection
-    since: Instant
-    deadline: Instant
-    """of the dial"""
+"""How late a dial may be given up, a reset delivered behind acknowledged bytes, an endpoint
+known to be away, or room on the disk be used."""
+ROOM_SECONDS: Final = 0.02
+"""How late room in memory may be used: with a full memory a flow moves a queue each time, that
+is 3 MB/s."""
+ROOM_REST: Final = 10
+"""To look for room takes a microsecond for each flow: a tenth of the time, at most."""
 
 
 class Engine:
@@ -100,13 +88,14 @@ class Engine:
         self._on_event = on_event
         self._settings = UNCONFIGURED
         self._shares = tunings(self._settings)
-        self._pump = Pump(LARGEST_QUEUE, self._connected, self._over)
+        self._keeping = Keeping()
+        self._pump = Pump(LARGEST_QUEUE, self._keeping, self._connected, self._over)
         self._loop.add_reader(self._pump.fileno(), self._turn)
         self._listeners: dict[ListenerKey, socket.socket] = {}
-        self._entries: dict[Flow, _Entry] = {}
-        self._of_vip: dict[IPAddress, dict[Flow, _Entry]] = {}
+        self._entries: dict[Flow, Entry] = {}
+        self._of_vip: dict[IPAddress, dict[Flow, Entry]] = {}
         self._injector = Injector(MARK_TO_SENDERS)
-        self._dialing: dict[Flow, _Entry] = {}
+        self._dialing: dict[Flow, Entry] = {}
         self._accepted = 0
         self._octets = [0, 0]
         """of flows that are over, by source leg"""
@@ -114,6 +103,7 @@ class Engine:
         self._dial_failures: Counter[DialFailure] = Counter()
         self._ended: Counter[Outcome] = Counter()
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+        self._making_room: asyncio.TimerHandle | None = None
         self._stopped = False
 
     def configure(self, settings: ProxySettings) -> None:
@@ -134,6 +124,7 @@ class Engine:
                 sock.close()
             raise
         self._settings, self._shares = settings, shares
+        self._keeping.configure(settings)
         for key in self._listeners.keys() - wanted.keys():
             self._stop_listener(key)
         for key, sock in self._listeners.items():
@@ -153,6 +144,8 @@ class Engine:
         for key in list(self._listeners):
             self._stop_listener(key)
         self._ticking.cancel()
+        if self._making_room is not None:
+            self._making_room.cancel()
         self._loop.remove_reader(self._pump.fileno())
         self._pump.close()
         self._injector.close()
@@ -165,7 +158,7 @@ class Engine:
         """A record of every flow that stands when it is reached."""
         for entry in list(self._entries.values()):
             if not entry.flow.over:
-                yield _record(entry)
+                yield entry.record()
 
     def counters(self, events_lost: int) -> ProxyCounters:
         moved = [flow.relay.moved for flow in self._entries]
@@ -179,6 +172,11 @@ class Engine:
             dial_failures=tuple((kind, self._dial_failures[kind]) for kind in DialFailure),
             ended=tuple((outcome, self._ended[outcome]) for outcome in Outcome),
             events_lost=events_lost,
+            memory=self._keeping.in_memory(),
+            disk=self._keeping.on_disk(),
+            disk_failures=self._keeping.failures,
+            disk_lost=self._keeping.lost,
+            disk_problem=self._keeping.problem,
         )
 
     def resume(self, vip: IPAddress) -> Iterator[tuple[SocketAddress, SocketAddress]]:
@@ -222,18 +220,17 @@ class Engine:
 
     def handed(self) -> Iterator[HandedFlow]:
         """Every flow as it stands, for another worker. Nothing may move meanwhile."""
-        return (_handed(entry) for entry in self._entries.values())
+        return (entry.handed() for entry in self._entries.values())
 
     def ends(self) -> Iterator[Ends]:
-        """The sockets of every flow, in the order of `handed`."""
-        return (flow.sockets for flow in self._entries)
+        """What every flow has of the kernel's, in the order of `handed`."""
+        return (flow.ends for flow in self._entries)
 
     def let_go(self) -> None:
         """Stops everything, for another process has it all: nothing is reset or ended."""
         self._stop()
-        for inner, outer in self.ends():
-            inner.close()
-            outer.close()
+        for ends in self.ends():
+            ends.close()
         self._entries.clear()
 
     def adopt(
@@ -248,23 +245,17 @@ class Engine:
         Raises OSError when the kernel has no room to watch a flow; `let_go` then.
         """
         self._settings, self._shares = settings, tunings(settings)
+        self._keeping.configure(settings)
+        self._keeping.tell(counters)
         self._accepted = counters.accepted
         self._octets = [counters.to_peer, counters.to_endpoint]
         self._refused.update(dict(counters.refused))
         self._dial_failures.update(dict(counters.dial_failures))
         self._ended.update(dict(counters.ended))
         for handed, ends in flows:
-            flow = _restored(handed, ends)
-            self._enter(
-                _Entry(
-                    flow,
-                    handed.vip,
-                    handed.peer,
-                    handed.direction,
-                    handed.since,
-                    handed.deadline,
-                )
-            )
+            entry = Entry.restored(handed, ends)
+            flow = entry.flow
+            self._enter(entry)
             self._pump.adopt(flow)
             for leg in Leg:
                 self._octets[leg] -= flow.relay.moved(leg)
@@ -331,17 +322,18 @@ class Engine:
             return
         mobile = flow.relay.dialled in flow.relay.patient
         patience = settings.dial_vip_seconds if mobile else settings.dial_seconds
-        entry = _Entry(flow, vip, peer, direction, now, Instant(now + patience))
+        entry = Entry(flow, vip, peer, direction, now, Instant(now + patience))
         self._enter(entry)
-        self._on_event(FlowOpened(_record(entry)))
+        self._on_event(FlowOpened(entry.record()))
         try:
             self._pump.add(flow)
         except OSError:
             self._refused[Refusal.NO_DESCRIPTOR] += 1
             self._pump.abort(flow)
 
-    def _enter(self, entry: _Entry) -> None:
+    def _enter(self, entry: Entry) -> None:
         self._entries[entry.flow] = entry
+        self._keeping.enter(entry.flow, entry.vip.host)
         if entry.flow.connecting:
             self._dialing[entry.flow] = entry
         self._of_vip.setdefault(entry.vip.host, {})[entry.flow] = entry
@@ -371,14 +363,29 @@ class Engine:
     # ---- the pump
 
     def _turn(self) -> None:
-        if not self._stopped and self._pump.turn():
+        if self._stopped:
+            return
+        if self._pump.turn():
             self._loop.call_soon(self._turn)
+        if self._keeping.memory.waiting and self._making_room is None:
+            self._making_room = self._loop.call_later(ROOM_SECONDS, self._make_room)
+
+    def _make_room(self) -> None:
+        """Some of those that wait for memory go on; the rest waits for another round."""
+        self._making_room = None
+        began = clock.now()
+        self._pump.make_room()
+        pause = max(ROOM_SECONDS, ROOM_REST * (clock.now() - began))
+        if self._keeping.memory.waiting:
+            self._making_room = self._loop.call_later(pause, self._make_room)
+        self._turn()
 
     def _connected(self, flow: Flow) -> None:
         self._dialing.pop(flow, None)
 
     def _over(self, flow: Flow) -> None:
         entry = self._entries.pop(flow)
+        self._keeping.leave(flow)
         self._dialing.pop(flow, None)
         of_vip = self._of_vip[entry.vip.host]
         del of_vip[flow]
@@ -391,7 +398,7 @@ class Engine:
             self._dial_failures[failure] += 1
         for leg in Leg:
             self._octets[leg] += flow.relay.moved(leg)
-        self._on_event(FlowEnded(_record(entry), outcome, failure))
+        self._on_event(FlowEnded(entry.record(), outcome, failure))
 
     def _tick(self) -> None:
         now = clock.now()
@@ -399,6 +406,10 @@ class Engine:
             if entry.deadline <= now:
                 self._pump.fail_dial(flow, errno.ETIMEDOUT)
         self._pump.look_after_watched()
+        self._keeping.look_for_folder()
+        self._pump.look_after_stuck()
+        self._pump.make_room_on_disk()
+        self._turn()
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _listen(self, listeners: Mapping[ListenerKey, socket.socket]) -> None:
@@ -414,40 +425,3 @@ class Engine:
 
 def _plain(address: SocketAddress) -> tuple[IPAddress, int]:
     return address.host, address.port
-
-
-def _handed(entry: _Entry) -> HandedFlow:
-    flow = entry.flow
-    inner, outer = (bytes(flow.pending[leg]) if flow.relay.queued(leg) else b"" for leg in Leg)
-    return HandedFlow(
-        entry.vip,
-        entry.peer,
-        entry.direction,
-        entry.since,
-        entry.deadline,
-        flow.relay.export(),
-        (inner, outer),
-    )
-
-
-def _restored(handed: HandedFlow, ends: Ends) -> Flow:
-    flow = Flow(Relay.restored(handed.relay), *ends)
-    flow.pending = [memoryview(queue) for queue in handed.queued]
-    flow.connecting = handed.relay.dialing
-    flow.watched = set(handed.relay.awaited)
-    return flow
-
-
-def _record(entry: _Entry) -> FlowRecord:
-    relay, (inner, outer) = entry.flow.relay, entry.flow.sockets
-    return FlowRecord(
-        vip=entry.vip,
-        peer=entry.peer,
-        direction=entry.direction,
-        since=entry.since,
-        state=relay.phase,
-        to_peer=relay.moved(Leg.INNER),
-        to_endpoint=relay.moved(Leg.OUTER),
-        queued_to_peer=unread(inner) + relay.queued(Leg.INNER) + unacknowledged(outer),
-        queued_to_endpoint=unread(outer) + relay.queued(Leg.OUTER) + unacknowledged(inner),
-    )

@@ -15,7 +15,7 @@ leaves one process that has the flows and knows it.
 import contextlib
 import itertools
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,12 @@ from typing import Final, Self
 
 from orchestrator.adapters import clock
 from orchestrator.adapters.fdpass import Channel, ChannelEnded, Process, close_all
+from orchestrator.adapters.spool import opened
 from orchestrator.core.errors import OrchestratorError, PeerError
 from orchestrator.core.flows import ListenerKey
 from orchestrator.core.quantities import Seconds
-from orchestrator.services.proxy_engine import Ends, Engine
+from orchestrator.services.proxy_engine import Engine
+from orchestrator.services.proxy_flow import Ends
 from orchestrator.services.proxy_seat import Seat
 from orchestrator.wire.proxy_control import (
     LINE_OCTETS,
@@ -95,10 +97,10 @@ def _offer(engine: Engine, seat: Seat, events_lost: int, channel: Channel) -> No
     accepting = (seat.listener, *listeners.values())
     channel.send(encode(opening), (seat.lock, *(each.fileno() for each in accepting)))
     _expect(channel, Received(0))
-    descriptors = (end.fileno() for ends in engine.ends() for end in ends)
+    descriptors = (each for ends in engine.ends() for each in ends.descriptors())
     given = 0
     for batch in batches(engine.handed()):
-        own = tuple(itertools.islice(descriptors, 2 * len(batch.flows)))
+        own = tuple(itertools.islice(descriptors, _descriptors(batch)))
         channel.send(encode(batch), own)
         given += len(batch.flows)
         _expect(channel, Received(given))
@@ -226,8 +228,8 @@ class Successor:
                     return estate
                 raise
             match message:
-                case Batch(handed) if len(descriptors) == 2 * len(handed):
-                    flows += zip(handed, _ends(descriptors), strict=True)
+                case Batch(handed) if len(descriptors) == _descriptors(message):
+                    flows += _with_ends(handed, descriptors)
                 case Commit() if len(flows) == estate.opening.flows and not descriptors:
                     return estate
                 case _:
@@ -257,9 +259,19 @@ class Successor:
         return self._process is not None and self._process.has_ended(LEAVING_SECONDS)
 
 
-def _ends(descriptors: Sequence[int]) -> list[Ends]:
-    sockets = _sockets(descriptors)
-    return list(zip(sockets[::2], sockets[1::2], strict=True))
+def _descriptors(batch: Batch) -> int:
+    return sum(flow.descriptors for flow in batch.flows)
+
+
+def _with_ends(
+    flows: Sequence[HandedFlow], descriptors: Sequence[int]
+) -> Iterator[tuple[HandedFlow, Ends]]:
+    """Raises OSError for descriptors that are not what the flows say."""
+    own = iter(descriptors)
+    for flow in flows:
+        inner, outer = _sockets((next(own), next(own)))
+        spools = [spool and opened(next(own), *spool) for spool in flow.spools]
+        yield flow, Ends((inner, outer), (spools[0], spools[1]))
 
 
 def _sockets(descriptors: Sequence[int]) -> list[socket.socket]:

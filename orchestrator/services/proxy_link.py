@@ -13,16 +13,18 @@ from typing import Final
 
 from orchestrator import __version__
 from orchestrator.adapters import clock
-from orchestrator.config.server import LanSource, ServerConfig
+from orchestrator.config.server import LanSource, Proxy, ServerConfig
 from orchestrator.core.firewall import ProxyPorts
 from orchestrator.core.flows import (
     FlowOpened,
     FlowRecord,
     FlowRefused,
+    Kept,
     ProxySettings,
     SourcePolicy,
+    SpoolSettings,
 )
-from orchestrator.core.quantities import IPAddress
+from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.standing import Standing
 from orchestrator.services.journal import Journal
 from orchestrator.services.proxy_client import ProxyClient, ProxyLost, replace_worker
@@ -34,6 +36,8 @@ SOCKET: Final = "proxy.sock"
 """Next to the control socket."""
 RESUME_LIMIT: Final = 0.25
 """Seconds; the worker answers between two turns of its flows, some milliseconds."""
+ASK_LIMIT: Final = 1.0
+"""Seconds that `status` waits for what the worker keeps."""
 MOST_NAMED: Final = 20
 """Sessions whose lost connections are told one by one: those that lost most."""
 PAUSE: Final = 1.0
@@ -49,6 +53,19 @@ def proxy_settings(config: ServerConfig) -> ProxySettings:
         flows_per_vip=config.proxy.flows_per_session,
         flows=config.proxy.flows,
         octets_per_flow=config.proxy.queue_per_flow,
+        octets_per_vip=config.proxy.queue_per_session,
+        octets=config.proxy.queue_limit,
+        spool=spool_settings(config.proxy),
+    )
+
+
+def spool_settings(proxy: Proxy) -> SpoolSettings | None:
+    if proxy.spool is None:
+        return None
+    # The worker stands in another folder.
+    directory = str(proxy.spool.absolute())
+    return SpoolSettings(
+        directory, proxy.spool_per_flow, proxy.spool_per_session, proxy.spool_limit
     )
 
 
@@ -263,11 +280,45 @@ class ProxyLink:
 
     async def flows(self) -> tuple[FlowRecord, ...]:
         """Raises ProxyLost."""
+        async with await self._ask() as client:
+            return await client.flows()
+
+    async def queued(self) -> dict[str, object] | None:
+        """What the worker keeps in all, in memory and on disk; None: nobody says so."""
+        try:
+            async with asyncio.timeout(ASK_LIMIT), await self._ask() as client:
+                counters = await client.counters()
+        except (ProxyLost, TimeoutError):
+            return None
+        now = clock.now()
+        return {
+            "memory": _kept(counters.memory, now),
+            "disk": _kept(counters.disk, now)
+            | {
+                "failures": counters.disk_failures,
+                "lost_bytes": counters.disk_lost,
+                "problem": counters.disk_problem,
+            },
+        }
+
+    async def _ask(self) -> ProxyClient:
+        """A connection of its own: an answer that comes too late spoils it.
+
+        Raises ProxyLost.
+        """
         if self._client is None:
             raise ProxyLost(self.problem or "the proxy worker is not up yet")
-        # On a connection of its own: an answer that comes too late spoils it.
-        async with await ProxyClient.connect(self.path) as client:
-            return await client.flows()
+        return await ProxyClient.connect(self.path)
+
+
+def _kept(kept: Kept, now: Instant) -> dict[str, object]:
+    return {
+        "bytes": kept.octets,
+        "limit_bytes": kept.limit,
+        "waiting": kept.waiting,
+        "waiting_since_s": None if kept.since is None else round(now - kept.since, 3),
+        "met": {str(shortage): count for shortage, count in kept.met},
+    }
 
 
 def _milliseconds(seconds: float) -> float:

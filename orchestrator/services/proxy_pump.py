@@ -2,21 +2,26 @@
 
 It decides nothing. It tells each flow's relay what happened and does what that asks; what it
 owns are the descriptors and the bytes between a read and its write. Whoever runs it watches
-`fileno()` and calls `turn()`; nothing here blocks.
+`fileno()` and calls `turn()`; nothing here blocks, but for the disk.
 
-A busy flow gets a share of each turn and then waits for the others.
+A busy flow gets a share of each turn and then waits for the others. The disk has a share, too:
+a write to a file goes to memory and takes as long as a copy, until the kernel has too much to
+write back and makes who writes wait, for 0.2 s at most each time (MAX_PAUSE of
+mm/page-writeback.c). So an act on the disk is one chunk, and there are few in a turn.
 """
 
 import logging
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from orchestrator.adapters.transparent import reset, unacknowledged
-from orchestrator.core.relay import Relay
+from orchestrator.adapters.transparent import far_end_is_silent, reset, unacknowledged
 from orchestrator.core.relay_events import Act, Event, Leg, Step, Steps
+from orchestrator.core.relay_state import Half
+from orchestrator.services.proxy_flow import Flow, Stream
+from orchestrator.services.proxy_keeping import Keeping
 
 EVENTS_PER_POLL: Final = 256
 """Enough that a poll is cheap, few enough that a turn stays below some milliseconds."""
@@ -24,31 +29,13 @@ ROUNDS_PER_TURN: Final = 8
 """Polls in one turn before whoever runs us gets a word in."""
 ACTS_PER_SHARE: Final = 16
 """Reads and writes of one half-stream before the next has its share: 0.5 MiB of 64 KiB."""
+DISK_ACTS_PER_TURN: Final = 4
+"""Chunks: 256 KiB to or from the disk, some 0.2 ms where it does not make us wait."""
 _UNTIL_DRY: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
 """What ends a read early although more can be read: a FIN, a fault, the mark of urgent data."""
 _INTEREST: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET | _UNTIL_DRY
 
 _log = logging.getLogger("orchestrator.proxy")
-
-
-class Flow:
-    """Two sockets and the relay between them."""
-
-    __slots__ = ("connecting", "dial_errno", "pending", "relay", "sockets", "watched")
-
-    def __init__(self, relay: Relay, inner: socket.socket, outer: socket.socket) -> None:
-        self.relay = relay
-        self.sockets = (inner, outer)
-        self.pending = [memoryview(b""), memoryview(b"")]
-        """by source leg: read, and not written yet"""
-        self.connecting = True
-        self.dial_errno = 0
-        """why the dial failed, if it did"""
-        self.watched: set[Leg] = set()
-
-    @property
-    def over(self) -> bool:
-        return self.relay.outcome is not None
 
 
 class Pump:
@@ -57,12 +44,18 @@ class Pump:
     def __init__(
         self,
         queue: int,
+        keeping: Keeping,
         on_connected: Callable[[Flow], None],
         on_over: Callable[[Flow], None],
     ) -> None:
         self._epoll = select.epoll()
         self._ends: dict[int, tuple[Flow, Leg]] = {}
+        self._keeping = keeping
+        self._memory = keeping.memory
         self._ready: deque[tuple[Flow, Step]] = deque()
+        self._disk: deque[tuple[Flow, Step]] = deque()
+        self._stuck: set[Flow] = set()
+        """those that may have something to spool"""
         self._watching: set[Flow] = set()
         self._buffer = memoryview(bytearray(queue))
         self._on_connected = on_connected
@@ -93,6 +86,7 @@ class Pump:
         its sockets are ready for: it does not matter where the other was in its work.
         """
         self.add(flow)
+        self._stuck.add(flow)
         if flow.watched:
             self._watching.add(flow)
         self._do(flow, flow.relay.demands())
@@ -113,8 +107,39 @@ class Pump:
         for flow in list(self._watching):
             self._check_drained(flow)
 
+    def look_after_stuck(self) -> None:
+        """What waits for an endpoint is spooled if it is away; the kernel tells nobody."""
+        spools = self._keeping.spools
+        for flow in list(self._stuck):
+            stuck = [leg for leg in flow.relay.patient if flow.relay.stuck(Leg(1 - leg))]
+            away = {leg for leg in stuck if spools and far_end_is_silent(flow.sockets[leg])}
+            if not stuck:
+                self._stuck.discard(flow)
+            for leg in away - flow.away:
+                self._do(flow, flow.relay.handle(Event.AWAY, leg))
+            for leg in flow.away - away:
+                self._do(flow, flow.relay.handle(Event.BACK, leg))
+            flow.away = away
+
+    def make_room(self) -> None:
+        """Those that waited for memory go on, as far as there is some."""
+        self._tell_all(Event.ROOM, self._keeping.memory_turn())
+
+    def make_room_on_disk(self) -> None:
+        self._tell_all(Event.SPOOL_ROOM, self._keeping.disk_turn())
+
+    def _tell_all(self, event: Event, streams: Sequence[Stream]) -> None:
+        for flow, leg in streams:
+            self._do(flow, flow.relay.handle(event, leg))
+
     def turn(self) -> bool:
         """Handles what is there; True if there is more to do at once."""
+        more = self._move()
+        for _ in range(min(DISK_ACTS_PER_TURN, len(self._disk))):
+            self._try(*self._disk.popleft())
+        return more or bool(self._disk or self._ready)
+
+    def _move(self) -> bool:
         for _ in range(ROUNDS_PER_TURN):
             events = self._epoll.poll(0, EVENTS_PER_POLL)
             for descriptor, mask in events:
@@ -126,14 +151,16 @@ class Pump:
                 except Exception:  # noqa: BLE001 - see _give_up
                     self._give_up(end[0])
             for _ in range(len(self._ready)):
-                flow, step = self._ready.popleft()
-                try:
-                    self._run(flow, step)
-                except Exception:  # noqa: BLE001 - see _give_up
-                    self._give_up(flow)
+                self._try(*self._ready.popleft())
             if not events and not self._ready:
                 return False
         return True
+
+    def _try(self, flow: Flow, step: Step) -> None:
+        try:
+            self._run(flow, step)
+        except Exception:  # noqa: BLE001 - see _give_up
+            self._give_up(flow)
 
     def _give_up(self, flow: Flow) -> None:
         """A defect of ours met one flow: it alone ends, the others' news are not lost."""
@@ -155,7 +182,7 @@ class Pump:
             self._on_connected(flow)
             self._do(flow, handle(Event.CONNECTED, leg))
         if mask & select.EPOLLERR:
-            self._do(flow, handle(Event.FAULT, leg))
+            self._do(flow, self._fault(flow, leg))
         if mask & _UNTIL_DRY:
             self._do(flow, handle(Event.HANGUP, leg))
         elif mask & select.EPOLLIN:
@@ -184,6 +211,8 @@ class Pump:
             match act:
                 case Act.READ | Act.WRITE:
                     self._ready.append((flow, Step(act, leg)))
+                case Act.SPOOL | Act.UNSPOOL:
+                    self._disk.append((flow, Step(act, leg)))
                 case Act.SHUTDOWN:
                     todo += self._shut_down(flow, leg)
                 case Act.WATCH:
@@ -194,6 +223,7 @@ class Pump:
         if flow.over:
             flow.watched.clear()
             self._watching.discard(flow)
+            self._stuck.discard(flow)
             self._on_over(flow)
 
     def _run(self, flow: Flow, step: Step) -> None:
@@ -202,7 +232,14 @@ class Pump:
         for _ in range(ACTS_PER_SHARE):
             if flow.over:
                 return
-            steps = self._read(flow, leg) if act is Act.READ else self._write(flow, leg)
+            if act is Act.READ:
+                steps = self._read(flow, leg)
+            elif act is Act.WRITE:
+                steps = self._write(flow, leg)
+            elif act is Act.SPOOL:
+                steps = self._spool(flow, leg)
+            else:
+                steps = self._unspool(flow, leg)
             if len(steps) == 1:
                 act, leg = steps[0]
                 if act is Act.READ or act is Act.WRITE:
@@ -215,6 +252,9 @@ class Pump:
 
     def _read(self, flow: Flow, leg: Leg) -> Steps:
         handle = flow.relay.handle
+        share = flow.shares[leg]
+        if self._memory.shortage(share) is not None and not self._has_room(flow, leg):
+            return handle(Event.NO_ROOM, leg)
         try:
             count = flow.sockets[leg].recv_into(self._buffer, flow.relay.limit)
         except BlockingIOError:
@@ -223,6 +263,7 @@ class Pump:
             return handle(Event.READ_FAILED, leg)
         if not count:
             return handle(Event.END, leg)
+        self._memory.take(share, count)
         steps = handle(Event.READ, leg, count)
         if len(steps) == 1:
             act, far = steps[0]
@@ -230,6 +271,46 @@ class Pump:
                 return self._send(flow, far, self._buffer[:count])
         flow.pending[leg] = memoryview(bytes(self._buffer[:count]))
         return steps
+
+    def _has_room(self, flow: Flow, leg: Leg) -> bool:
+        room = self._keeping.has_room(flow, leg)
+        if not room:
+            self._stuck.add(flow)
+        return room
+
+    def _spool(self, flow: Flow, leg: Leg) -> Steps:
+        """A copy goes to the disk first: what that does not take is where it was."""
+        handle, sock = flow.relay.handle, flow.sockets[leg]
+        if not self._keeping.may_spool(flow, leg):
+            return handle(Event.SPOOL_FULL, leg)
+        try:
+            count = sock.recv_into(self._buffer, flow.relay.limit, socket.MSG_PEEK)
+        except BlockingIOError:
+            return handle(Event.DRY, leg)
+        except OSError:  # it is met here, and by nobody else any more
+            return handle(Event.BEHIND, leg) + self._fault(flow, leg)
+        if not count:
+            return handle(Event.BEHIND, leg)
+        if not self._keeping.spool(flow, leg, self._buffer[:count]):
+            return handle(Event.SPOOL_FULL, leg)
+        left = count
+        while left:
+            # tcp(7): with MSG_TRUNC the octets are taken, and not copied.
+            left -= sock.recv_into(self._buffer, left, socket.MSG_TRUNC)
+        steps = handle(Event.SPOOLED, leg, count)
+        self._drop_unwanted(flow)
+        return steps
+
+    def _unspool(self, flow: Flow, leg: Leg) -> Steps:
+        handle = flow.relay.handle
+        if not self._has_room(flow, leg):
+            return handle(Event.NO_ROOM, leg)
+        octets = self._keeping.unspool(flow, leg)
+        if octets is None:
+            return handle(Event.SPOOL_LOST, leg)
+        self._memory.take(flow.shares[leg], len(octets))
+        flow.pending[leg] = memoryview(octets)
+        return handle(Event.UNSPOOLED, leg, len(octets))
 
     def _write(self, flow: Flow, leg: Leg) -> Steps:
         return self._send(flow, leg, flow.pending[1 - leg])
@@ -241,18 +322,31 @@ class Pump:
         except BlockingIOError:
             count = 0
         except OSError:
-            return flow.relay.handle(Event.FAULT, leg)
+            return self._fault(flow, leg)
         rest = octets[count:]
-        if rest and rest.obj is self._buffer.obj:
-            rest = memoryview(bytes(rest))
+        if rest:
+            self._stuck.add(flow)
+            if rest.obj is self._buffer.obj:
+                rest = memoryview(bytes(rest))
         flow.pending[1 - leg] = rest
         return flow.relay.handle(Event.WROTE, leg, count)
+
+    def _fault(self, flow: Flow, leg: Leg) -> Steps:
+        steps = flow.relay.handle(Event.FAULT, leg)
+        self._drop_unwanted(flow)
+        return steps
+
+    def _drop_unwanted(self, flow: Flow) -> None:
+        """Nobody is there any more who could be given what is on disk."""
+        for leg in Leg:
+            if flow.relay.state(leg) is Half.DROPPED:
+                self._keeping.drop(flow, leg)
 
     def _shut_down(self, flow: Flow, leg: Leg) -> Steps:
         try:
             flow.sockets[leg].shutdown(socket.SHUT_WR)
         except OSError:
-            return flow.relay.handle(Event.FAULT, leg)
+            return self._fault(flow, leg)
         return ()
 
     def _release(self, sock: socket.socket, act: Act) -> None:

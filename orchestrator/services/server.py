@@ -6,7 +6,6 @@ virtual address its identity may use does its session get policies (`_admit`).
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Final
@@ -79,7 +78,7 @@ from orchestrator.services.server_metrics import (
     proxy_metrics,
     session_metrics,
 )
-from orchestrator.services.session_report import report, tally
+from orchestrator.services.session_report import by_vip, report, tally
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire import netlink_xfrm as xfrm_news
 from orchestrator.wire.control import NotThisRole, Refused
@@ -384,24 +383,23 @@ class Server:
 
     # What people ask (Administered)
 
-    def status(self) -> dict[str, object]:
-        proxy = self.config.proxy.enabled
+    async def status(self) -> dict[str, object]:
+        proxy, charon = self.config.proxy.enabled, self._charon_version
         return {
             "role": "server",
             "version": __version__,
-            "state": "serving" if self._charon_version else "waiting",
-            "reasons": [] if self._charon_version else ["charon-absent"],
+            "state": "serving" if charon else "waiting",
+            "reasons": [] if charon else ["charon-absent"],
             "since_s": round(clock.now() - self._state_since, 3),
             "uptime_s": round(clock.now() - self._started_at, 3),
             "identity": self.config.identity,
             "pools": [str(pool) for pool in self.config.vip.pools],
-            "charon": f"strongSwan {self._charon_version}"
-            if self._charon_version
-            else "absent",
+            "charon": f"strongSwan {charon}" if charon else "absent",
             "sessions": tally(self._machine.by_identity.values()),
             "held": all_held_report(self._holder.held(), self._holder.total),
             "proxy": (self._proxy.problem or "running") if proxy else "off",
             "proxy_worker": self._proxy.status(),
+            "queued": await self._proxy.queued() if proxy else None,
             "repairs": self._reconciler.repairs,
             "warnings": self._warnings(),
             "counters": dict(self.journal.counters),
@@ -411,12 +409,13 @@ class Server:
         raise NotThisRole("paths are the endpoint's: ask `orchestrator sessions` here")
 
     async def sessions(self) -> list[dict[str, object]]:
-        flows = Counter(flow.vip.host for flow in await self._flows())
+        flows = by_vip(await self._flows())
         return [
             report(
                 session,
                 self._policy,
                 flows,
+                self._proxy.settings,
                 held_report(self._holder.held(session.vips)),
                 self._leases.lookup(session.identity),
                 clock.now(),

@@ -1,10 +1,11 @@
 """What `orchestrator sessions` and `status` say of a server's sessions."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from orchestrator.core.absence import SessionPolicy, SessionState
+from orchestrator.core.flows import FlowRecord, ProxySettings
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.session import Session
 
@@ -18,16 +19,40 @@ def tally(sessions: Iterable[Session]) -> dict[str, int]:
     return {**{str(state): states[state] for state in KEPT}, "all": states.total()}
 
 
+def by_vip(flows: Iterable[FlowRecord]) -> Mapping[IPAddress, Sequence[FlowRecord]]:
+    found = defaultdict(list)
+    for flow in flows:
+        found[flow.vip.host].append(flow)
+    return found
+
+
+def queued(
+    flows: Sequence[FlowRecord], settings: ProxySettings, now: Instant
+) -> dict[str, object]:
+    """What the proxy keeps for the flows of one session, and how near its limits that is."""
+    waits = [flow.waits_since for flow in flows if flow.waits_since is not None]
+    return {
+        "bytes": sum(flow.queued_to_peer + flow.queued_to_endpoint for flow in flows),
+        "limit_bytes": settings.octets_per_vip,
+        "spooled_bytes": sum(flow.spooled for flow in flows),
+        "spool_limit_bytes": settings.spool and settings.spool.per_vip,
+        "waiting": len(waits),
+        "waiting_since_s": round(now - min(waits), 3) if waits else None,
+    }
+
+
 def report(
     session: Session,
     policy: SessionPolicy,
-    flows: Mapping[IPAddress, int],
+    flows: Mapping[IPAddress, Sequence[FlowRecord]],
+    settings: ProxySettings,
     held: Mapping[str, object],
     lease: object,
     now: Instant,
 ) -> dict[str, object]:
-    """`flows` counts those of each virtual address."""
+    """`flows` are those of each virtual address."""
     tunnel, following = session.active, session.next_state(policy)
+    own = [flow for vip in session.vips for flow in flows.get(vip, ())]
     return {
         "identity": session.identity,
         "vip": [str(vip) for vip in session.vips],
@@ -42,7 +67,8 @@ def report(
         "reqid": tunnel.reqid if tunnel else None,
         "tunnels": len(session.tunnels),
         "roams": session.roams,
-        "flows": sum(flows[vip] for vip in session.vips),
+        "flows": len(own),
+        "queued": queued(own, settings, now),
         "held": held,
         "lease": lease,
     }

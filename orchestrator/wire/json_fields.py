@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from orchestrator.core.errors import PeerError
 from orchestrator.core.flows import SocketAddress
-from orchestrator.core.quantities import IPAddress, Seconds
+from orchestrator.core.quantities import Instant, IPAddress, Seconds
 
 LARGEST_NUMBER: Final = 2**63 - 1
 LONGEST_SECONDS: Final = 10 * 365 * 86400.0
@@ -70,6 +70,12 @@ class Fields:
             raise PeerError(f"{key!r} is not between 0 and ten years")
         return Seconds(float(value))
 
+    def instant_or_none(self, key: str) -> Instant | None:
+        return None if self._is_none(key) else Instant(self.seconds(key))
+
+    def text_or_none(self, key: str) -> str | None:
+        return None if self._is_none(key) else self.text(key)
+
     def flag(self, key: str) -> bool:
         value = self._take(key)
         if not isinstance(value, bool):
@@ -87,19 +93,13 @@ class Fields:
         return _word(self.text(key), words)
 
     def word_or_none(self, key: str, words: type[_Word]) -> _Word | None:
-        if self._left.get(key, "") is None:
-            del self._left[key]
-            return None
-        return self.word(key, words)
+        return None if self._is_none(key) else self.word(key, words)
 
     def fields(self, key: str) -> "Fields":
         return Fields(self._take(key), repr(key))
 
     def fields_or_none(self, key: str) -> "Fields | None":
-        if self._left.get(key, "") is None:
-            del self._left[key]
-            return None
-        return self.fields(key)
+        return None if self._is_none(key) else self.fields(key)
 
     def every(self, key: str) -> list["Fields"]:
         value = self._take(key)
@@ -112,6 +112,13 @@ class Fields:
         counts = self.fields(key)
         names = list(counts._left)  # noqa: SLF001 - our own class
         return tuple((_word(name, words), counts.number(name)) for name in names)
+
+    def _is_none(self, key: str) -> bool:
+        """Then it is taken."""
+        none = self._left.get(key, "") is None
+        if none:
+            del self._left[key]
+        return none
 
     def _take(self, key: str) -> Any:
         if key not in self._left:

@@ -21,11 +21,9 @@ how workers and daemons of different releases meet: they stay as they are.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Final, assert_never
 
 from orchestrator.core.errors import PeerError
-from orchestrator.core.firewall import ProxyPorts
 from orchestrator.core.flows import (
     DialFailure,
     FlowDirection,
@@ -38,11 +36,19 @@ from orchestrator.core.flows import (
     ProxySettings,
     Refusal,
     SocketAddress,
-    SourcePolicy,
 )
-from orchestrator.core.quantities import Instant, IPAddress, Seconds
-from orchestrator.core.relay_events import Outcome, Phase
+from orchestrator.core.quantities import IPAddress, Seconds
+from orchestrator.core.relay_events import Outcome
 from orchestrator.wire.json_fields import Fields
+from orchestrator.wire.proxy_values import (
+    counters_object,
+    read_counters,
+    read_record,
+    read_settings,
+    record_object,
+    settings_object,
+    socket_address,
+)
 
 VERSION: Final = 1
 READY: Final = b"ready\n"
@@ -245,7 +251,9 @@ def encode_reply(reply: Reply) -> bytes:
         case Done(count):
             return _line(reply="done", count=count)
         case FlowsPage(flows, more):
-            return _line(reply="flows", flows=[_record(flow) for flow in flows], more=more)
+            return _line(
+                reply="flows", flows=[record_object(flow) for flow in flows], more=more
+            )
         case Counters(counters):
             return _line(reply="counters", counters=counters_object(counters))
         case Resumed(flows):
@@ -257,10 +265,10 @@ def encode_reply(reply: Reply) -> bytes:
         case Failed(problem):
             return _line(reply="failed", problem=problem)
         case FlowOpened(record):
-            return _line(reply="opened", flow=_record(record))
+            return _line(reply="opened", flow=record_object(record))
         case FlowEnded(record, outcome, failure):
             return _line(
-                reply="ended", flow=_record(record), outcome=outcome, dial_failure=failure
+                reply="ended", flow=record_object(record), outcome=outcome, dial_failure=failure
             )
         case FlowRefused(vip, peer, direction, reason):
             return _line(
@@ -287,7 +295,7 @@ def decode_reply(line: bytes) -> Reply:
         case "done":
             reply = Done(fields.number("count"))
         case "flows":
-            records = tuple(_read_record(one) for one in fields.every("flows"))
+            records = tuple(read_record(one) for one in fields.every("flows"))
             reply = FlowsPage(records, fields.flag("more"))
         case "counters":
             reply = Counters(read_counters(fields.fields("counters")))
@@ -312,7 +320,7 @@ def _read_event(kind: str, fields: Fields) -> FlowEvent:
             fields.word("direction", FlowDirection),
             fields.word("reason", Refusal),
         )
-    record = _read_record(fields.fields("flow"))
+    record = read_record(fields.fields("flow"))
     if kind == "opened":
         return FlowOpened(record)
     outcome = fields.word("outcome", Outcome)
@@ -337,10 +345,6 @@ def _line(**fields: object) -> bytes:
     return line.encode() + b"\n"
 
 
-def socket_address(address: SocketAddress) -> list[object]:
-    return [str(address.host), address.port]
-
-
 def _inheritance(inheritance: Inheritance) -> dict[str, object]:
     return {
         "first": inheritance.first,
@@ -363,98 +367,3 @@ def _read_inheritance(fields: Fields | None) -> Inheritance | None:
     )
     fields.close()
     return inheritance
-
-
-def settings_object(settings: ProxySettings) -> dict[str, object]:
-    return {
-        "pools": [str(pool) for pool in settings.pools],
-        "source": settings.source,
-        "port_from_endpoints": settings.ports.from_endpoints,
-        "port_to_endpoints": settings.ports.to_endpoints,
-        "flows_per_vip": settings.flows_per_vip,
-        "flows": settings.flows,
-        "octets_per_flow": settings.octets_per_flow,
-        "dial_seconds": settings.dial_seconds,
-        "dial_vip_seconds": settings.dial_vip_seconds,
-    }
-
-
-def read_settings(fields: Fields) -> ProxySettings:
-    pools = fields.texts("pools")
-    try:
-        settings = ProxySettings(
-            pools=tuple(ip_network(pool) for pool in pools),
-            source=fields.word("source", SourcePolicy),
-            ports=ProxyPorts(
-                fields.number("port_from_endpoints"), fields.number("port_to_endpoints")
-            ),
-            flows_per_vip=fields.number("flows_per_vip"),
-            flows=fields.number("flows"),
-            octets_per_flow=fields.number("octets_per_flow"),
-            dial_seconds=fields.seconds("dial_seconds"),
-            dial_vip_seconds=fields.seconds("dial_vip_seconds"),
-        )
-    except ValueError as error:
-        raise PeerError(f"settings: {error}") from error
-    fields.close()
-    return settings
-
-
-def _record(record: FlowRecord) -> dict[str, object]:
-    return {
-        "vip": socket_address(record.vip),
-        "peer": socket_address(record.peer),
-        "direction": record.direction,
-        "since": record.since,
-        "state": record.state,
-        "to_peer": record.to_peer,
-        "to_endpoint": record.to_endpoint,
-        "queued_to_peer": record.queued_to_peer,
-        "queued_to_endpoint": record.queued_to_endpoint,
-    }
-
-
-def _read_record(fields: Fields) -> FlowRecord:
-    record = FlowRecord(
-        vip=fields.socket("vip"),
-        peer=fields.socket("peer"),
-        direction=fields.word("direction", FlowDirection),
-        since=Instant(fields.seconds("since")),
-        state=fields.word("state", Phase),
-        to_peer=fields.number("to_peer"),
-        to_endpoint=fields.number("to_endpoint"),
-        queued_to_peer=fields.number("queued_to_peer"),
-        queued_to_endpoint=fields.number("queued_to_endpoint"),
-    )
-    fields.close()
-    return record
-
-
-def counters_object(counters: ProxyCounters) -> dict[str, object]:
-    return {
-        "open": counters.open,
-        "capacity": counters.capacity,
-        "accepted": counters.accepted,
-        "to_peer": counters.to_peer,
-        "to_endpoint": counters.to_endpoint,
-        "refused": dict(counters.refused),
-        "dial_failures": dict(counters.dial_failures),
-        "ended": dict(counters.ended),
-        "events_lost": counters.events_lost,
-    }
-
-
-def read_counters(fields: Fields) -> ProxyCounters:
-    counters = ProxyCounters(
-        open=fields.number("open"),
-        capacity=fields.number("capacity"),
-        accepted=fields.number("accepted"),
-        to_peer=fields.number("to_peer"),
-        to_endpoint=fields.number("to_endpoint"),
-        refused=fields.tally("refused", Refusal),
-        dial_failures=fields.tally("dial_failures", DialFailure),
-        ended=fields.tally("ended", Outcome),
-        events_lost=fields.number("events_lost"),
-    )
-    fields.close()
-    return counters

@@ -14,7 +14,8 @@ whose predecessor dies before Commit goes on with what it has received.
 
 A message is: length of its head (4 octets, network order), head (a JSON object), and the bytes
 that flows have queued, in the order of the flows, from INNER before from OUTER. Descriptors
-travel beside it, in the order of what it lists; of a flow inner before outer.
+travel beside it, in the order of what it lists; of a flow inner before outer, then the files of
+what is spooled from INNER and from OUTER, where there is something.
 
 `FORMAT` is what the old worker writes; a new one reads it, or declines. Whatever changes what
 is written has another number; whoever can still read the earlier one says so in `READABLE`.
@@ -25,7 +26,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from orchestrator.core.errors import PeerError
 from orchestrator.core.flows import (
@@ -40,8 +41,8 @@ from orchestrator.core.quantities import Instant
 from orchestrator.core.relay_events import Leg
 from orchestrator.core.relay_state import Half, RelayState, StreamState
 from orchestrator.wire.json_fields import Fields
-from orchestrator.wire.proxy_control import (
-    LINE_OCTETS,
+from orchestrator.wire.proxy_control import LINE_OCTETS
+from orchestrator.wire.proxy_values import (
     counters_object,
     read_counters,
     read_settings,
@@ -49,10 +50,12 @@ from orchestrator.wire.proxy_control import (
     socket_address,
 )
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 READABLE: Final = frozenset({FORMAT})
-FLOWS_PER_BATCH: Final = 100
-"""Two descriptors each; the kernel passes 253 at once."""
+"""Format 1, without spools, was in no release."""
+DESCRIPTORS_PER_BATCH: Final = 200
+"""After which a batch is full: 100 flows of two, or the last has four; the kernel passes 253 at
+once."""
 OCTETS_PER_BATCH: Final = 1 << 20
 """Queued bytes after which a batch is full."""
 MOST_OCTETS: Final = LINE_OCTETS + OCTETS_PER_BATCH + 2 * LARGEST_QUEUE
@@ -60,9 +63,16 @@ MOST_OCTETS: Final = LINE_OCTETS + OCTETS_PER_BATCH + 2 * LARGEST_QUEUE
 _HEAD: Final = struct.Struct("!I")
 
 
+class SpoolExtent(NamedTuple):
+    """Where in its file is what a half-stream has spooled: in octets, from its beginning."""
+
+    head: int
+    tail: int
+
+
 @dataclass(frozen=True, slots=True)
 class HandedFlow:
-    """A flow, without its sockets."""
+    """A flow, without its sockets and files."""
 
     vip: SocketAddress
     peer: SocketAddress
@@ -73,11 +83,22 @@ class HandedFlow:
     relay: RelayState
     queued: tuple[bytes, bytes]
     """from INNER, from OUTER: what was read there and is not written to the other yet"""
+    spools: tuple[SpoolExtent | None, SpoolExtent | None] = (None, None)
+    """from INNER, from OUTER; None: nothing is spooled"""
 
     def __post_init__(self) -> None:
         counts = tuple(stream.queued for stream in self.relay.streams)
         if counts != (len(self.queued[0]), len(self.queued[1])):
             raise ValueError("the bytes are not as many as the relay says")
+        for stream, spool in zip(self.relay.streams, self.spools, strict=True):
+            if bool(stream.spooled) is not (spool is not None):
+                raise ValueError("there is a spool and nothing in it, or the other way round")
+            if spool is not None and not 0 <= spool.head < spool.tail:
+                raise ValueError(f"a spool from {spool.head} to {spool.tail}")
+
+    @property
+    def descriptors(self) -> int:
+        return len(self.queued) + sum(spool is not None for spool in self.spools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +149,14 @@ Message = Ready | Opening | Batch | Commit | Received | Taken | Declined
 def batches(flows: Iterable[HandedFlow]) -> Iterator[Batch]:
     """All flows in their order, in batches whose messages are not longer than MOST_OCTETS."""
     batch: list[HandedFlow] = []
-    octets = 0
+    octets = descriptors = 0
     for flow in flows:
         batch.append(flow)
         octets += sum(len(queue) for queue in flow.queued)
-        if len(batch) == FLOWS_PER_BATCH or octets >= OCTETS_PER_BATCH:
+        descriptors += flow.descriptors
+        if descriptors >= DESCRIPTORS_PER_BATCH or octets >= OCTETS_PER_BATCH:
             yield Batch(tuple(batch))
-            batch, octets = [], 0
+            batch, octets, descriptors = [], 0, 0
     if batch:
         yield Batch(tuple(batch))
 
@@ -249,11 +271,15 @@ def _flow(flow: HandedFlow) -> dict[str, object]:
         "lost": [] if relay.lost is None else [relay.lost.name],
         "watched": _names(relay.watched),
         "drained": _names(relay.drained),
-        "streams": [_stream(stream) for stream in relay.streams],
+        "streams": [
+            _stream(stream, spool)
+            for stream, spool in zip(relay.streams, flow.spools, strict=True)
+        ],
     }
 
 
-def _stream(stream: StreamState) -> dict[str, object]:
+def _stream(stream: StreamState, spool: SpoolExtent | None) -> dict[str, object]:
+    head, tail = spool or SpoolExtent(0, 0)
     return {
         "half": stream.half.name,
         "readable": stream.readable,
@@ -261,6 +287,9 @@ def _stream(stream: StreamState) -> dict[str, object]:
         "writable": stream.writable,
         "queued": stream.queued,
         "moved": stream.moved,
+        "spooled": stream.spooled,
+        "spool_head": head,
+        "spool_tail": tail,
     }
 
 
@@ -276,7 +305,8 @@ def _read_batch(fields: Fields, octets: bytes) -> Batch:
 
 def _read_flow(fields: Fields, octets: bytes) -> tuple[HandedFlow, bytes]:
     """The flow whose bytes come first, and the bytes of those that follow."""
-    streams = [_read_stream(one) for one in fields.every("streams")]
+    read = [_read_stream(one) for one in fields.every("streams")]
+    streams, spools = [stream for stream, _ in read], [spool for _, spool in read]
     lost = _read_legs(fields, "lost")
     if len(streams) != 2 or len(lost) > 1:
         raise PeerError("a flow has two half-streams, and loses one leg at most")
@@ -300,6 +330,7 @@ def _read_flow(fields: Fields, octets: bytes) -> tuple[HandedFlow, bytes]:
             Instant(fields.seconds("deadline")),
             relay,
             (octets[:first], octets[first:last]),
+            (spools[0], spools[1]),
         )
     except ValueError as error:
         raise PeerError(f"a flow: {error}") from error
@@ -309,7 +340,7 @@ def _read_flow(fields: Fields, octets: bytes) -> tuple[HandedFlow, bytes]:
     return flow, octets[last:]
 
 
-def _read_stream(fields: Fields) -> StreamState:
+def _read_stream(fields: Fields) -> tuple[StreamState, SpoolExtent | None]:
     name = fields.text("half")
     if name not in Half.__members__:
         raise PeerError(f"{name[:40]!r} is no state of a half-stream")
@@ -320,9 +351,11 @@ def _read_stream(fields: Fields) -> StreamState:
         fields.flag("writable"),
         fields.number("queued"),
         fields.number("moved"),
+        fields.number("spooled"),
     )
+    spool = SpoolExtent(fields.number("spool_head"), fields.number("spool_tail"))
     fields.close()
-    return stream
+    return stream, spool if spool.tail else None
 
 
 def _names(legs: Iterable[Leg]) -> list[str]:

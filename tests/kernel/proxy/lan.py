@@ -47,6 +47,8 @@ SETTINGS: Final = ProxySettings(
     flows_per_vip=1024,
     flows=16384,
     octets_per_flow=1024 * 1024,
+    octets_per_vip=1 << 29,
+    octets=1 << 30,
 )
 PROTECTED: Final = (
     ("10.96.0.0/11", "10.50.0.0/16"),

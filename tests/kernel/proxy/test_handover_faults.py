@@ -15,7 +15,7 @@ from typing import Self
 import pytest
 
 from orchestrator.adapters.fdpass import Channel, ChannelEnded, close_all
-from orchestrator.core.flows import ProxyCounters
+from orchestrator.core.flows import Kept, ProxyCounters
 from orchestrator.core.quantities import Seconds
 from orchestrator.core.relay_events import Outcome
 from orchestrator.services import proxy_handover
@@ -342,7 +342,8 @@ def test_an_old_worker_that_dies_costs_what_it_had_not_handed_over(
 # ---- a new worker hears nonsense
 
 
-COUNTERS = ProxyCounters(0, 0, 0, 0, 0, (), (), (), 0)
+NOTHING = Kept(0, 0, 0, None, ())
+COUNTERS = ProxyCounters(0, 0, 0, 0, 0, (), (), (), 0, NOTHING, NOTHING, 0, 0, None)
 
 
 def opening(flows: int) -> bytes:

@@ -100,7 +100,8 @@ def test_a_server_that_is_full_refuses_or_evicts(tmp_path: Path, *, evict: bool)
             assert "10.99.0.3/32" not in destinations
         assert found[0]["state"] == "away"
         assert found[0]["next"] == {"state": "asleep", "in_s": pytest.approx(600, abs=5)}
-        assert server.status()["sessions"] == {"attached": 0, "away": 1, "asleep": 0, "all": 1}
+        status = await server.status()
+        assert status["sessions"] == {"attached": 0, "away": 1, "asleep": 0, "all": 1}
 
     choice = "evict" if evict else "refuse"
     in_a_server(tmp_path, work, f'limits = {{ sessions = 1, when_full = "{choice}" }}\n')
@@ -111,8 +112,8 @@ def test_status_says_since_when_it_has_been_in_its_state(tmp_path: Path) -> None
     async def follow(server: Server) -> None:
         pause = threading.Event()
 
-        def look() -> tuple[object, float, float]:
-            status = server.status()
+        async def look() -> tuple[object, float, float]:
+            status = await server.status()
             since, uptime = status["since_s"], status["uptime_s"]
             assert isinstance(since, float)
             assert isinstance(uptime, float)
@@ -120,17 +121,17 @@ def test_status_says_since_when_it_has_been_in_its_state(tmp_path: Path) -> None
 
         pause.wait(LONG)
         server._ike_event(CharonGone("absent"))
-        state, since, uptime = look()
+        state, since, uptime = await look()
         assert state == "waiting"
         assert uptime - since < LONG <= since, "it has waited since it started"
-        assert server.status()["proxy"] == "off"
+        assert (await server.status())["proxy"] == "off"
         server._ike_event(CharonUp("5.9.8", ()))
-        state, since, uptime = look()
+        state, since, uptime = await look()
         assert state == "serving"
         assert since < LONG <= uptime
         pause.wait(LONG)
         server._ike_event(CharonUp("5.9.8", ()))
-        assert look()[1] >= LONG, "nothing has changed"
+        assert (await look())[1] >= LONG, "nothing has changed"
 
     in_a_server(tmp_path, follow)
 

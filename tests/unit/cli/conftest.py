@@ -89,6 +89,7 @@ SESSIONS: list[dict[str, object]] = [
         "next": {"state": "asleep", "in_s": 5400},
         "pop": None,
         "flows": 3,
+        "queued": {"bytes": 2 << 20, "spooled_bytes": 1 << 30},
         "held": {
             "packets": 9,
             "bytes": 1843,
@@ -108,6 +109,7 @@ SESSIONS: list[dict[str, object]] = [
         "since_s": 0.25,
         "pop": "192.0.2.7:4500",
         "flows": 0,
+        "queued": {"bytes": 0, "spooled_bytes": 0},
         "held": {"packets": 0, "bytes": 0},
         "roams": 0,
     },

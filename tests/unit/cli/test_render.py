@@ -83,6 +83,16 @@ def test_status_of_a_server() -> None:
             "dropped": {"total": 7},
         },
         "proxy": "running",
+        "queued": {
+            "memory": {"bytes": 1024, "limit_bytes": 1 << 30, "waiting": 0},
+            "disk": {
+                "bytes": 4096,
+                "limit_bytes": 1 << 20,
+                "waiting": 2,
+                "waiting_since_s": 61,
+                "problem": "the disk is full",
+            },
+        },
         "uptime_s": 5,
     }
     assert (
@@ -92,6 +102,8 @@ server vpn.example.org: serving for 5s
   pools              10.99.0.0/24
   sessions           1 of 2
   proxy              running
+  queued             1KiB of 1GiB
+  spooled            4KiB of 1MiB, 2 connections wait for room, for 1m1s; the disk is full
   held               0 packets, 0B of 4KiB; lost: 7 total
   running for        5s"""
     )
@@ -111,9 +123,9 @@ def test_sessions() -> None:
     assert (
         click.unstyle(render.sessions(render.clean(SESSIONS)))
         == """\
-IDENTITY        VIP        STATE       FOR  THEN             POP             FLOWS  HELD               LOST               ROAMS  WHY
-laptop1         10.99.0.2  away      8h30m  asleep in 1h30m  -                   3  1.8KiB 0.1% 8h30m  1 asleep, 2 total     12  unheard
-x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  -                192.0.2.7:4500      0  -                  -                      0  followed"""  # noqa: E501
+IDENTITY        VIP        STATE       FOR  THEN             POP             FLOWS  QUEUED     HELD               LOST               ROAMS  WHY
+laptop1         10.99.0.2  away      8h30m  asleep in 1h30m  -                   3  2MiB+1GiB  1.8KiB 0.1% 8h30m  1 asleep, 2 total     12  unheard
+x\\x1b[2J\\u202e  10.99.0.3  attached  250ms  -                192.0.2.7:4500      0  0B         -                  -                      0  followed"""  # noqa: E501
     )
 
 
@@ -123,8 +135,8 @@ def test_flows_as_a_daemon_sends_them() -> None:
     assert (
         click.unstyle(render.flows(render.clean(answer.result)))
         == """\
-VIP              PEER               STATE  TO PEER  TO ENDPOINT  QUEUED  QUEUED BACK
-10.99.0.2:5  ->  [fd00:51:1::2]:22  open      5KiB       100MiB      0B         1MiB"""
+VIP              PEER               STATE  TO PEER  TO ENDPOINT  QUEUED  QUEUED BACK  SPOOLED
+10.99.0.2:5  ->  [fd00:51:1::2]:22  open      5KiB       100MiB      0B         1MiB       0B"""
     )
 
 

@@ -26,6 +26,8 @@ SETTINGS = ProxySettings(
     flows_per_vip=2,
     flows=3,
     octets_per_flow=1024 * 1024,
+    octets_per_vip=1 << 30,
+    octets=1 << 30,
 )
 
 

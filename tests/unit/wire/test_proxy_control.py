@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given, strategies
 
+from orchestrator.core.allowance import Shortage
 from orchestrator.core.errors import PeerError
 from orchestrator.core.firewall import ProxyPorts
 from orchestrator.core.flows import (
@@ -16,11 +17,13 @@ from orchestrator.core.flows import (
     FlowOpened,
     FlowRecord,
     FlowRefused,
+    Kept,
     ProxyCounters,
     ProxySettings,
     Refusal,
     SocketAddress,
     SourcePolicy,
+    SpoolSettings,
 )
 from orchestrator.core.quantities import Instant, Seconds
 from orchestrator.core.relay_events import Outcome, Phase
@@ -55,8 +58,11 @@ SETTINGS = ProxySettings(
     flows_per_vip=10,
     flows=100,
     octets_per_flow=1 << 19,
+    octets_per_vip=1 << 29,
+    octets=1 << 30,
     dial_seconds=Seconds(4.0),
     dial_vip_seconds=Seconds(60.5),
+    spool=SpoolSettings("/var/spool/x", 1 << 20, 1 << 21, 1 << 22),
 )
 RECORD = FlowRecord(
     vip=SocketAddress(ip_address("10.99.0.7"), 40000),
@@ -68,6 +74,8 @@ RECORD = FlowRecord(
     to_endpoint=2,
     queued_to_peer=3,
     queued_to_endpoint=4,
+    spooled=5,
+    waits_since=Instant(13.5),
 )
 COUNTERS = ProxyCounters(
     open=1,
@@ -79,6 +87,11 @@ COUNTERS = ProxyCounters(
     dial_failures=((DialFailure.REFUSED, 7),),
     ended=((Outcome.FINISHED, 8),),
     events_lost=9,
+    memory=Kept(10, 11, 12, Instant(13.5), ((Shortage.SESSION, 14),)),
+    disk=Kept(15, 16, 0, None, ((Shortage.STREAM, 17),)),
+    disk_failures=18,
+    disk_lost=19,
+    disk_problem="full",
 )
 REQUESTS: list[Request] = [
     Hello(),
@@ -130,7 +143,7 @@ def test_golden_lines() -> None:
     assert encode_reply(FlowOpened(RECORD)) == (
         b'{"v":1,"reply":"opened","flow":{"vip":["10.99.0.7",40000],"peer":["fd00:50::2",443],'
         b'"direction":"from-endpoint","since":12.5,"state":"open","to_peer":1,"to_endpoint":2,'
-        b'"queued_to_peer":3,"queued_to_endpoint":4}}\n'
+        b'"queued_to_peer":3,"queued_to_endpoint":4,"spooled":5,"waits_since":13.5}}\n'
     )
 
 

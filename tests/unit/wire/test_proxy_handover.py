@@ -21,7 +21,7 @@ from orchestrator.core.quantities import Instant
 from orchestrator.core.relay_events import Leg
 from orchestrator.core.relay_state import Half, RelayState, StreamState
 from orchestrator.wire.proxy_handover import (
-    FLOWS_PER_BATCH,
+    DESCRIPTORS_PER_BATCH,
     FORMAT,
     MOST_OCTETS,
     Batch,
@@ -32,6 +32,7 @@ from orchestrator.wire.proxy_handover import (
     Opening,
     Ready,
     Received,
+    SpoolExtent,
     Taken,
     batches,
     decode,
@@ -89,10 +90,20 @@ def lost() -> HandedFlow:
     return replace(flow, relay=relay)
 
 
+def spooled(queue: bytes = b"") -> HandedFlow:
+    """The endpoint is away, and much waits for it."""
+    flow = a_flow(b"", queue)
+    inner, outer = flow.relay.streams
+    half = Half.WRITING if queue else Half.LOADING
+    relay = replace(flow.relay, streams=(inner, replace(outer, half=half, spooled=100)))
+    return replace(flow, relay=relay, spools=(None, SpoolExtent(72, 180)))
+
+
 MESSAGES: list[Message] = [
     Ready(),
     Opening(3, SETTINGS, COUNTERS, (ListenerKey(FlowDirection.TO_ENDPOINT, 6, 11111),)),
     Batch((a_flow(b"in", b""), a_flow(b"", b"out"), lost(), a_flow(b"both", b"ways"))),
+    Batch((spooled(), spooled(b"out"))),
     Commit(),
     Received(7),
     Taken(),
@@ -111,8 +122,9 @@ def test_golden_octets() -> None:
         b'"direction":"to-endpoint","since":12.25,"deadline":42.25,"dialled":"OUTER",'
         b'"limit":8,"patient":["INNER"],"lost":[],"watched":[],"drained":[],"streams":'
         b'[{"half":"WRITING","readable":true,"hangup":false,"writable":true,"queued":2,'
-        b'"moved":5},{"half":"READING","readable":true,"hangup":false,"writable":true,'
-        b'"queued":0,"moved":5}]}]}'
+        b'"moved":5,"spooled":0,"spool_head":0,"spool_tail":0},{"half":"READING",'
+        b'"readable":true,"hangup":false,"writable":true,"queued":0,"moved":5,"spooled":0,'
+        b'"spool_head":0,"spool_tail":0}]}]}'
     )
     flow = a_flow(b"\x00\xff", limit=8, moved=5)
     assert encode(Batch((flow,))) == struct.pack("!I", len(head)) + head + b"\x00\xff"
@@ -130,7 +142,7 @@ def test_batches_have_every_flow_in_order_and_fit_a_message(
     made = list(batches(flows))
     assert [flow for batch in made for flow in batch.flows] == flows
     for batch in made:
-        assert 0 < len(batch.flows) <= FLOWS_PER_BATCH
+        assert 0 < sum(flow.descriptors for flow in batch.flows) < DESCRIPTORS_PER_BATCH + 4
         assert len(encode(batch)) <= MOST_OCTETS
 
 
@@ -148,6 +160,15 @@ def altered_flow(flow: HandedFlow, **changes: object) -> bytes:
     return altered(Batch((flow,)), flows=[{**fields, **changes}])
 
 
+def altered_stream(flow: HandedFlow, **changes: object) -> bytes:
+    """The one from OUTER."""
+    octets = encode(Batch((flow,)))
+    (length,) = struct.unpack_from("!I", octets)
+    (fields,) = json.loads(octets[4 : 4 + length])["flows"]
+    inner, outer = fields["streams"]
+    return altered_flow(flow, streams=[inner, {**outer, **changes}])
+
+
 @pytest.mark.parametrize(
     ("octets", "complaint"),
     [
@@ -157,8 +178,8 @@ def altered_flow(flow: HandedFlow, **changes: object) -> bytes:
         (b"\x00\x00\x00\x02{}", "no 'message'"),
         (altered(Commit(), message="what"), "unknown message 'what'"),
         (altered(Commit(), more=1), "unknown key 'more'"),
-        (altered(MESSAGES[1], format=FORMAT + 1), "format 2 is not known here"),
-        (altered(MESSAGES[1], format=FORMAT + 1, settings=None), "format 2 is not known here"),
+        (altered(MESSAGES[1], format=FORMAT + 1), "format 3 is not known here"),
+        (altered(MESSAGES[1], format=FORMAT + 1, settings=None), "format 3 is not known here"),
         (encode(Commit()) + b"x", "belong to no flow"),
         (encode(Batch((a_flow(b"in"),))) + b"x", "belong to no flow"),
         (encode(Batch((a_flow(b"in"),)))[:-1], "not as many as the relay says"),
@@ -168,6 +189,12 @@ def altered_flow(flow: HandedFlow, **changes: object) -> bytes:
         (altered_flow(a_flow(), dialled="BOTH"), "'BOTH' is no leg"),
         (altered_flow(a_flow(), limit=LARGEST_QUEUE + 1), "at most may"),
         (altered_flow(a_flow(), limit=0), "queue nothing"),
+        (altered_flow(spooled(), patient=[]), "not patient"),
+        (altered_stream(spooled(), spooled=0), "0 bytes spooled in LOADING"),
+        (altered_stream(spooled(), spool_tail=0), "a spool and nothing in it"),
+        (altered_stream(spooled(), spool_head=180), "a spool from 180 to 180"),
+        (altered_stream(a_flow(), spool_tail=9), "a spool and nothing in it"),
+        (altered_stream(a_flow(), spooled=9), "9 bytes spooled in READING"),
     ],
 )
 def test_what_makes_no_sense_is_refused(octets: bytes, complaint: str) -> None:

@@ -1,0 +1,151 @@
+"""One connection as the worker has it: sockets, relay, bytes, and what is told of it."""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from orchestrator.adapters.spool import Spool
+from orchestrator.adapters.transparent import unacknowledged, unread
+from orchestrator.core.allowance import Share
+from orchestrator.core.flows import FlowDirection, FlowRecord, SocketAddress
+from orchestrator.core.quantities import Instant
+from orchestrator.core.relay import Relay
+from orchestrator.core.relay_events import Leg
+from orchestrator.core.relay_state import Half
+from orchestrator.wire.proxy_handover import HandedFlow, SpoolExtent
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What a flow has of the kernel's."""
+
+    sockets: tuple[socket.socket, socket.socket]
+    """inner, outer"""
+    spools: tuple[Spool | None, Spool | None] = (None, None)
+    """by source leg"""
+
+    def descriptors(self) -> list[int]:
+        """In the order in which a handover passes them."""
+        spools = [spool.fileno() for spool in self.spools if spool is not None]
+        return [*(sock.fileno() for sock in self.sockets), *spools]
+
+    def close(self) -> None:
+        for end in (*self.sockets, *self.spools):
+            if end is not None:
+                end.close()
+
+
+class Flow:
+    """Two sockets and the relay between them."""
+
+    __slots__ = (
+        "away",
+        "connecting",
+        "dial_errno",
+        "on_disk",
+        "pending",
+        "relay",
+        "shares",
+        "sockets",
+        "spools",
+        "watched",
+    )
+
+    def __init__(self, relay: Relay, inner: socket.socket, outer: socket.socket) -> None:
+        self.relay = relay
+        self.sockets = (inner, outer)
+        self.pending = [memoryview(b""), memoryview(b"")]
+        """by source leg: read, and not written yet"""
+        self.spools: list[Spool | None] = [None, None]
+        """by source leg: what waits on disk; None: nothing does"""
+        self.shares: Sequence[Share[Stream]] = ()
+        """by source leg: what is kept of it in memory"""
+        self.on_disk: Sequence[Share[Stream]] = ()
+        self.connecting = True
+        self.dial_errno = 0
+        """why the dial failed, if it did"""
+        self.watched: set[Leg] = set()
+        self.away: set[Leg] = set()
+        """those whose far end does not answer, as the relay was told"""
+
+    @property
+    def over(self) -> bool:
+        return self.relay.outcome is not None
+
+    @property
+    def ends(self) -> Ends:
+        inner, outer = self.spools
+        return Ends(self.sockets, (inner, outer))
+
+    def kept(self, source: Leg) -> int:
+        """Octets in memory, of those from `source`: read, and not acknowledged behind us."""
+        if self.over or self.relay.state(source) is Half.DROPPED:
+            return 0
+        return self.relay.queued(source) + unacknowledged(self.sockets[1 - source])
+
+
+Stream = tuple[Flow, Leg]
+"""One direction of a flow, by the leg it comes from."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known of a flow beside its bytes."""
+
+    flow: Flow
+    vip: SocketAddress
+    peer: SocketAddress
+    direction: FlowDirection
+    since: Instant
+    deadline: Instant
+    """of the dial"""
+
+    @classmethod
+    def restored(cls, handed: HandedFlow, ends: Ends) -> Self:
+        """As another worker had it."""
+        flow = Flow(Relay.restored(handed.relay), *ends.sockets)
+        flow.pending = [memoryview(queue) for queue in handed.queued]
+        flow.spools = list(ends.spools)
+        flow.connecting = handed.relay.dialing
+        flow.watched = set(handed.relay.awaited)
+        return cls(
+            flow, handed.vip, handed.peer, handed.direction, handed.since, handed.deadline
+        )
+
+    def handed(self) -> HandedFlow:
+        """For another worker."""
+        flow = self.flow
+        queues = [bytes(flow.pending[leg]) if flow.relay.queued(leg) else b"" for leg in Leg]
+        extents = [
+            None if spool is None else SpoolExtent(spool.head, spool.tail)
+            for spool in flow.spools
+        ]
+        return HandedFlow(
+            self.vip,
+            self.peer,
+            self.direction,
+            self.since,
+            self.deadline,
+            flow.relay.export(),
+            (queues[0], queues[1]),
+            (extents[0], extents[1]),
+        )
+
+    def record(self) -> FlowRecord:
+        flow = self.flow
+        relay, (inner, outer) = flow.relay, flow.sockets
+        waits = [share.since for share in (*flow.shares, *flow.on_disk) if share.since]
+        return FlowRecord(
+            vip=self.vip,
+            peer=self.peer,
+            direction=self.direction,
+            since=self.since,
+            state=relay.phase,
+            to_peer=relay.moved(Leg.INNER),
+            to_endpoint=relay.moved(Leg.OUTER),
+            queued_to_peer=unread(inner) + relay.queued(Leg.INNER) + unacknowledged(outer),
+            queued_to_endpoint=unread(outer) + relay.queued(Leg.OUTER) + unacknowledged(inner),
+            spooled=sum(relay.spooled(leg) for leg in Leg),
+            waits_since=min(waits, default=None),
+        )
