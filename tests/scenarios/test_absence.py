@@ -1,9 +1,5 @@
 """Out of range for a while: connections wait, and their peers are answered for the absent."""
 
-import fcntl
-import socket
-import struct
-import termios
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +9,7 @@ from orchestrator.lab.apps import Download
 from orchestrator.lab.product import SERVER
 from orchestrator.lab.serve import content
 from tests.scenarios.conversation import Conversation, Echo
+from tests.scenarios.pouring import POURED, Pouring
 from tests.scenarios.world import LIMIT, PEER, World, eventually, for_a_while
 
 ABSENCE = 15.0
@@ -21,12 +18,8 @@ PORT = 7070
 QUEUE_BYTES = 256 << 10
 SURELY_KEPT = 64 << 10
 """Less than any queue of that size keeps, and more than what is on its way on the LAN."""
-POURED = 3 << 20
 FILE_BYTES = 6 << 20
 RATE_MBIT = 8.0
-STANDSTILL = 2.0
-"""Seconds without progress, after which a sender has met the limit."""
-
 KEEPS_LITTLE = SERVER + '[proxy]\nqueue_per_flow = "256KiB"\n'
 NO_PROXY = SERVER + "[proxy]\nenabled = false\n"
 
@@ -34,47 +27,6 @@ NO_PROXY = SERVER + "[proxy]\nenabled = false\n"
 @pytest.fixture(scope="module")
 def make_world() -> Callable[..., World]:
     return partial(World, server=KEEPS_LITTLE, file_bytes=FILE_BYTES)
-
-
-class Pouring:
-    """A peer that sends to the endpoint without waiting for it."""
-
-    def __init__(self, world: World) -> None:
-        vip = str(world.vip)
-        listener = world.endpoint.host.inside(socket.create_server, (vip, PORT))
-        with listener:
-            self.peer: socket.socket = world.lab.host("peer1").inside(
-                socket.create_connection, (vip, PORT), LIMIT
-            )
-            self.endpoint, _ = listener.accept()
-        self.sent = 0
-
-    def pour(self) -> None:
-        """Sends until nothing is taken any more."""
-        octets = content(POURED)
-        self.peer.settimeout(STANDSTILL)
-        try:
-            while self.sent < POURED:
-                self.sent += self.peer.send(octets[self.sent :])
-        except TimeoutError:
-            return
-
-    def acknowledged(self) -> int:
-        """Octets that the peer's TCP knows to have arrived (tcp(7), SIOCOUTQ)."""
-        waiting = fcntl.ioctl(self.peer, termios.TIOCOUTQ, bytes(4))
-        return self.sent - int(struct.unpack("i", waiting)[0])
-
-    def received(self) -> bytes:
-        """All that reaches the endpoint, until it has as much as was sent."""
-        self.endpoint.settimeout(LIMIT)
-        octets = b""
-        while len(octets) < self.sent:
-            octets += self.endpoint.recv(1 << 20)
-        return octets
-
-    def close(self) -> None:
-        self.peer.close()
-        self.endpoint.close()
 
 
 def test_connections_wait_for_a_quarter_of_a_minute_and_go_on_elsewhere(world: World) -> None:
