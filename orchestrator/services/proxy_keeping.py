@@ -27,11 +27,14 @@ from orchestrator.core.flows import (
     ProxySettings,
     SpoolSettings,
 )
+from orchestrator.core.quantities import Instant, Seconds
 from orchestrator.core.relay_events import Leg
 from orchestrator.services.proxy_flow import Flow, Stream
 
 CHUNK: Final = LARGEST_QUEUE + HEADER.size
 """The most that one append takes of the disk."""
+TELL_SECONDS: Final = Seconds(600.0)
+"""Between two lines in the log of a disk that refuses now and then: the log is short."""
 NO_SPOOL: Final = SpoolSettings("/", 1 << 20, 1 << 20, 1 << 20)
 
 _log = logging.getLogger("orchestrator.proxy")
@@ -49,6 +52,7 @@ class Keeping:
         self._failures = 0
         self._lost = 0
         self._problem: str | None = None
+        self._told = Instant(-TELL_SECONDS)
 
     def configure(self, settings: ProxySettings) -> None:
         """Holds for the octets that come from now on."""
@@ -127,6 +131,7 @@ class Keeping:
             self.drop(flow, leg)
             self.memory.close(flow.shares[leg])
             self.disk.close(flow.on_disk[leg])
+        flow.shares = flow.on_disk = ()
 
     # ---- memory
 
@@ -223,7 +228,9 @@ class Keeping:
         allowance.wait(share, clock.now())
 
     def _tell_problem(self, problem: str) -> None:
-        if self._problem is None:
+        now = clock.now()
+        if self._problem is None and now - self._told >= TELL_SECONDS:
+            self._told = now
             _log.warning("nothing is spooled, peers of absent endpoints wait: %s", problem)
         self._problem = problem
 

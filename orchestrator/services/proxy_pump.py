@@ -20,7 +20,7 @@ from typing import Final
 from orchestrator.adapters.transparent import far_end_is_silent, reset, unacknowledged
 from orchestrator.core.relay_events import Act, Event, Leg, Step, Steps
 from orchestrator.core.relay_state import Half
-from orchestrator.services.proxy_flow import Flow, Stream
+from orchestrator.services.proxy_flow import Flow
 from orchestrator.services.proxy_keeping import Keeping
 
 EVENTS_PER_POLL: Final = 256
@@ -115,11 +115,9 @@ class Pump:
             away = {leg for leg in stuck if spools and far_end_is_silent(flow.sockets[leg])}
             if not stuck:
                 self._stuck.discard(flow)
-            for leg in away - flow.away:
-                self._do(flow, flow.relay.handle(Event.AWAY, leg))
-            for leg in flow.away - away:
-                self._do(flow, flow.relay.handle(Event.BACK, leg))
-            flow.away = away
+            before, flow.away = flow.away, away
+            self._tell_all(Event.AWAY, [(flow, leg) for leg in away - before])
+            self._tell_all(Event.BACK, [(flow, leg) for leg in before - away])
 
     def make_room(self) -> None:
         """Those that waited for memory go on, as far as there is some."""
@@ -128,9 +126,12 @@ class Pump:
     def make_room_on_disk(self) -> None:
         self._tell_all(Event.SPOOL_ROOM, self._keeping.disk_turn())
 
-    def _tell_all(self, event: Event, streams: Sequence[Stream]) -> None:
+    def _tell_all(self, event: Event, streams: Sequence[tuple[Flow, Leg]]) -> None:
         for flow, leg in streams:
-            self._do(flow, flow.relay.handle(event, leg))
+            try:
+                self._do(flow, flow.relay.handle(event, leg))
+            except Exception:  # noqa: BLE001 - see _give_up
+                self._give_up(flow)
 
     def turn(self) -> bool:
         """Handles what is there; True if there is more to do at once."""
