@@ -7,7 +7,7 @@ from typing import Final
 
 from orchestrator.config.server import ServerConfig
 from orchestrator.core import leases
-from orchestrator.core.flows import ProxyCounters
+from orchestrator.core.flows import Kept, ProxyCounters
 from orchestrator.core.leases import Lease
 from orchestrator.core.metric import (
     Metric,
@@ -101,3 +101,16 @@ def proxy_metrics(found: ProxyCounters | None) -> Iterator[Metric]:
     ):
         yield counters(name, about, label, {str(why): float(count) for why, count in values})
     yield counter("proxy_watchers_lost", "Watchers too slow for events.", found.events_lost)
+    yield from _kept("proxy_queued", "in memory", found.memory)
+    yield from _kept("proxy_spooled", "on disk", found.disk)
+    yield counter("proxy_spool_failures", "Times the disk took nothing.", found.disk_failures)
+    about = "Acknowledged octets that the disk did not give back."
+    yield counter("proxy_spool_lost_bytes", about, found.disk_lost)
+
+
+def _kept(name: str, where: str, kept: Kept) -> Iterator[Metric]:
+    yield gauge(f"{name}_bytes", f"Octets kept {where} for who does not read.", kept.octets)
+    yield gauge(f"{name}_limit_bytes", "As many as there may be; 0: none.", kept.limit)
+    yield gauge(f"{name}_waiting", f"Streams that wait for room {where}.", kept.waiting)
+    met = {str(limit): float(count) for limit, count in kept.met}
+    yield counters(f"{name}_met", "Times a limit was met.", "limit", met)

@@ -210,6 +210,8 @@ def test_its_counters_are_metrics(own_proxied: Proxied, tmp_path: Path) -> None:
     assert (now["proxy_up"], now["proxy_flows"], now["proxy_flows_accepted"]) == (1, 1, 1)
     assert (now["proxy_bytes to-peer"], now["proxy_bytes to-endpoint"]) == (MIB, 0)
     assert (now["proxy_flows_refused vip-full"], now["proxy_watchers_lost"]) == (0, 0)
+    assert now["proxy_queued_limit_bytes"] == SETTINGS.octets
+    assert (now["proxy_queued_met session"], now["proxy_spooled_limit_bytes"]) == (0, 0)
     made.close()
     assert found(tmp_path / "nobody") == {"proxy_up": 0}
 
