@@ -99,7 +99,7 @@ class ServerProbes(_ProbeSockets):
         self._heard = heard
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
-        if probe.kind is not Kind.REPLY:
+        if probe.kind in (Kind.REQUEST, Kind.ASLEEP):
             asleep = probe.kind is Kind.ASLEEP
             self._heard(Heard(sender, probe.flip, probe.spi, probe.sequence, asleep))
 

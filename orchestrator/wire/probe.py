@@ -4,7 +4,10 @@ A UDP payload of 24 octets, network order, written out below. The SA that carrie
 authenticated it, so there is no second authentication here. The server follows the highest
 flip number that it receives (the roaming rule of mosh) and sends on the CHILD_SA that the SPI
 names. ASLEEP is a request of an endpoint that takes nothing more until it sends another one; it
-is answered like one. Pure; whatever is not exactly a probe raises PeerError.
+is answered like one. WARM asks for an answer over the tunnel that it names, whichever one is in
+use, and changes nothing; its flip is the endpoint's present one.
+
+Pure; whatever is not exactly a probe raises PeerError.
 
      0                   1                   2                   3
      0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -39,6 +42,7 @@ class Kind(IntEnum):
     REQUEST = 1
     REPLY = 2
     ASLEEP = 3
+    WARM = 4
 
 
 _KINDS: Final = frozenset(int(kind) for kind in Kind)

@@ -5,6 +5,7 @@ Two kinds of octets: any at all, and honest ones with a few damaged, which get f
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from orchestrator.core.errors import PeerError
 from orchestrator.wire import netlink, netlink_xfrm, packets, probe
 from orchestrator.wire.netlink import Flag, Frame
+from orchestrator.wire.probe import Kind, encode
 from orchestrator.wire.xfrm_structs import Message
 from tests.unit.wire import captured
 from tests.unit.wire.test_netlink_xfrm import MAPPING
 from tests.unit.wire.test_packets import SYN4, UDP6
-from tests.unit.wire.test_probe import OCTETS
+from tests.unit.wire.test_probe import PROBE
 
 
 def read_netlink(datagram: bytes) -> None:
@@ -63,7 +65,7 @@ READERS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
         ),
     ),
     "packet": (read_packet, (SYN4, UDP6)),
-    "probe": (read_probe, (OCTETS,)),
+    "probe": (read_probe, tuple(encode(replace(PROBE, kind=kind)) for kind in Kind)),
 }
 
 

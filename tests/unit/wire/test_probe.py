@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 PROBE = Probe(Kind.REQUEST, flip=7, sequence=0x01020304, spi=Spi(0xC0FFEE01), sent_us=10**15)
 # Computed by hand from the layout in the module.
 OCTETS = bytes.fromhex("01 01 0000 00000007 01020304 c0ffee01 00038d7ea4c68000")
+KINDS = {1: Kind.REQUEST, 2: Kind.REPLY, 3: Kind.ASLEEP, 4: Kind.WARM}
+"""Golden: a released endpoint and server say these numbers to each other."""
 
 u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 probes = st.builds(Probe, st.sampled_from(Kind), u32, u32, st.builds(Spi, u32), u64)
@@ -18,6 +22,14 @@ def test_is_laid_out_as_documented() -> None:
     assert encode(PROBE) == OCTETS
     assert decode(OCTETS) == PROBE
     assert len(OCTETS) == PROBE_SIZE == 24
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_kind_is_one_octet_and_changes_no_other(kind: Kind) -> None:
+    (number,) = [number for number in KINDS if KINDS[number] is kind]
+    octets = OCTETS[:1] + bytes([number]) + OCTETS[2:]
+    assert encode(replace(PROBE, kind=kind)) == octets
+    assert decode(octets) == replace(PROBE, kind=kind)
 
 
 @given(probes)
@@ -33,7 +45,7 @@ def test_survives_the_round_trip(probe: Probe) -> None:
         (OCTETS + b"\0", "25 octets"),
         (b"\x02" + OCTETS[1:], "version 2"),
         (b"\x01\x00" + OCTETS[2:], "kind 0"),
-        (b"\x01\x04" + OCTETS[2:], "kind 4"),
+        (b"\x01\x05" + OCTETS[2:], "kind 5"),
         (b"\x01\x01\x80" + OCTETS[3:], "reserved"),
     ],
 )
