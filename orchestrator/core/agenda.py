@@ -7,24 +7,28 @@ logarithm of it.
 
 import heapq
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from orchestrator.core.quantities import Instant
+from orchestrator.core.quantities import Instant, UniqueId
 
 SLACK: Final = 64
 """Leftovers below which tidying up is not worth it."""
 
 
-class Agenda:
+Name = TypeVar("Name", str, tuple[str, UniqueId])
+"""Somebody, or one CHILD_SA of theirs."""
+
+
+class Agenda(Generic[Name]):
     def __init__(self) -> None:
-        self._at: dict[str, Instant] = {}
-        self._heap: list[tuple[Instant, str]] = []
+        self._at: dict[Name, Instant] = {}
+        self._heap: list[tuple[Instant, Name]] = []
 
     def __len__(self) -> int:
         """Entries kept, leftovers included."""
         return len(self._heap)
 
-    def add(self, name: str, at: Instant) -> None:
+    def add(self, name: Name, at: Instant) -> None:
         """Looks at it then at the latest."""
         known = self._at.get(name)
         if known is not None and known <= at:
@@ -35,15 +39,19 @@ class Agenda:
             self._heap = [(when, who) for who, when in self._at.items()]
             heapq.heapify(self._heap)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: Name) -> None:
         self._at.pop(name, None)
+
+    def clear(self) -> None:
+        self._at.clear()
+        self._heap.clear()
 
     def next(self) -> Instant | None:
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def due(self, now: Instant) -> Iterator[str]:
+    def due(self, now: Instant) -> Iterator[Name]:
         """Whom to look at now; each is off the agenda when it is named."""
         while (at := self.next()) is not None and at <= now:
             name = heapq.heappop(self._heap)[1]

@@ -24,7 +24,6 @@ The rules, each with the method that keeps it:
    the one that has been away longest, never of an attached one (`_makes_room`).
 """
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, assert_never
@@ -89,11 +88,9 @@ class Sessions:
         self._by_vip: dict[IPAddress, Session] = {}
         self._index = TunnelIndex()
         self._absent = Absent()
-        self._agenda = Agenda()
-        self._doomed: list[tuple[Instant, str, UniqueId]] = []
+        self._agenda: Agenda[str] = Agenda()
+        self._doomed: Agenda[tuple[str, UniqueId]] = Agenda()
         """When to delete which CHILD_SA of which identity."""
-        self._condemned: set[UniqueId] = set()
-        """The CHILD_SAs in there: each once, however many probes say so."""
         self._effects: list[Effect] = []
 
     def handle(  # noqa: C901 - one row per event: the table is the point
@@ -137,8 +134,8 @@ class Sessions:
         return tuple(self._effects)
 
     def deadline(self) -> Instant | None:
-        doomed = self._doomed[0][0] if self._doomed else None
-        return min((at for at in (self._agenda.next(), doomed) if at is not None), default=None)
+        times = self._agenda.next(), self._doomed.next()
+        return min((at for at in times if at is not None), default=None)
 
     def session_of_vip(self, vip: IPAddress) -> Session | None:
         return self._by_vip.get(vip)
@@ -227,9 +224,8 @@ class Sessions:
         end = Instant(now + DRAIN)
         for other in elder:
             same = (other.remote, other.remote_port) == (tunnel.remote, tunnel.remote_port)
-            if same and other.child not in self._condemned:
-                self._condemned.add(other.child)
-                heapq.heappush(self._doomed, (end, session.identity, other.child))
+            if same:
+                self._doomed.add((session.identity, other.child), end)
 
     def _attach(
         self, session: Session, tunnel: Tunnel, reason: SessionReason, now: Instant
@@ -304,7 +300,6 @@ class Sessions:
         """Rule 6, for all: whatever SAs are left, nobody would renew or delete them."""
         self._index.clear()
         self._doomed.clear()  # the next charon counts from 1 again
-        self._condemned.clear()
         for session in self.by_identity.values():
             if not session.tunnels:
                 continue
@@ -452,9 +447,7 @@ class Sessions:
     def _tick(self, now: Instant) -> None:
         for identity in self._agenda.due(now):
             self._look(self.by_identity[identity], now)
-        while self._doomed and self._doomed[0][0] <= now:
-            _, identity, child = heapq.heappop(self._doomed)
-            self._condemned.discard(child)
+        for identity, child in self._doomed.due(now):
             session = self.by_identity.get(identity)
             if session is None:
                 continue
