@@ -4,17 +4,24 @@ The virtual addresses are routed to a TUN. While a session is attached its out p
 packets into an SA before they get there; while it is away they fall into the TUN and are
 held. Nothing from a VIP is accepted unless it came out of an SA of that VIP's own reqid; VIPs
 that no session holds are blocked.
+
+What the service answers to a probe of a warm tunnel has a mark, and a policy that takes it into
+that very tunnel, whatever becomes of everything else.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from orchestrator.core.endpoint_state import EVERYTHING, SERVICE, TABLE_MAIN
 from orchestrator.core.kernel import (
+    MARK_PROBE,
     MARK_TO_SENDERS,
     MARK_TPROXY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
+    POLICY_PRIORITY_SERVICE,
     TABLE_INNER,
     TUN_SERVER,
     Address,
@@ -34,6 +41,7 @@ from orchestrator.core.kernel import (
 from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, host_network
 
 PRIORITY_TPROXY: Final = 11100
+NONE_WARM: Final[Mapping[int, Template]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +94,15 @@ def server_objects(state: ServerState) -> tuple[KernelObject, ...]:
 
 
 def session_objects(
-    vips: tuple[IPAddress, ...], reqid: Reqid | None, active: Template | None
+    vips: tuple[IPAddress, ...],
+    reqid: Reqid | None,
+    active: Template | None,
+    warm: Mapping[int, Template] = NONE_WARM,
 ) -> tuple[KernelObject, ...]:
-    """One session's policies. `reqid` None: it has no SA; `active` None: hold its packets."""
+    """One session's policies. `reqid` None: it has no SA; `active` None: hold its packets.
+
+    `warm` has the tunnels, by slot, that answers with the mark `probe_mark` take.
+    """
     objects: list[KernelObject] = []
     for vip in vips:
         own, everything = host_network(vip), EVERYTHING[vip.version]
@@ -110,4 +124,22 @@ def session_objects(
             )
             for direction in (Direction.IN, Direction.FWD)
         ]
+        objects += _ways_back(vip, warm)
     return tuple(objects)
+
+
+def probe_mark(slot: int) -> int:
+    """SO_MARK of an answer through the tunnel in this slot of the endpoint's session."""
+    return MARK_PROBE | slot
+
+
+def _ways_back(vip: IPAddress, warm: Mapping[int, Template]) -> Iterator[Policy]:
+    service, own = host_network(SERVICE[vip.version]), host_network(vip)
+    for slot, template in warm.items():
+        yield Policy(
+            Direction.OUT,
+            Selector(service, own, probe_mark(slot)),
+            Verdict.PROTECT,
+            template,
+            POLICY_PRIORITY_SERVICE,
+        )

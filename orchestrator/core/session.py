@@ -1,13 +1,32 @@
-"""What the server knows of one endpoint; `core.sessions` decides about it."""
+"""What the server knows of one endpoint; `core.sessions` decides about it.
+
+A tunnel gets a slot when the endpoint first asks whether it works while it is idle, and keeps
+it until the tunnel ends, whatever its SPI and place become. A slot costs a policy for each
+virtual address: 1 KiB of the kernel, and 25 µs whenever the tunnel changes. So whoever has one
+link, or moves with it, has none.
+"""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from orchestrator.core.absence import SessionPolicy, SessionState
 from orchestrator.core.ike import Tunnel
 from orchestrator.core.kernel import KernelObject, Template
-from orchestrator.core.quantities import Instant, IPAddress, Spi
+from orchestrator.core.quantities import Instant, IPAddress, Spi, UniqueId
 from orchestrator.core.server_state import session_objects
 from orchestrator.core.session_events import SessionReason
+
+MAX_TUNNELS: Final = 8
+"""Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
+
+
+@dataclass(slots=True)
+class Probed:
+    """What the probes that named a tunnel told of it."""
+
+    heard: Instant
+    slot: int | None = None
+    """Below MAX_TUNNELS; None: nobody asked whether it works while it is idle."""
 
 
 @dataclass(slots=True)
@@ -41,6 +60,8 @@ class Session:
     """The one of them that the endpoint has activated already."""
     unfollowed: Spi | None = None
     """The inbound SA whose sender has moved without charon following."""
+    probed: dict[UniqueId, Probed] = field(default_factory=dict)
+    """By CHILD_SA; only tunnels that are there, and were named by a probe."""
 
     def objects(self) -> tuple[KernelObject, ...]:
         reqid = self.tunnels[-1].reqid if self.tunnels else None
@@ -49,7 +70,58 @@ class Session:
             tunnel = self.active
             spi = tunnel.spi_out if self.may_be_joined else None
             template = Template(tunnel.local, tunnel.remote, tunnel.reqid, spi)
-        return session_objects(self.vips, reqid, template)
+        warm = {
+            slot: Template(tunnel.local, tunnel.remote, tunnel.reqid, tunnel.spi_out)
+            for tunnel in self.tunnels
+            if (slot := self.slot_of(tunnel)) is not None
+        }
+        return session_objects(self.vips, reqid, template, warm)
+
+    def named(self, spi: Spi, now: Instant) -> Tunnel | None:
+        """The tunnel that a probe names by its outbound SPI."""
+        tunnel = next((tunnel for tunnel in self.tunnels if tunnel.spi_out == spi), None)
+        if tunnel is not None:
+            self.probed.setdefault(tunnel.child, Probed(now)).heard = now
+        return tunnel
+
+    def slot_of(self, tunnel: Tunnel) -> int | None:
+        probed = self.probed.get(tunnel.child)
+        return None if probed is None else probed.slot
+
+    def give_slot(self, tunnel: Tunnel) -> int | None:
+        """To one that was named, and has none. None: tunnels beyond MAX_TUNNELS, which were
+        told to end, have not yet."""
+        taken = {probed.slot for probed in self.probed.values()}
+        free = next((slot for slot in range(MAX_TUNNELS) if slot not in taken), None)
+        self.probed[tunnel.child].slot = free
+        return free
+
+    def is_settled(self, tunnel: Tunnel, now: Instant) -> bool:
+        """Whether its SAs lead where we believe: charon is not rewriting them."""
+        if tunnel == self.active:
+            return self.following is None
+        return self.unsettled.get(tunnel.spi_out, now) <= now
+
+    def replace(self, known: Tunnel, tunnel: Tunnel) -> None:
+        """The same tunnel, of which something else is true now."""
+        self.tunnels[self.tunnels.index(known)] = tunnel
+        if known.spi_out != tunnel.spi_out:
+            self.unsettled.pop(known.spi_out, None)
+        if known.child in self.probed:
+            self.probed[tunnel.child] = self.probed.pop(known.child)
+        if self.active == known:
+            self.active = tunnel
+
+    def forget(self, tunnel: Tunnel) -> None:
+        """It ended."""
+        self.tunnels.remove(tunnel)
+        self.unsettled.pop(tunnel.spi_out, None)
+        self.probed.pop(tunnel.child, None)
+
+    def forget_all(self) -> None:
+        self.tunnels.clear()
+        self.unsettled.clear()
+        self.probed.clear()
 
     @property
     def may_be_joined(self) -> bool:

@@ -66,6 +66,16 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardWarm:
+    """A probe as well; it asks whether the tunnel that it names works, and no more."""
+
+    vip: IPAddress
+    flip: int
+    spi: Spi
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MappingChanged:
     """XFRM_MSG_MAPPING: an authenticated packet of this inbound SA came from elsewhere."""
 
@@ -106,6 +116,7 @@ Event = (
     Admitted
     | Remembered
     | Heard
+    | HeardWarm
     | MappingChanged
     | StateMoved
     | PolicyChanged
@@ -170,7 +181,9 @@ class AnswerProbe:
     """Ordered after whatever the probe changed, so that the answer takes the new path; before
     it where the endpoint goes to sleep, since nothing takes any path then."""
 
-    probe: Heard
+    probe: Heard | HeardWarm
+    mark: int = 0
+    """Of the answer; 0: none, it goes where everything for this endpoint does."""
 
 
 Effect = ApplySession | Terminate | Release | Shed | EndFlows | Tell | AnswerProbe

@@ -7,20 +7,23 @@ The rules, each with the method that keeps it:
    SAs, and what is sent or released too early is lost. Only one from before this daemon
    carries a detached session's traffic at once (`_admitted`).
 3. The endpoint activates by a probe inside the tunnel: the newest flip wins, and names the
-   tunnel by its SPI (`_heard`).
+   tunnel by its SPI (`_activate`).
 4. An endpoint that moved its SAs is followed when the kernel says so: hold from the MAPPING
    message, which only an authenticated packet causes, until charon has rewritten the SA
    (`_mapping`, `_state_moved`); otherwise packets would meet a policy without an SA. Where
    charon does not follow, the next packets from there hold nothing (`_look`).
 5. Two tunnels to the same address and port: the older one was superseded by a move and is
-   deleted when the younger is activated (`_heard`). Until then the policy names the SA of the
-   active one (`Session.may_be_joined`).
+   deleted when the younger is activated (`_activate`). Until then the policy names the SA of
+   the active one (`Session.may_be_joined`).
 6. An endpoint unheard for `detach_after`, or whose active tunnel ended, is away: its packets
    are held until it activates another, its flows stay (`_look`, `_tunnel_down`,
    `_charon_gone`).
 7. One that says that it goes to sleep is asleep at once; one that stays away gets there in
    time, and its session may end (`core.absence`; `_falls_asleep`, `_look`, `_end`).
-8. There are no more sessions than may be: a further endpoint is refused, or takes the place of
+8. Asked whether an idle tunnel works, the server answers through that very tunnel, and does
+   nothing else: an endpoint that is away stays away, and is not away for being heard on
+   another tunnel than the active one (`_heard_warm`).
+9. There are no more sessions than may be: a further endpoint is refused, or takes the place of
    the one that has been away longest, never of an attached one (`_makes_room`).
 """
 
@@ -49,7 +52,8 @@ from orchestrator.core.quantities import (
     UniqueId,
     follows,
 )
-from orchestrator.core.session import Session
+from orchestrator.core.server_state import probe_mark
+from orchestrator.core.session import MAX_TUNNELS, Session
 from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
@@ -58,6 +62,7 @@ from orchestrator.core.session_events import (
     EndFlows,
     Event,
     Heard,
+    HeardWarm,
     MappingChanged,
     PolicyChanged,
     Release,
@@ -75,8 +80,6 @@ FOLLOW_LIMIT: Final = Seconds(0.25)
 """charon rewrites an SA some 5 ms after MAPPING; later than this it is not going to."""
 DRAIN: Final = Seconds(1.0)
 """A superseded tunnel still receives this long."""
-MAX_TUNNELS: Final = 8
-"""Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
 
 
 class Sessions:
@@ -103,10 +106,8 @@ class Sessions:
                 self._admitted(event, now)
             case Remembered(identity, vips):
                 self._apply(self._session(identity, vips, now))
-            case Heard(asleep=True):
-                self._falls_asleep(event, now)
-            case Heard():
-                self._heard(event, now)
+            case Heard() | HeardWarm():
+                self._probed(event, now)
             case MappingChanged(spi):
                 self._mapping(spi, now)
             case StateMoved():
@@ -190,25 +191,36 @@ class Sessions:
         else:
             self._apply(session)
 
-    def _heard(self, event: Heard, now: Instant) -> None:
-        """Rules 3 and 5."""
+    def _probed(self, event: Heard | HeardWarm, now: Instant) -> None:
         session = self._by_vip.get(event.vip)
         if session is None:
             return
-        self._activate(session, event, now)
+        tunnel = session.named(event.spi, now)
+        match event:
+            case HeardWarm():
+                self._heard_warm(session, tunnel, event, now)
+            case Heard(asleep=True):
+                self._falls_asleep(session, event, now)
+            case Heard():
+                self._activate(session, tunnel, event, now)
+                self._answer(session, event)
+
+    def _answer(self, session: Session, event: Heard) -> None:
+        """Not over another way than it came: to the endpoint an answer is proof."""
         if session.active is not None and session.active.spi_out == event.spi:
-            # Not over another way than it came: to the endpoint an answer is proof.
             self._effects.append(AnswerProbe(event))
 
-    def _activate(self, session: Session, event: Heard, now: Instant) -> None:
+    def _activate(
+        self, session: Session, tunnel: Tunnel | None, event: Heard, now: Instant
+    ) -> None:
+        """Rules 3 and 5."""
         session.heard = now
         newer = session.flip is None or follows(event.flip, session.flip)
         if newer or follows(event.sequence, session.sequence):
             session.sequence = event.sequence
-        tunnel = next((t for t in session.tunnels if t.spi_out == event.spi), None)
         if tunnel is None or not (newer or session.state is not SessionState.ATTACHED):
             return
-        if tunnel != session.active and session.unsettled.get(tunnel.spi_out, now) > now:
+        if tunnel != session.active and not session.is_settled(tunnel, now):
             # Where it leads is not known yet: what is released now would be lost.
             session.awaited = tunnel.spi_out
             return
@@ -226,6 +238,22 @@ class Sessions:
             same = (other.remote, other.remote_port) == (tunnel.remote, tunnel.remote_port)
             if same:
                 self._doomed.add((session.identity, other.child), end)
+
+    def _heard_warm(
+        self, session: Session, tunnel: Tunnel | None, event: HeardWarm, now: Instant
+    ) -> None:
+        """Rule 8. While charon rewrites the tunnel's SAs an answer would be lost, or prove
+        a way that is not there any more."""
+        session.heard = now
+        if tunnel is None or not session.is_settled(tunnel, now):
+            return
+        slot = session.slot_of(tunnel)
+        if slot is None:
+            slot = session.give_slot(tunnel)
+            if slot is None:
+                return
+            self._apply(session)
+        self._effects.append(AnswerProbe(event, probe_mark(slot)))
 
     def _attach(
         self, session: Session, tunnel: Tunnel, reason: SessionReason, now: Instant
@@ -276,6 +304,7 @@ class Sessions:
                 self._replace(session, known, tunnel)
                 if session.active == tunnel:
                     session.moved = False
+                if session.active == tunnel or session.slot_of(tunnel) is not None:
                     self._apply(session)
 
     def _tunnel_down(self, ike: UniqueId, child: UniqueId | None, now: Instant) -> None:
@@ -284,10 +313,9 @@ class Sessions:
         if session is None:
             return
         gone = [t for t in session.tunnels if t.ike == ike and child in (None, t.child)]
-        session.tunnels = [t for t in session.tunnels if t not in gone]
         for tunnel in gone:
+            session.forget(tunnel)
             self._index.remove(session, tunnel)
-            session.unsettled.pop(tunnel.spi_out, None)
         if not session.tunnels:
             session.flip = None  # no probe of before can come: it may count anew
         if session.active in gone:
@@ -303,8 +331,7 @@ class Sessions:
         for session in self.by_identity.values():
             if not session.tunnels:
                 continue
-            session.tunnels.clear()
-            session.unsettled.clear()
+            session.forget_all()
             session.flip = None
             if session.state is SessionState.ATTACHED:
                 self._leave(session, SessionState.AWAY, SessionReason.CHARON_ABSENT, now)
@@ -329,13 +356,8 @@ class Sessions:
                 self._replace(session, tunnel, replace(tunnel, remote_port=event.remote_port))
 
     def _replace(self, session: Session, known: Tunnel, tunnel: Tunnel) -> None:
-        """The same tunnel, of which something else is true now."""
-        session.tunnels[session.tunnels.index(known)] = tunnel
+        session.replace(known, tunnel)
         self._index.remove(session, known)
-        if known.spi_out != tunnel.spi_out:
-            session.unsettled.pop(known.spi_out, None)
-        if session.active == known:
-            session.active = tunnel
 
     # Following a moved endpoint
 
@@ -373,7 +395,7 @@ class Sessions:
             if active and followed:
                 session.roams += moved != tunnel
                 self._attach(session, moved, SessionReason.FOLLOWED, now)
-            elif session.may_be_joined is not joined:
+            elif session.may_be_joined is not joined or session.slot_of(moved) is not None:
                 self._apply(session)
 
     # Absence
@@ -388,11 +410,8 @@ class Sessions:
         if following is not None:
             self._agenda.add(session.identity, following[1])
 
-    def _falls_asleep(self, event: Heard, now: Instant) -> None:
+    def _falls_asleep(self, session: Session, event: Heard, now: Instant) -> None:
         """Rule 7. One that was overtaken by a later probe says what is true no longer."""
-        session = self._by_vip.get(event.vip)
-        if session is None:
-            return
         if session.flip is not None:
             newer = follows(event.flip, session.flip)
             later = event.flip == session.flip and follows(event.sequence, session.sequence)
@@ -400,13 +419,12 @@ class Sessions:
                 return
         session.flip, session.sequence, session.heard = event.flip, event.sequence, now
         session.awaited = None
-        if session.active is not None and session.active.spi_out == event.spi:
-            self._effects.append(AnswerProbe(event))
+        self._answer(session, event)
         if session.state is not SessionState.ASLEEP:
             self._leave(session, SessionState.ASLEEP, SessionReason.SAID_ASLEEP, now)
 
     def _makes_room(self, identity: str) -> bool:
-        """Rule 8: whether there may be a session for this identity, now at the latest."""
+        """Rule 9: whether there may be a session for this identity, now at the latest."""
         if not self._is_one_too_many(identity):
             return True
         evicted = self._evictable()

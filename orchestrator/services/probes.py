@@ -9,16 +9,19 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
+from struct import Struct
 from typing import Final
 
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.errors import PeerError
 from orchestrator.core.quantities import IPAddress, Spi
-from orchestrator.core.session_events import Heard
+from orchestrator.core.session_events import Heard, HeardWarm
 from orchestrator.services.journal import Journal
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 
 READS_PER_WAKEUP: Final = 64
+_MARK: Final = Struct("=I")
+"""SO_MARK as ancillary data: __sock_cmsg_send in net/core/sock.c."""
 _FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -94,19 +97,27 @@ class EndpointProbes(_ProbeSockets):
 class ServerProbes(_ProbeSockets):
     """The answering side."""
 
-    def __init__(self, heard: Callable[[Heard], None], journal: Journal) -> None:
+    def __init__(self, heard: Callable[[Heard | HeardWarm], None], journal: Journal) -> None:
         super().__init__(journal)
         self._heard = heard
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
-        if probe.kind in (Kind.REQUEST, Kind.ASLEEP):
-            asleep = probe.kind is Kind.ASLEEP
-            self._heard(Heard(sender, probe.flip, probe.spi, probe.sequence, asleep))
+        match probe.kind:
+            case Kind.REQUEST | Kind.ASLEEP:
+                asleep = probe.kind is Kind.ASLEEP
+                self._heard(Heard(sender, probe.flip, probe.spi, probe.sequence, asleep))
+            case Kind.WARM:
+                self._heard(HeardWarm(sender, probe.flip, probe.spi, probe.sequence))
+            case Kind.REPLY:
+                pass  # answering is our part
 
-    def answer(self, heard: Heard) -> None:
+    def answer(self, heard: Heard | HeardWarm, mark: int) -> None:
+        """With this SO_MARK, which takes CAP_NET_ADMIN, on the one packet; 0: with none."""
         sock = self._sockets.get(SERVICE[heard.vip.version])
         if sock is None:
             return
         probe = Probe(Kind.REPLY, heard.flip, heard.sequence, heard.spi)
+        marked = [(socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(mark))] if mark else []
+        to = str(heard.vip), SERVICE_PORT
         with contextlib.suppress(OSError):
-            sock.sendto(encode(probe), (str(heard.vip), SERVICE_PORT))
+            sock.sendmsg((encode(probe),), marked, 0, to)

@@ -37,6 +37,7 @@ from orchestrator.core.session_events import (
     EndFlows,
     Event,
     Heard,
+    HeardWarm,
     MappingChanged,
     PolicyChanged,
     Release,
@@ -274,7 +275,7 @@ class Server:
         self.journal.tell("refused", (why,), fields, warning=True)
         self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
 
-    def _heard(self, probe: Heard) -> None:
+    def _heard(self, probe: Heard | HeardWarm) -> None:
         """The kernel told of a moved sender before it passed this probe on: so do we."""
         self._watch_xfrm()
         self._driver.post(probe)
@@ -328,8 +329,8 @@ class Server:
                 self._tasks.begin(self._end_flows(vips), f"end flows {vips[0]}")
             case Release(vips):
                 self._releaser.returned(vips)
-            case AnswerProbe(probe):
-                self._probes.answer(probe)
+            case AnswerProbe(probe, mark):
+                self._probes.answer(probe, mark)
             case Terminate(tunnel, reason):
                 self.journal.tell("terminated", (reason,), {"identity": tunnel.remote_id})
                 self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")

@@ -143,6 +143,11 @@ class Road:
         """`left` has a second outbound SA, of which `right` knows nothing yet."""
         self.left.ip(_state(LEFT[0], RIGHT[0], spi, "33" * 20, ESN))
 
+    def second_way_back(self, spi: Spi) -> None:
+        """`right` has a second outbound SA, to the other address of `left`, which knows it."""
+        for here in (self.left, self.right):
+            here.ip(_state(RIGHT[0], LEFT[1], spi, "44" * 20, ESN))
+
     def protect_answers(self) -> None:
         """The server's side: what is sent to the VIPs takes the tunnel."""
         for vip in (VIP, VIP6):

@@ -18,7 +18,7 @@ from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
 from orchestrator.core.kernel import ENDPOINT_REQID, KernelObject, Template
 from orchestrator.core.paths import Path as Way
-from orchestrator.core.quantities import LinkIndex, TableId
+from orchestrator.core.quantities import LinkIndex, Reqid, Spi, TableId
 from orchestrator.core.server_state import ServerState, server_objects, session_objects
 from orchestrator.services.freezer import FILE
 from orchestrator.services.journal import Journal
@@ -28,6 +28,7 @@ from tests.kernel.proxy.lan import load_rules
 
 POP, SERVER, VIP = (ip_address(each) for each in ("192.0.2.2", "203.0.113.10", "10.99.0.2"))
 VIP6 = ip_address("fd00:99::2")
+WAY_BACK = Template(SERVER, POP, Reqid(7), Spi(0xB1))
 FOREIGN = "table inet foreign {\n chain input { counter; }\n}\n"
 """Somebody else's; it must stay as it is."""
 SETTINGS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
@@ -133,7 +134,7 @@ def test_a_server_leaves_no_trace(host: Namespace, tmp_path: Path) -> None:
     put(
         tmp_path,
         server_objects(ServerState(pools, ruleset)),
-        session_objects((VIP, VIP6), None, None),
+        session_objects((VIP, VIP6), None, None, {0: WAY_BACK}),
     )
     assert "net.ipv4.ip_forward = 1" in kernel_state(host)
     cleanup(host, tmp_path)

@@ -1,7 +1,8 @@
 """Tells a story to the server's machine: news in, acts out, in words, under standing rules.
 
 As `stories` for the endpoint. A session's policies are told as where its packets are sent
-("to wifi", "hold") and which SAs it may send from ("from 7", "block").
+("to wifi", "hold"), which SAs it may send from ("from 7", "block"), and through which tunnels
+else it is answered ("warm lte").
 """
 
 from collections.abc import Callable
@@ -13,8 +14,16 @@ from orchestrator.core.absence import Patience, SessionPolicy, SessionState
 from orchestrator.core.agenda import SLACK
 from orchestrator.core.ike import CharonGone, IkeDown, IkeRekeyed, Tunnel, TunnelDown
 from orchestrator.core.kernel import Direction, KernelObject, Policy, Template, Verdict
-from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueId
-from orchestrator.core.session import Session
+from orchestrator.core.quantities import (
+    IPAddress,
+    Reqid,
+    Seconds,
+    Spi,
+    UniqueId,
+    host_network,
+)
+from orchestrator.core.server_state import probe_mark
+from orchestrator.core.session import MAX_TUNNELS, Session
 from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
@@ -23,6 +32,7 @@ from orchestrator.core.session_events import (
     EndFlows,
     Event,
     Heard,
+    HeardWarm,
     MappingChanged,
     PolicyChanged,
     Release,
@@ -133,12 +143,16 @@ class ServerStory:
         """It says so, out of this tunnel."""
         return self.hears(Heard(VIP4, flip, over.spi_out, sequence, asleep=True))
 
+    def asks(self, about: Tunnel, after: float = 0.0, flip: int = 1) -> list[str]:
+        """Whether this tunnel works."""
+        return self.hears(HeardWarm(VIP4, flip, about.spi_out), after)
+
     def mapping(self, of: Tunnel, after: float = 0.0) -> list[str]:
         return self.hears(MappingChanged(of.spi_in), after)
 
     def named_sa(self, identity: str = LAPTOP) -> Spi | None:
         """Which SA alone may carry what is sent to this endpoint; None: any of its own."""
-        (template,) = {p.template for p in policies(self.kernel[identity], Direction.OUT)}
+        (template,) = {policy.template for policy in ways(self.kernel[identity])}
         return template.spi if template is not None else None
 
     def sa_moved(self, of: Tunnel, to: str, after: float = 0.005) -> list[str]:
@@ -186,10 +200,8 @@ class ServerStory:
                 self.in_charon.pop(ended.ike, None)
             case Tell():
                 self.tells.append(effect)
-            case AnswerProbe(probe):
-                session = self.machine.session_of_vip(probe.vip)
-                assert session is not None
-                assert probe.asleep == (session.state is SessionState.ASLEEP)
+            case AnswerProbe(probe, mark):
+                self._answers(probe, mark)
             case Shed(vips):
                 for vip in vips:
                     session = self.machine.session_of_vip(vip)
@@ -199,6 +211,22 @@ class ServerStory:
                 for vip in vips:
                     heir = self.machine.session_of_vip(vip)
                     assert heir is None or heir.since == self.now, "its flows go on"
+
+    def _answers(self, probe: Heard | HeardWarm, mark: int) -> None:
+        session = self.machine.session_of_vip(probe.vip)
+        assert session is not None
+        if isinstance(probe, Heard):
+            assert mark == 0
+            assert probe.asleep == (session.state is SessionState.ASLEEP)
+            return
+        (way,) = [
+            policy.template
+            for policy in ways_back(self.kernel[session.identity])
+            if policy.selector.mark == mark
+            and policy.selector.destination == host_network(probe.vip)
+        ]
+        assert way is not None
+        assert way.spi == probe.spi, "answered through another tunnel"
 
     def _charon_says(self, event: Event) -> None:
         match event:
@@ -217,7 +245,8 @@ def describe(effect: Effect) -> str:
     match effect:
         case ApplySession(identity, objects):
             whose = "" if identity == LAPTOP else f"{identity}: "
-            return f"{whose}{sent(objects)}, {taken(objects)}"
+            warm = "".join(f", warm {name}" for name in warm_ways(objects))
+            return f"{whose}{sent(objects)}, {taken(objects)}{warm}"
         case Shed():
             return "shed"
         case EndFlows():
@@ -226,15 +255,17 @@ def describe(effect: Effect) -> str:
             return "release"
         case Terminate(ended, reason):
             return f"terminate {ended.ike}: {reason}"
-        case AnswerProbe():
+        case AnswerProbe(mark=0):
             return "answer"
+        case AnswerProbe():
+            return "answer there"
         case Tell():
             return ""
 
 
 def sent(objects: tuple[KernelObject, ...]) -> str:
     told = set()
-    for policy in policies(objects, Direction.OUT):
+    for policy in ways(objects):
         if policy.template is None:
             told.add("hold" if policy.verdict is Verdict.ALLOW else str(policy.verdict))
         else:
@@ -250,6 +281,23 @@ def taken(objects: tuple[KernelObject, ...]) -> str:
         for policy in policies(objects, Direction.IN, Direction.FWD)
     }
     return " or ".join(sorted(told)) or "nothing"
+
+
+def ways(objects: tuple[KernelObject, ...]) -> list[Policy]:
+    """Of everything that is for the session."""
+    return [p for p in policies(objects, Direction.OUT) if not p.selector.mark]
+
+
+def ways_back(objects: tuple[KernelObject, ...]) -> list[Policy]:
+    """Of single answers."""
+    return [p for p in policies(objects, Direction.OUT) if p.selector.mark]
+
+
+def warm_ways(objects: tuple[KernelObject, ...]) -> list[str]:
+    """Where they lead, each once, by slot."""
+    led = {p.selector.mark: p.template for p in ways_back(objects)}
+    found = [template.destination for _, template in sorted(led.items()) if template]
+    return [NAMES.get(to, str(to)) for to in found if to is not None]
 
 
 def policies(objects: tuple[KernelObject, ...], *directions: Direction) -> list[Policy]:
@@ -279,12 +327,31 @@ def what_a_session_sends_must_come_out_of_its_own_sas(story: ServerStory) -> Non
 def what_is_sent_to_a_session_goes_into_its_active_tunnel_alone(story: ServerStory) -> None:
     for identity, objects in story.kernel.items():
         session = story.session(identity)
-        for policy in policies(objects, Direction.OUT):
+        for policy in ways(objects):
             if policy.template is None:
                 assert policy.verdict is Verdict.ALLOW
             else:
                 fitting = [t for t in session.tunnels if fits(policy.template, t)]
                 assert fitting == [session.active]
+
+
+def a_single_answer_can_take_exactly_the_tunnel_that_has_its_slot(story: ServerStory) -> None:
+    for identity, objects in story.kernel.items():
+        session = story.session(identity)
+        assert {tunnel.child for tunnel in session.tunnels} >= session.probed.keys()
+        slots = [session.slot_of(tunnel) for tunnel in session.tunnels]
+        by_mark = {
+            probe_mark(slot): tunnel
+            for slot, tunnel in zip(slots, session.tunnels, strict=True)
+            if slot is not None
+        }
+        assert by_mark.keys() <= set(map(probe_mark, range(MAX_TUNNELS)))
+        assert len(by_mark) == len(slots) - slots.count(None), "two in one slot"
+        assert len(ways_back(objects)) == len(by_mark) * len(session.vips)
+        for policy in ways_back(objects):
+            assert policy.template is not None
+            fitting = [t for t in session.tunnels if fits(policy.template, t)]
+            assert fitting == [by_mark[policy.selector.mark]]
 
 
 def fits(template: Template, tunnel: Tunnel) -> bool:
@@ -359,6 +426,7 @@ RULES: Final[tuple[Callable[[ServerStory], None], ...]] = (
     the_kernel_is_as_the_machine_believes,
     what_a_session_sends_must_come_out_of_its_own_sas,
     what_is_sent_to_a_session_goes_into_its_active_tunnel_alone,
+    a_single_answer_can_take_exactly_the_tunnel_that_has_its_slot,
     attached_means_that_one_of_its_tunnels_is_active,
     a_virtual_address_has_one_session,
     every_admitted_tunnel_is_looked_after_or_ended,

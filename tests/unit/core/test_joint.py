@@ -13,8 +13,8 @@ from hypothesis import given, strategies
 from orchestrator.core.absence import SessionState
 from orchestrator.core.mobility_events import FallsAsleep, State, Woke
 from orchestrator.core.quantities import Seconds
+from orchestrator.core.session import MAX_TUNNELS
 from orchestrator.core.session_events import SessionReason
-from orchestrator.core.sessions import MAX_TUNNELS
 from tests.unit.core.builders import (
     LTE,
     LTE6,

@@ -6,8 +6,10 @@ import pytest
 
 from orchestrator.core.endpoint_state import SERVICE
 from orchestrator.core.kernel import (
+    MARK_MASK,
     MARK_TO_SENDERS,
     MARK_TPROXY,
+    MARK_UNDERLAY,
     POLICY_PRIORITY,
     POLICY_PRIORITY_POOL,
     RULE_PRIORITIES,
@@ -28,8 +30,14 @@ from orchestrator.core.kernel import (
     Verdict,
 )
 from orchestrator.core.plan import plan
-from orchestrator.core.quantities import Reqid, TableId, host_network
-from orchestrator.core.server_state import ServerState, server_objects, session_objects
+from orchestrator.core.quantities import Reqid, Spi, TableId, host_network
+from orchestrator.core.server_state import (
+    ServerState,
+    probe_mark,
+    server_objects,
+    session_objects,
+)
+from orchestrator.core.session import MAX_TUNNELS
 from tests.unit.core.builders import EVERYTHING4, EVERYTHING6, SERVER4, VIP4, VIP6
 
 POOL4, POOL6 = ip_network("10.99.0.0/24"), ip_network("fd00:99::/64")
@@ -123,6 +131,22 @@ class TestSession:
         found = policies(session_objects((VIP4,), None, None))
         own = host_network(VIP4)
         assert found[direction, Selector(own, EVERYTHING4)].verdict is Verdict.BLOCK
+
+    def test_what_is_answered_through_a_tunnel_of_its_own_goes_nowhere_else(self) -> None:
+        """Golden: the kernel takes a policy for a packet with exactly this mark."""
+        idle = Template(SERVER4, ip_address("100.64.0.2"), REQID, Spi(5))
+        without = session_objects((VIP4,), REQID, TO_ENDPOINT)
+        selector = Selector(host_network(SERVICE[4]), host_network(VIP4), 0x6D000003)
+        assert set(session_objects((VIP4,), REQID, TO_ENDPOINT, {3: idle})) == {
+            *without,
+            Policy(Direction.OUT, selector, Verdict.PROTECT, idle, 11099),
+        }
+
+    def test_the_marks_of_answers_are_nobody_elses(self) -> None:
+        marks = [probe_mark(slot) for slot in range(MAX_TUNNELS)]
+        assert len(set(marks)) == MAX_TUNNELS
+        others = {MARK_UNDERLAY, MARK_TPROXY, MARK_TO_SENDERS & MARK_MASK}
+        assert not {mark & MARK_MASK for mark in marks} & others
 
     def test_both_virtual_addresses_of_a_session_are_treated_alike(self) -> None:
         found = policies(session_objects((VIP4, VIP6), REQID, TO_ENDPOINT))

@@ -22,6 +22,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueId
+from orchestrator.core.session import MAX_TUNNELS
 from orchestrator.core.session_events import (
     Heard,
     MappingChanged,
@@ -29,7 +30,7 @@ from orchestrator.core.session_events import (
     StateMoved,
     Tick,
 )
-from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT, MAX_TUNNELS
+from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
 from tests.unit.core.server_stories import LAPTOP, NAT, POLICY, ServerStory, from_endpoint
 

@@ -23,14 +23,16 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi, UniqueId
+from orchestrator.core.session import Session
 from orchestrator.core.session_events import (
     Heard,
+    HeardWarm,
     MappingChanged,
     StateMoved,
     Tick,
 )
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, Place
-from tests.unit.core.server_stories import POLICY, ServerStory, from_endpoint
+from tests.unit.core.server_stories import POLICY, ServerStory, from_endpoint, ways
 
 NAMES: Final = ("anna", "bert", "carla")
 VIPS: Final[dict[str, tuple[IPAddress, ...]]] = {
@@ -178,6 +180,21 @@ class ServerInAnyWorld(RuleBasedStateMachine):
             if said and session is not None:
                 assert session.state is SessionState.ASLEEP
 
+    @rule(name=names, which=choice, flip=flips)
+    def an_endpoint_asks_whether_a_tunnel_works(self, name: str, which: int, flip: int) -> None:
+        """Whatever it says, nothing but the ways of answers changes."""
+        named = self._one(which)
+        for vip in self.owners[name][:1]:
+            session = self.story.machine.session_of_vip(vip)
+            before = None if session is None else self._decided(session)
+            spi = Spi(1) if named is None else named.spi_out
+            said = self.story.hears(HeardWarm(vip, flip, spi))
+            assert said[-1:] in ([], ["answer there"])
+            assert len(said) <= 2, "a way for the answer at most, and the answer"
+            own = session is not None and any(t.spi_out == spi for t in session.tunnels)
+            assert own or not said
+            assert before == (None if session is None else self._decided(session))
+
     @rule(which=choice, place=places, charon_follows=strategies.booleans())
     def an_endpoint_moves(self, which: int, place: Place, *, charon_follows: bool) -> None:
         moving = self._one(which)
@@ -251,6 +268,21 @@ class ServerInAnyWorld(RuleBasedStateMachine):
         assert session.state is SessionState.ATTACHED
 
     # Small things
+
+    def _decided(self, session: Session) -> tuple[object, ...]:
+        return (
+            session.state,
+            session.active,
+            session.flip,
+            session.sequence,
+            session.awaited,
+            session.following,
+            session.since,
+            session.left,
+            session.roams,
+            tuple(session.tunnels),
+            ways(session.objects()),
+        )
 
     def _negotiated(self, name: str, place: Place) -> Tunnel:
         self.number += 1
