@@ -6,6 +6,7 @@ from typing import Final
 
 from orchestrator.core.absence import SessionPolicy, SessionState
 from orchestrator.core.flows import FlowRecord, ProxySettings
+from orchestrator.core.ike import Tunnel
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.session import Session
 
@@ -65,10 +66,22 @@ def report(
         "pop": f"{tunnel.remote}:{tunnel.remote_port}" if tunnel else None,
         "ike_sa": tunnel.ike if tunnel else None,
         "reqid": tunnel.reqid if tunnel else None,
-        "tunnels": len(session.tunnels),
+        "tunnels": [_tunnel(session, tunnel, now) for tunnel in session.tunnels],
         "roams": session.roams,
         "flows": len(own),
         "queued": queued(own, settings, now),
         "held": held,
         "lease": lease,
+    }
+
+
+def _tunnel(session: Session, tunnel: Tunnel, now: Instant) -> dict[str, object]:
+    """`heard_s`: since a probe named it; None: none has."""
+    probed = session.probed.get(tunnel.child)
+    return {
+        "pop": f"{tunnel.remote}:{tunnel.remote_port}",
+        "ike_sa": tunnel.ike,
+        "spi_out": f"{tunnel.spi_out:08x}",
+        "active": tunnel == session.active,
+        "heard_s": None if probed is None else round(now - probed.heard, 3),
     }

@@ -189,6 +189,16 @@ def test_the_answer_takes_the_tunnel_that_is_asked_for(
         assert sorted(spi or 0 for spi in ways_back(server)) == [SPI_IN, SPI_SECOND]
         (session,) = await server.sessions()
         assert session["state"] == "attached"
+        assert session["tunnels"] == [
+            {
+                "pop": f"{remote}:4500",
+                "ike_sa": number,
+                "spi_out": f"{spi:08x}",
+                "active": number == 1,
+                "heard_s": pytest.approx(0, abs=5),
+            }
+            for number, remote, spi in ((1, LEFT[0], SPI_IN), (2, LEFT[1], SPI_SECOND))
+        ]
 
     on_the_road(road, tmp_path, vip, story)
 
