@@ -21,11 +21,13 @@ from typing import Final
 from orchestrator.core.firewall import endpoint_ruleset
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
+    MARK_PROBE,
     MARK_TO_SENDERS,
     MARK_UNDERLAY,
     POLICY_PRIORITY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
+    POLICY_PRIORITY_PROBE,
     POLICY_PRIORITY_SERVICE,
     TABLE_INNER,
     TUN_ENDPOINT,
@@ -95,6 +97,8 @@ class EndpointState:
     """None: hold."""
     probed: Template | None = None
     """Where probes go while everything else is held; None: they take the active path."""
+    warm: tuple[tuple[int, Template], ...] = ()
+    """Tunnels beside the active one: slot, and where the probes with its mark go."""
 
 
 def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
@@ -151,6 +155,9 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
     own = host_network(vip)
     from_any_path = Template(None, None, ENDPOINT_REQID)
     service = host_network(SERVICE[vip.version])
+    for slot, template in state.warm:
+        selector = Selector(own, service, MARK_PROBE | slot)
+        yield Policy(Direction.OUT, selector, Verdict.PROTECT, template, POLICY_PRIORITY_PROBE)
     if state.probed is not None and state.inner.full:
         yield _out(own, service, state.probed, POLICY_PRIORITY_SERVICE)
     for remote in state.inner.destinations(vip.version):

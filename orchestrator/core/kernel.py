@@ -24,17 +24,18 @@ MARK_UNDERLAY: Final = 0x6F00_0000
 """On IKE and ESP packets, so that they never enter the tunnel."""
 MARK_TPROXY: Final = 0x6E00_0000
 MARK_PROBE: Final = 0x6D00_0000
-"""On an answer that has to take one tunnel of a session; the low bits number the tunnel among
-the session's. No rule and no firewall of ours looks for it: it chooses an out policy alone."""
+"""On probes of a warm tunnel, with its slot, and on their answers: it chooses their policy. No
+rule and no firewall of ours looks for it."""
 ENDPOINT_REQID: Final = Reqid(0x6F01)
 MARK_TO_SENDERS: Final = MARK_TPROXY | 0x53_4E44
 """On what a daemon sends to senders on its own host in the name of those that they sent to. The
 rule for MARK_TPROXY routes it to the proxy; nothing from outside has it."""
 POLICY_PRIORITY_LOCAL: Final = 11090
 """For what a daemon says to its own host: before all others of ours."""
+POLICY_PRIORITY_PROBE: Final = 11098
+"""The way of a warm tunnel's probes, and of their answers: before that of all others."""
 POLICY_PRIORITY_SERVICE: Final = 11099
-"""For probes, before those that hold: an endpoint's way to the service inside the tunnel; the
-service's ways back through one tunnel of several."""
+"""An endpoint's way to the service inside the tunnel: before those that hold."""
 POLICY_PRIORITY: Final = 11100
 """XFRM priority of a session's policies; smaller wins: foreign ones may go above or below."""
 POLICY_PRIORITY_POOL: Final = 11190

@@ -44,6 +44,12 @@ class Liveness:
     _sent: dict[int, Instant] = field(default_factory=dict)
     _waiting_since: Instant | None = None
 
+    def begin(self, interval: Seconds, now: Instant) -> None:
+        """Unproven again, with a probe due at once; what was measured is still believed."""
+        self.interval, self.due, self.proven = interval, now, False
+        self._sent.clear()
+        self._waiting_since = None
+
     def sent(self, sequence: int, now: Instant) -> None:
         """A probe went out."""
         if len(self._sent) >= OUTSTANDING_LIMIT:
@@ -67,24 +73,32 @@ class Liveness:
         return rtt
 
     @property
+    def waiting_since(self) -> Instant | None:
+        """When the first probe was sent that is unanswered; None: all are answered."""
+        return self._waiting_since
+
+    @property
     def rto(self) -> Seconds:
         if self.srtt is None:
             return INITIAL_RTO
         return Seconds(min(max(self.srtt + 4 * self.rttvar, MIN_RTO), MAX_RTO))
 
-    def health(self, now: Instant) -> PathHealth:
-        if self._waiting_since is not None and now >= self._waiting_since + self.dead_after:
+    def health(self, now: Instant, dead_after: Seconds | None = None) -> PathHealth:
+        """`dead_after` where the path is to be given up sooner than usual."""
+        longest = self.dead_after if dead_after is None else dead_after
+        if self._waiting_since is not None and now >= self._waiting_since + longest:
             return PathHealth.DEAD
         if not self.proven:
             return PathHealth.UNPROVEN
         late = self._waiting_since is not None and now >= self._waiting_since + self.rto
         return PathHealth.SUSPECT if late else PathHealth.ALIVE
 
-    def deadline(self) -> Instant:
+    def deadline(self, dead_after: Seconds | None = None) -> Instant:
         """When to look again: a probe is due, or the verdict falls."""
         if self._waiting_since is None:
             return self.due
-        return Instant(min(self.due, self._waiting_since + self.dead_after))
+        longest = self.dead_after if dead_after is None else dead_after
+        return Instant(min(self.due, self._waiting_since + longest))
 
     def _measure(self, rtt: Seconds) -> None:
         if self.srtt is None:

@@ -21,7 +21,12 @@ What it decides about has rules of its own: where we are (`core.places`), the tu
 9. Before the device sleeps the server is told, and from then on traffic is held
    (`_falls_asleep`). After a sleep nothing is trusted: it is held until a probe was answered,
    by whichever way (`_woke`, `_answered`).
-10. Only tunnels negotiated by us are ours: other people's connections in the same charon are
+10. Of the best links, as many as the operator allows, each has a tunnel (`_lacks_a_tunnel`,
+    `core.warmth`), which is asked over itself (`_ask_the_warm`), and given up when it does
+    not answer (`_give_up_the_silent`).
+11. A warm tunnel takes the traffic when the active path is gone (`_recover`), and when it is
+    where we would rather be, and answers (`_warm_answered`).
+12. Only tunnels negotiated by us are ours: other people's connections in the same charon are
     left alone (`_tunnel_up`, `_charon_up`).
 """
 
@@ -52,6 +57,7 @@ from orchestrator.core.mobility_events import (
     Effect,
     Event,
     FallsAsleep,
+    LookAtTraffic,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -67,13 +73,16 @@ from orchestrator.core.mobility_events import (
     Tell,
     Terminate,
     Tick,
+    TrafficSeen,
     Woke,
 )
 from orchestrator.core.network import Snapshot
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId
+from orchestrator.core.traffic import LOOK, Traffic
 from orchestrator.core.tunnels import Held, Tunnels
+from orchestrator.core.warmth import Penalties, Warmth
 
 REFUSAL_WINDOW: Final = Seconds(5.0)
 """An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
@@ -96,6 +105,8 @@ class MobilityPolicy:
     choice: LinkChoice = LinkChoice()
     inner: Inner = Inner()
     static_vips: tuple[IPAddress, ...] = ()
+    warm_links: int = 1
+    """On how many links there is a tunnel at the same time."""
     drain: Seconds = Seconds(1.0)
     """A replaced tunnel still receives this long: more than any RTT we work with."""
 
@@ -115,11 +126,14 @@ class Mobility:
         """Activations at another place than the one before; the first attachment is none."""
         self.flip = first_flip
         """The number of the latest change of path; the server follows the newest."""
-        self.liveness: Liveness | None = None
         self._places = Places(policy.servers, policy.choice)
         patience = Patience(policy.attempt_limit, policy.backoff_min, policy.backoff_max)
         self._attempts = Attempts(patience, policy.static_vips, first_flip)
         self._tunnels = Tunnels(self._places)
+        self._warmth = Warmth(self._tunnels, self._places, policy.warm_links)
+        self._penalties = Penalties()
+        self._traffic: Traffic | None = None
+        """Of the active tunnel."""
         self._active: Held | None = None
         self._activated_at: Place | None = None
         """Where the latest activation was, whatever became of it since."""
@@ -167,6 +181,8 @@ class Mobility:
                 self._move_ended(event, now)
             case ProbeAnswered(sequence):
                 self._answered(sequence, now)
+            case TrafficSeen():
+                self._traffic_seen(event, now)
             case RoamRequested(link_name):
                 self._roam_requested(link_name)
             case FallsAsleep():
@@ -177,15 +193,24 @@ class Mobility:
                 self._tick(now)
             case _:
                 assert_never(event)
+        better = map(place_of, filter(self._is_better, self.paths))
+        for held in self._warmth.look(self._active, better, now):
+            held.retire_at = Instant(now + self.policy.drain)
         self._apply_what_changed()
+        if self._watches:
+            self._ask_the_warm(now)
         self._negotiate_if_needed(now)
         return tuple(self._effects)
 
     def deadline(self) -> Instant | None:
         """When to send `Tick` if nothing else happens; None: never."""
         times = [held.retire_at for held in self._tunnels.held if held.retire_at is not None]
-        if self.liveness is not None:
-            times.append(self.liveness.deadline())
+        if self._active is not None:
+            longest = self._warmth.patience(self._active, self.policy.dead_after)
+            times.append(self._active.liveness.deadline(longest))
+        if self._watches:
+            times += [held.liveness.deadline() for held in self._warmth.warm]
+            times += [self._traffic.next_look] if self._traffic is not None else []
         if self._asleep_until is not None:
             times.append(self._asleep_until)
         if self._attempts.current is not None:
@@ -195,6 +220,16 @@ class Mobility:
         return min(times, default=None)
 
     # For status
+
+    @property
+    def liveness(self) -> Liveness | None:
+        """Of the active path."""
+        return self._active.liveness if self._active else None
+
+    def liveness_of(self, path: Path) -> Liveness | None:
+        """Of the tunnel there that is in use, or kept warm."""
+        watched = (*self._warmth.warm, *((self._active,) if self._active else ()))
+        return next((h.liveness for h in watched if place_of(h.path) == place_of(path)), None)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -223,10 +258,11 @@ class Mobility:
         """What the kernel has to look like now."""
         way = None
         if self._active is not None:
-            tunnel = self._active.tunnel
-            way = Template(tunnel.local, tunnel.remote, ENDPOINT_REQID)
+            way = _template(self._active.tunnel)
         active, probed = (None, way) if self._doubted else (way, None)
-        return EndpointState(self.policy.inner, self.vips, self._places.tables, active, probed)
+        warm = tuple((held.slot, _template(held.tunnel)) for held in self._warmth.warm)
+        tables = self._places.tables
+        return EndpointState(self.policy.inner, self.vips, tables, active, probed, warm)
 
     # Start and network
 
@@ -238,9 +274,9 @@ class Mobility:
             path = self._places.between(event.adopted.local, event.adopted.remote)
             if path is not None:
                 self._doubted = event.doubted
-                held = Held(event.adopted, path, now, now, answered=True)
+                held = self._tunnels.take(event.adopted, path, now, self._liveness(now))
+                held.answered = True
                 held.renew = Reason.CHARON_RESTARTED  # unless charon says that it knows it
-                self._tunnels.held.append(held)
                 self._activate(held, {Reason.ADOPTED}, now)
                 return
         self._set_state(State.DETACHED, {Reason.STARTED, *self._places.why_none()}, now)
@@ -249,6 +285,7 @@ class Mobility:
     def _network(self, snapshot: Snapshot, now: Instant) -> None:
         what = self._places.look(snapshot, self.vips)
         self._attempts.keep(self.paths)
+        self._penalties.keep(map(place_of, self.paths))
         if self._active is not None:
             path = self._places.at(self._active.path)
             if path is None:
@@ -285,7 +322,7 @@ class Mobility:
         self._doubted = True
         self._effects += self._attempts.abandon()
         if self._active is not None:
-            self.liveness = self._fresh_liveness(now)
+            self._active.liveness = self._liveness(now)
             self._set_state(State.MOVING, {reason}, now)
             self._apply()
             self._probe(now)
@@ -294,8 +331,7 @@ class Mobility:
 
     def _lose(self, reasons: frozenset[AnyReason], now: Instant) -> None:
         """Rule 1. The tunnel stays with us: it may be moved, or its place may return."""
-        self._active = None
-        self.liveness = None
+        self._active = self._traffic = None
         if self._lost_at is None:
             self._lost_at = now
         if self.charon is None:
@@ -305,6 +341,9 @@ class Mobility:
 
     def _recover(self, reasons: frozenset[AnyReason], now: Instant) -> None:
         """Rule 2."""
+        for held in self._warmth.proven(now):
+            self._activate(held, {*reasons, Reason.WARM}, now)
+            return
         for held in self._tunnels.latest():
             path = self._places.at(held.path)
             if path is not None and not self._attempts.silent(path):
@@ -338,7 +377,9 @@ class Mobility:
         place = place_of(held.path)
         self.roams += self._activated_at not in (None, place)
         self._activated_at = place
-        self.liveness = self._fresh_liveness(now)
+        held.watched = False
+        held.liveness.begin(self.policy.probe_interval, now)
+        self._traffic = Traffic(Instant(now + LOOK))
         self._set_state(State.MOVING, reasons, now)
         self._apply()
         self._probe(now)
@@ -352,7 +393,7 @@ class Mobility:
                 continue
             path = self._places.at(held.path)
             works = held.answered and path is not None and not self._attempts.silent(path)
-            if proven or not works:
+            if (proven or not works) and not self._warmth.keeps(held, self._active):
                 held.retire_at = Instant(now + self.policy.drain)
 
     def _tick(self, now: Instant) -> None:
@@ -364,16 +405,55 @@ class Mobility:
         if attempt and now >= attempt.overdue:
             self._effects += self._attempts.abandon()
             self._fail(attempt.path, IkeFailure.SILENT, "no outcome", now)
-        if self._active is None or self.liveness is None:
+        if self._watches:
+            self._give_up_the_silent(now)
+            self._look_at_traffic(now)
+        if self._active is None:
             return
-        if self.liveness.health(now) is PathHealth.DEAD:
+        longest = self._warmth.patience(self._active, self.policy.dead_after)
+        if self._active.liveness.health(now, longest) is PathHealth.DEAD:
             self._dead(self._active, now)
-        elif now >= self.liveness.due:
+        elif now >= self._active.liveness.due:
+            self._probe(now)
+
+    @property
+    def _watches(self) -> bool:
+        """Whether anything but the next answer matters."""
+        return self._asleep_until is None and not self._doubted
+
+    def _ask_the_warm(self, now: Instant) -> None:
+        """Rule 10, first half."""
+        for held in self._warmth.warm:
+            if now >= held.liveness.due:
+                self._ask(held, now, held.slot)
+
+    def _give_up_the_silent(self, now: Instant) -> None:
+        """Rule 10, second half."""
+        for held in self._warmth.warm:
+            if held.liveness.health(now) is PathHealth.DEAD:
+                self._discard(held)
+                self._fail(held.path, IkeFailure.SILENT, "probes unanswered", now)
+
+    def _look_at_traffic(self, now: Instant) -> None:
+        """What goes out and brings nothing back is a reason to ask (`_traffic_seen`)."""
+        if self._active and self._traffic is not None and now >= self._traffic.next_look:
+            # Looked at again at once, should nobody answer.
+            self._traffic.next_look = Instant(now + LOOK)
+            self._effects.append(LookAtTraffic(self._active.tunnel))
+
+    def _traffic_seen(self, event: TrafficSeen, now: Instant) -> None:
+        active, traffic = self._active, self._traffic
+        if active is None or traffic is None or event.tunnel != active.tunnel:
+            return
+        traffic.seen(event.received, event.sent, now)
+        if traffic.silent(now) and active.liveness.waiting_since is None:
+            traffic.asked(now)
             self._probe(now)
 
     def _dead(self, active: Held, now: Instant) -> None:
         """Rule 6."""
         self._lose(frozenset({Reason.PATH_DEAD}), now)
+        self._penalties.given_up(place_of(active.path), now)
         self._attempts.fell_silent(active.path, "probes unanswered")
         if active.unproven:
             # Negotiated, and never a sign of data: the same again would end the same.
@@ -385,35 +465,38 @@ class Mobility:
 
     # Probes
 
-    def _fresh_liveness(self, now: Instant) -> Liveness:
+    def _liveness(self, now: Instant) -> Liveness:
         return Liveness(self.policy.probe_interval, self.policy.dead_after, now)
 
     def _probe(self, now: Instant) -> None:
-        if self._active is None or self.liveness is None:
-            return
+        if self._active is not None:
+            self._ask(self._active, now, None)
+
+    def _ask(self, held: Held, now: Instant, slot: int | None) -> None:
         self._sequence = (self._sequence + 1) % SEQUENCES
-        self.liveness.sent(self._sequence, now)
-        spi, asleep = self._active.tunnel.spi_in, self._asleep_until is not None
-        self._effects.append(SendProbe(self._sequence, self.flip, spi, asleep))
+        held.liveness.sent(self._sequence, now)
+        spi, asleep = held.tunnel.spi_in, self._asleep_until is not None
+        self._effects.append(SendProbe(self._sequence, self.flip, spi, asleep, slot))
 
     def _answered(self, sequence: int, now: Instant) -> None:
         """Rule 5."""
-        if self._active is None or self.liveness is None:
+        if self._active is None:
             return
-        rtt = self.liveness.answered(sequence, now)
+        rtt = self._active.liveness.answered(sequence, now)
         if rtt is None:
+            self._warm_answered(sequence, now)
             return
         self._active.heard = now
         self._active.answered = True
         if self._asleep_until is not None:
-            self.liveness.due = self._asleep_until  # all is said
+            self._active.liveness.due = self._asleep_until  # all is said
             self._effects.append(MaySleep())
             return
         if self._doubted:
             self._doubted = False
             self._apply()
             self._effects.append(Release())
-        if not self._why_more(self._active.path):
+        if not self._why_flip(self._active.path):
             self._attempts.forgive(self._active.path)
         if self.state is State.MOVING:
             self._retire(now, proven=True)
@@ -421,6 +504,18 @@ class Mobility:
             self._lost_at = None
             times = {"elapsed_ms": round(elapsed * 1000, 1), "rtt_ms": round(rtt * 1000, 1)}
             self._set_state(State.ATTACHED, {*self.reasons, Reason.ANSWERED}, now, **times)
+
+    def _warm_answered(self, sequence: int, now: Instant) -> None:
+        """Rule 11: a warm tunnel where we would rather be takes the traffic once it answers."""
+        for held in self._warmth.warm:
+            if held.liveness.answered(sequence, now) is None:
+                continue
+            held.heard, held.answered = now, True
+            self._attempts.forgive(held.path)
+            why = self._why_flip(held.path)
+            if why and self._watches and self._penalties.over(place_of(held.path), now):
+                self._activate(held, {*why, Reason.WARM}, now)
+            return
 
     # Negotiating
 
@@ -444,6 +539,27 @@ class Mobility:
         return sorted(wanted, key=lambda p: (self._attempts.silent(p), p.link_name != pinned))
 
     def _why_more(self, path: Path) -> frozenset[AnyReason]:
+        """Why to negotiate here although there is a tunnel."""
+        if any(place_of(held.path) == place_of(path) for held in self._warmth.warm):
+            return frozenset()  # its answer decides
+        why = self._why_flip(path)
+        if not why and self._lacks_a_tunnel(path):
+            return frozenset({Reason.WARM})
+        return why
+
+    def _lacks_a_tunnel(self, path: Path) -> bool:
+        """Rule 10."""
+        active, place = self._active, place_of(path)
+        if active is None or self.state is not State.ATTACHED or place == place_of(active.path):
+            return False
+        return place in self._warmth.places
+
+    def _is_better(self, path: Path) -> bool:
+        return self._active is not None and self._places.rank(path) < self._places.rank(
+            self._active.path
+        )
+
+    def _why_flip(self, path: Path) -> frozenset[AnyReason]:
         """Why to renew the path in use, or to leave it for this one."""
         active = self._active
         if active is None:
@@ -451,7 +567,7 @@ class Mobility:
         if place_of(path) == place_of(active.path):
             why = Reason.TUNNEL_MOVED if active.moved else active.renew
             return frozenset({why} if why else ())
-        if self._places.rank(path) < self._places.rank(active.path):
+        if self._is_better(path):
             wish = path.link_name == self._places.pinned
             return frozenset({Reason.OPERATOR if wish else Reason.BETTER_LINK})
         return frozenset()
@@ -489,9 +605,8 @@ class Mobility:
             self._fail(path, IkeFailure.OTHER, detail, now)
             return
         self._take_vips(tunnel.given)
-        held = Held(tunnel, path, now, now)
-        self._tunnels.held.append(held)
-        if self._active is None or self._why_more(path):
+        held = self._tunnels.take(tunnel, path, now, self._liveness(now))
+        if self._active is None or self._why_flip(path):
             self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
 
     def _take_vips(self, given: tuple[IPAddress, ...]) -> None:
@@ -580,3 +695,7 @@ class Mobility:
         self, what: str, reasons: Iterable[AnyReason], path: Path | None, **fields: str | float
     ) -> None:
         self._effects.append(Tell(what, frozenset(reasons), path, fields))
+
+
+def _template(tunnel: Tunnel) -> Template:
+    return Template(tunnel.local, tunnel.remote, ENDPOINT_REQID)

@@ -31,6 +31,8 @@ class Reason(StrEnum):
     MOVE_REFUSED = "move-refused"
     NEGOTIATED = "negotiated"
     BETTER_LINK = "better-link"
+    WARM = "warm-path"
+    """A tunnel was ready there."""
     OPERATOR = "operator"
     ANSWERED = "answered"
     FALLING_ASLEEP = "falling-asleep"
@@ -88,6 +90,16 @@ class ProbeAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficSeen:
+    """The answer to LookAtTraffic, at once: what the tunnel's SAs have counted."""
+
+    tunnel: Tunnel
+    received: int
+    """Packets, as `sent`."""
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoamRequested:
     """The operator wants to be on this link and to stay there, or negotiated anew."""
 
@@ -118,6 +130,7 @@ Event = (
     | AttemptFailed
     | MoveEnded
     | ProbeAnswered
+    | TrafficSeen
     | RoamRequested
     | FallsAsleep
     | Woke
@@ -189,6 +202,15 @@ class SendProbe:
     """Our inbound SPI: on which CHILD_SA the server shall send."""
     asleep: bool = False
     """It says that we take nothing any more, until another one comes."""
+    slot: int | None = None
+    """Over the warm tunnel with this one, which it leaves as it is. None: with the traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtTraffic:
+    """Count what came and went through the tunnel."""
+
+    tunnel: Tunnel
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +246,7 @@ Effect = (
     | Abandon
     | Terminate
     | SendProbe
+    | LookAtTraffic
     | MaySleep
     | Release
     | RememberVips

@@ -21,7 +21,7 @@ from orchestrator.core.kernel import (
     MARK_TPROXY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
-    POLICY_PRIORITY_SERVICE,
+    POLICY_PRIORITY_PROBE,
     TABLE_INNER,
     TUN_SERVER,
     Address,
@@ -141,5 +141,5 @@ def _ways_back(vip: IPAddress, warm: Mapping[int, Template]) -> Iterator[Policy]
             Selector(service, own, probe_mark(slot)),
             Verdict.PROTECT,
             template,
-            POLICY_PRIORITY_SERVICE,
+            POLICY_PRIORITY_PROBE,
         )

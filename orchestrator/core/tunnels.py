@@ -11,13 +11,16 @@ The rules, each with the method that keeps it:
    rekey or end: that has to be renewed, and has no number any more (`compare`).
 4. A tunnel that retires receives until its time is over, and is used for nothing else
    (`latest`, `over`).
+5. Each has a slot that no other one has, by which its probes are told apart (`take`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Final
 
 from orchestrator.core.ike import IkeMoved, Tunnel
+from orchestrator.core.liveness import Liveness
 from orchestrator.core.mobility_events import Reason
 from orchestrator.core.paths import Path
 from orchestrator.core.places import Places, place_of
@@ -37,6 +40,10 @@ class Held:
     since: Instant
     heard: Instant
     """When data was last seen through it."""
+    liveness: Liveness
+    slot: int
+    watched: bool = False
+    """It is kept warm: probes of its own say whether it works (`core.warmth`)."""
     answered: bool = False
     """A probe came back through it, where it leads now."""
     moved: bool = False
@@ -55,6 +62,7 @@ class Held:
         """Its SAs were rewritten to lead along this path."""
         self.tunnel = replace(self.tunnel, local=path.pop)
         self.path, self.moved, self.answered = path, True, False
+        self.liveness.srtt = None  # that was another network's
 
 
 class Tunnels:
@@ -63,6 +71,14 @@ class Tunnels:
     def __init__(self, places: Places) -> None:
         self.held: list[Held] = []
         self._places = places
+
+    def take(self, tunnel: Tunnel, path: Path, now: Instant, liveness: Liveness) -> Held:
+        """One more."""
+        taken = {held.slot for held in self.held}
+        slot = next(number for number in count() if number not in taken)
+        held = Held(tunnel, path, now, now, liveness, slot)
+        self.held.append(held)
+        return held
 
     # Finding
 

@@ -39,6 +39,7 @@ from orchestrator.core.mobility_events import (
     AttemptFailed,
     Effect,
     Event,
+    LookAtTraffic,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -54,6 +55,7 @@ from orchestrator.core.mobility_events import (
     Tell,
     Terminate,
     Tick,
+    TrafficSeen,
 )
 from orchestrator.core.paths import LinkChoice, Path
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
@@ -92,6 +94,7 @@ def mobility_policy(config: EndpointConfig, looked_up: tuple[IPAddress, ...]) ->
     return MobilityPolicy(
         servers=tuple(servers),
         choice=LinkChoice(config.links.include, config.links.exclude, config.links.preference),
+        warm_links=config.links.warm,
         inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
         static_vips=tuple(config.tunnel.vips),
         attempt_limit=config.timers.attempt,
@@ -250,9 +253,9 @@ class Endpoint:
                 return self._move(effect)
             case SendProbe():
                 self.journal.count("path-probe-sent")
-                self._probes.send(
-                    effect.sequence, effect.flip, effect.spi, asleep=effect.asleep
-                )
+                self._probes.send(effect)
+            case LookAtTraffic(tunnel):
+                return self._traffic(tunnel)
             case MaySleep():
                 self._sleep.may_sleep()
             case Release():
@@ -289,6 +292,14 @@ class Endpoint:
         except KernelError as error:
             return MoveEnded(tunnel, order.path, moved=False, detail=str(error))
         return MoveEnded(tunnel, order.path, moved=True)
+
+    def _traffic(self, tunnel: Tunnel) -> TrafficSeen | None:
+        try:
+            sent = self._xfrm.state(tunnel.remote, tunnel.spi_out).usage.packets
+            received = self._xfrm.state(tunnel.local, tunnel.spi_in).usage.packets
+        except KernelError:
+            return None  # an SA is being replaced: the next look finds its successor
+        return TrafficSeen(tunnel, received, sent)
 
     def _release(self) -> None:
         vips = self._machine.vips
@@ -412,7 +423,7 @@ class Endpoint:
         tunnel = machine.tunnel_of(path)
         failure = machine.failure_of(path)
         active = path == machine.active_path
-        liveness = machine.liveness if active else None
+        liveness = machine.liveness_of(path)
         return {
             "link": path.link_name,
             "ifindex": path.link,
@@ -424,6 +435,8 @@ class Endpoint:
                 if active
                 else "negotiating"
                 if path == machine.attempt_path
+                else "warm"
+                if liveness
                 else "draining"
                 if tunnel
                 else "usable"

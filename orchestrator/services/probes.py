@@ -14,7 +14,9 @@ from typing import Final
 
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.errors import PeerError
-from orchestrator.core.quantities import IPAddress, Spi
+from orchestrator.core.kernel import MARK_PROBE
+from orchestrator.core.mobility_events import SendProbe
+from orchestrator.core.quantities import IPAddress
 from orchestrator.core.session_events import Heard, HeardWarm
 from orchestrator.services.journal import Journal
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
@@ -71,6 +73,12 @@ class _ProbeSockets:
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         raise NotImplementedError
 
+    def _send(self, sock: socket.socket, probe: Probe, to: IPAddress, mark: int) -> None:
+        """No route, no buffer: an unanswered probe says the same."""
+        marked = [(socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(mark))] if mark else []
+        with contextlib.suppress(OSError):
+            sock.sendmsg((encode(probe),), marked, 0, (str(to), SERVICE_PORT))
+
 
 class EndpointProbes(_ProbeSockets):
     """The asking side."""
@@ -79,14 +87,14 @@ class EndpointProbes(_ProbeSockets):
         super().__init__(journal)
         self._answered = answered
 
-    def send(self, sequence: int, flip: int, spi: Spi, *, asleep: bool) -> None:
+    def send(self, order: SendProbe) -> None:
         """One probe over the first virtual address; a lost one is repeated by the machine."""
         for vip, sock in self._sockets.items():
-            kind = Kind.ASLEEP if asleep else Kind.REQUEST
-            probe = Probe(kind, flip, sequence, spi)
-            # No route, no buffer: an unanswered probe says the same.
-            with contextlib.suppress(OSError):
-                sock.sendto(encode(probe), (str(SERVICE[vip.version]), SERVICE_PORT))
+            kind, mark = Kind.ASLEEP if order.asleep else Kind.REQUEST, 0
+            if order.slot is not None:
+                kind, mark = Kind.WARM, MARK_PROBE | order.slot
+            probe = Probe(kind, order.flip, order.sequence, order.spi)
+            self._send(sock, probe, SERVICE[vip.version], mark)
             return
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
@@ -117,7 +125,4 @@ class ServerProbes(_ProbeSockets):
         if sock is None:
             return
         probe = Probe(Kind.REPLY, heard.flip, heard.sequence, heard.spi)
-        marked = [(socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(mark))] if mark else []
-        to = str(heard.vip), SERVICE_PORT
-        with contextlib.suppress(OSError):
-            sock.sendmsg((encode(probe),), marked, 0, to)
+        self._send(sock, probe, heard.vip, mark)

@@ -16,6 +16,7 @@ from orchestrator.core.kernel import (
     POLICY_PRIORITY,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
+    POLICY_PRIORITY_PROBE,
     POLICY_PRIORITY_SERVICE,
     Direction,
     Policy,
@@ -76,6 +77,7 @@ _DIRECTIONS: Final = frozenset(int(direction) for direction in Direction)
 _OUR_PRIORITIES: Final = frozenset(
     {
         POLICY_PRIORITY_LOCAL,
+        POLICY_PRIORITY_PROBE,
         POLICY_PRIORITY_SERVICE,
         POLICY_PRIORITY,
         POLICY_PRIORITY_POOL,

@@ -30,6 +30,7 @@ from orchestrator.core.mobility_events import (
     AttemptFailed,
     Effect,
     Event,
+    LookAtTraffic,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -44,6 +45,7 @@ from orchestrator.core.mobility_events import (
     Tell,
     Terminate,
     Tick,
+    TrafficSeen,
 )
 from orchestrator.core.paths import LinkChoice, Path
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
@@ -99,7 +101,11 @@ class EndpointStory:
         self.attempt: Negotiate | None = None
         """What charon is negotiating for us."""
         self.probe: SendProbe | None = None
-        """The latest."""
+        """The latest with the traffic."""
+        self.warm_probe: SendProbe | None = None
+        """The latest over a warm tunnel."""
+        self.received = self.sent = 0
+        """What the kernel has counted."""
         self.tells: list[Tell] = []
         self.connections: set[str] = set()
         self.in_charon: dict[UniqueId, Tunnel] = {}
@@ -164,6 +170,11 @@ class EndpointStory:
         assert self.probe is not None, "no probe was sent"
         return self.hears(ProbeAnswered(self.probe.sequence), after)
 
+    def warm_answered(self, after: float = RTT) -> list[str]:
+        """The warm tunnel's latest probe is answered."""
+        assert self.warm_probe is not None, "no warm tunnel was asked"
+        return self.hears(ProbeAnswered(self.warm_probe.sequence), after)
+
     def waits(self, seconds: float, *, answering: bool = False) -> list[str]:
         """Time passes; the machine is woken at its deadlines, and probes may be answered."""
         end, ticks, said = self.now + seconds, 0, []
@@ -206,8 +217,7 @@ class EndpointStory:
                 assert ways == (None, None), "an SA is moved while traffic uses it"
                 return MoveEnded(moving, way, self.kernel_moves)
             case SendProbe():
-                assert self.lets_probes_out, "a probe is sent into the hold"
-                self.probe = effect
+                self._send(effect)
             case Release():
                 assert self.holds_nothing, "traffic is released into the hold"
             case Negotiate():
@@ -226,9 +236,21 @@ class EndpointStory:
                 self.in_charon.pop(ended.ike, None)
             case Tell():
                 self.tells.append(effect)
+            case LookAtTraffic(looked_at):
+                assert self.machine.active == looked_at, "another's traffic is looked at"
+                return TrafficSeen(looked_at, self.received, self.sent)
             case RememberVips() | MaySleep():
                 pass
         return None
+
+    def _send(self, probe: SendProbe) -> None:
+        if probe.slot is None:
+            assert self.lets_probes_out, "a probe is sent into the hold"
+            self.probe = probe
+        else:
+            assert self.kernel is not None
+            assert probe.slot in dict(self.kernel.warm), "a warm probe has no way of its own"
+            self.warm_probe = probe
 
     @property
     def lets_probes_out(self) -> bool:
@@ -285,16 +307,19 @@ def describe(effect: Effect) -> str:
             return f"terminate {ended.ike}"
         case SendProbe(asleep=True):
             return "say asleep"
-        case SendProbe():
+        case SendProbe(slot=None):
             return "probe"
+        case SendProbe():
+            return "ask"
         case RememberVips(vips):
             return f"remember {' '.join(map(str, vips))}"
-        case Abandon() | MaySleep() | Release() | Tell():
+        case Abandon() | LookAtTraffic() | MaySleep() | Release() | Tell():
             return PLAIN[type(effect)]
 
 
 PLAIN: Final[dict[type[Effect], str]] = {
     Abandon: "abandon",
+    LookAtTraffic: "",
     MaySleep: "may sleep",
     Release: "release",
     Tell: "",
@@ -367,6 +392,17 @@ def with_a_way_and_charon_it_never_rests_detached(story: EndpointStory) -> None:
         assert machine.deadline() is not None
 
 
+def warm_tunnels_lead_somewhere_and_are_no_more_than_allowed(story: EndpointStory) -> None:
+    machine = story.machine
+    warm = machine._warmth.warm
+    assert len({held.slot for held in machine._tunnels.held}) == len(machine._tunnels.held)
+    assert len(warm) < max(machine.policy.warm_links + (machine.active is None), 1) or not warm
+    for held in warm:
+        assert held.tunnel != machine.active
+        assert held.retire_at is None
+        assert held.path in machine.paths
+
+
 def tables_are_ours_and_one_for_each_point_of_presence(story: EndpointStory) -> None:
     tables = story.machine.kernel().tables
     assert set(tables) == set(story.machine.paths)
@@ -389,6 +425,7 @@ RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     the_attempt_is_the_one_that_charon_works_on,
     every_tunnel_of_ours_is_held_or_ended,
     with_a_way_and_charon_it_never_rests_detached,
+    warm_tunnels_lead_somewhere_and_are_no_more_than_allowed,
     tables_are_ours_and_one_for_each_point_of_presence,
     no_more_than_a_handful_is_held,
 )

@@ -74,6 +74,8 @@ policies = strategies.sampled_from(
         replace(POLICY, servers=(SERVER6, SERVER4)),
         replace(POLICY, choice=LinkChoice(), servers=(SERVER4, SERVER6)),
         replace(POLICY, static_vips=(VIP4, VIP6)),
+        replace(POLICY, warm_links=2),
+        replace(POLICY, warm_links=3, servers=(SERVER6, SERVER4)),
     )
 )
 given_vips = strategies.sampled_from(
@@ -134,7 +136,17 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
     def the_kernel_moves_sas_or_not(self, *, works: bool) -> None:
         self.story.kernel_moves = works
 
+    @rule(received=strategies.integers(0, 9), sent=strategies.integers(0, 9))
+    def packets_come_and_go(self, received: int, sent: int) -> None:
+        self.story.received += received
+        self.story.sent += sent
+
     # Answers
+
+    @rule()
+    def a_warm_tunnel_answers(self) -> None:
+        if self.story.warm_probe is not None:
+            self.story.warm_answered()
 
     @rule(back=choice)
     def a_probe_is_answered(self, back: int) -> None:

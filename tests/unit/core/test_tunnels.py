@@ -7,10 +7,11 @@ from typing import Final
 import pytest
 
 from orchestrator.core.ike import IkeMoved, Tunnel
+from orchestrator.core.liveness import Liveness
 from orchestrator.core.mobility_events import Reason
 from orchestrator.core.paths import LinkChoice
 from orchestrator.core.places import Places
-from orchestrator.core.quantities import IPAddress, Spi, UniqueId
+from orchestrator.core.quantities import IPAddress, Seconds, Spi, UniqueId
 from orchestrator.core.tunnels import MOVE_HORIZON, Held, Tunnels
 from tests.unit.core.builders import (
     LTE,
@@ -37,9 +38,13 @@ class Endpoint:
     def __init__(self, *here: Place) -> None:
         self.places = Places((SERVER4, SERVER6), LinkChoice())
         self.tunnels = Tunnels(self.places)
-        self.wifi = Held(OVER_WIFI, path(WIFI), at(0), heard=at(100))
-        self.lte = Held(OVER_LTE, path(LTE), at(0), heard=at(101))
-        self.tunnels.held += [self.wifi, self.lte]
+        self.wifi, self.lte = (
+            self.tunnels.take(
+                over, path(place), at(0), Liveness(Seconds(2.0), Seconds(2.0), at(0))
+            )
+            for over, place in ((OVER_WIFI, WIFI), (OVER_LTE, LTE))
+        )
+        self.wifi.heard, self.lte.heard = at(100), at(101)
         self.is_at(*here)
 
     def is_at(self, *here: Place) -> None:

@@ -1,0 +1,153 @@
+"""Which tunnels are kept warm beside the one in use, and how soon that one is given up.
+
+The rules, each with the method that keeps it:
+
+1. Beside the active tunnel one is kept on the best path of each of the best links, as many as
+   the operator allows (`places`).
+2. A tunnel that is kept warm has probes of its own over itself (`look`). Where the endpoint
+   would rather be it is asked more often.
+3. The active path is given up sooner where another tunnel has answered since it fell silent:
+   going there costs a round trip, waiting costs the traffic (`patience`).
+4. When the active path does not answer, the others are asked at once (`look`).
+5. A place that was given up is not gone back to for a while, and for twice as long each time
+   that it is given up again: a link at the edge of its coverage shall not bounce (`Penalties`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.core.liveness import PathHealth
+from orchestrator.core.paths import Path
+from orchestrator.core.places import Place, Places, place_of
+from orchestrator.core.quantities import Instant, Seconds
+from orchestrator.core.tunnels import Held, Tunnels
+
+ASK: Final = Seconds(20.0)
+"""Between two probes of a warm path. NATs forget a mapping of UDP after 30 s and more (RFC
+4787, REQ-5, asks for 120 s), and an hour of this is some 45 kB."""
+ASK_BETTER: Final = Seconds(2.0)
+"""The same where we would rather be."""
+QUICK: Final = Seconds(0.3)
+"""The active path may leave probes unanswered this long at least, whatever else there is."""
+RTOS: Final = 3
+"""And for so many of its retransmission timeouts."""
+PENALTY: Final = Seconds(5.0)
+"""After a place was given up for the first time."""
+MOST_DOUBLINGS: Final = 4
+FORGIVEN: Final = Seconds(600.0)
+"""A place that was not given up for so long has a clean record."""
+
+
+class Warmth:
+    """Of one endpoint. `look` is asked after every piece of news."""
+
+    def __init__(self, tunnels: Tunnels, places: Places, links: int) -> None:
+        """`links`: on how many there is a tunnel at the same time; 1 keeps none warm."""
+        self._tunnels = tunnels
+        self._places = places
+        self._links = links
+
+    @property
+    def places(self) -> frozenset[Place]:
+        """Rule 1: where there shall be a tunnel; none, if none is kept warm."""
+        best: dict[str, Path] = {}
+        if self._links > 1:
+            for path in self._places.paths:
+                if len(best) < self._links:
+                    best.setdefault(path.link_name, path)
+        return frozenset(map(place_of, best.values()))
+
+    @property
+    def warm(self) -> tuple[Held, ...]:
+        """Those that are asked, by slot."""
+        return tuple(sorted((h for h in self._tunnels.held if h.watched), key=lambda h: h.slot))
+
+    def keeps(self, held: Held, active: Held | None) -> bool:
+        """Whether this one stays although the traffic is elsewhere."""
+        path = self._places.at(held.path)
+        if path is None or held is active or held.moved or held.renew is not None:
+            return False
+        place = place_of(path)
+        if active is not None and place == place_of(active.path):
+            return False
+        others = [h for h in self._tunnels.latest() if place_of(h.path) == place]
+        return place in self.places and held is max(others, key=lambda h: h.since)
+
+    def look(
+        self, active: Held | None, better: Iterable[Place], now: Instant
+    ) -> Sequence[Held]:
+        """Begins to watch what is warm now, and no longer what is not, which is returned (rules
+        2 and 4). `better`: where we would rather be."""
+        wanted = frozenset(better)
+        surplus: list[Held] = []
+        for held in self._tunnels.held:
+            keeps = held.retire_at is None and self.keeps(held, active)
+            interval = ASK_BETTER if place_of(held.path) in wanted else ASK
+            if keeps and not held.watched:
+                held.liveness.begin(interval, now)
+            elif held.watched and not keeps and held.retire_at is None:
+                surplus.append(held)
+            held.watched = keeps
+            if keeps:
+                held.liveness.interval = interval
+                if held.liveness.waiting_since is None:
+                    held.liveness.due = Instant(min(held.liveness.due, now + interval))
+        if active is not None and active.liveness.health(now) is PathHealth.SUSPECT:
+            self._ask_all(active.liveness.waiting_since, now)
+        return surplus
+
+    def _ask_all(self, silent: Instant | None, now: Instant) -> None:
+        """Rule 4: those that have not answered since."""
+        for held in self.warm:
+            waits = held.liveness.waiting_since is not None
+            if silent is not None and held.heard < silent and not waits:
+                held.liveness.due = now
+
+    def patience(self, active: Held, longest: Seconds) -> Seconds:
+        """Rule 3: how long the active path may leave probes unanswered."""
+        silent = active.liveness.waiting_since
+        if silent is None or not any(held.heard >= silent for held in self.warm):
+            return longest
+        return Seconds(min(longest, max(QUICK, RTOS * active.liveness.rto)))
+
+    def proven(self, now: Instant) -> Sequence[Held]:
+        """Those that answer, best first."""
+        alive = [
+            held
+            for held in self.warm
+            if self._places.at(held.path) and held.liveness.health(now) is PathHealth.ALIVE
+        ]
+        return sorted(alive, key=lambda held: self._places.rank(held.path))
+
+
+@dataclass(slots=True)
+class _Record:
+    times: int
+    last: Instant
+
+
+class Penalties:
+    """Rule 5."""
+
+    def __init__(self) -> None:
+        self._records: dict[Place, _Record] = {}
+
+    def given_up(self, place: Place, now: Instant) -> None:
+        before = self._records.get(place)
+        fresh = before is None or now - before.last > FORGIVEN
+        times = 1 if before is None or fresh else before.times + 1
+        self._records[place] = _Record(times, now)
+
+    def over(self, place: Place, now: Instant) -> bool:
+        """Whether one may go back there."""
+        record = self._records.get(place)
+        if record is None:
+            return True
+        doublings = min(record.times - 1, MOST_DOUBLINGS)
+        return bool(now - record.last >= PENALTY * 2**doublings)
+
+    def keep(self, places: Iterable[Place]) -> None:
+        """Forgets every place but these."""
+        live = frozenset(places)
+        self._records = {p: r for p, r in self._records.items() if p in live}

@@ -1,0 +1,132 @@
+"""A tunnel beside the one in use: when there is one, and what becomes of the traffic."""
+
+from dataclasses import replace
+
+from orchestrator.core.mobility_events import State
+from orchestrator.core.warmth import ASK, PENALTY, QUICK
+from tests.unit.core.builders import LTE, WIFI, WIFI2, path
+from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
+
+TWO = replace(POLICY, warm_links=2)
+
+
+def warm() -> EndpointStory:
+    """Attached over Wi-Fi, with a warm tunnel over LTE that has answered."""
+    story = attached(WIFI, LTE, policy=TWO)
+    assert story.negotiated() == ["protect wifi", "ask"]
+    story.warm_answered()
+    assert story.machine.active_path == path(WIFI)
+    return story
+
+
+class TestKeeping:
+    def test_the_next_link_gets_a_tunnel_that_carries_nothing(self) -> None:
+        story = EndpointStory(TWO)
+        story.starts(WIFI, LTE)
+        story.finds_charon()
+        story.negotiated()
+        assert "negotiate lte" in story.answered()
+        assert story.negotiated() == ["protect wifi", "ask"]
+        assert story.machine.active_path == path(WIFI)
+
+    def test_no_more_links_than_allowed(self) -> None:
+        story = warm()
+        said = [*story.is_at(WIFI2, WIFI, LTE), *story.waits(1, answering=True)]
+        assert "negotiate wifi2" in said, "it is better than the second"
+        assert "terminate 2" in said
+        assert "ask" in story.negotiated()
+
+    def test_without_permission_there_is_none(self) -> None:
+        story = attached(WIFI, LTE)
+        assert story.attempt is None
+        assert story.waits(5, answering=True).count("ask") == 0
+
+    def test_it_is_asked_rarely(self) -> None:
+        story = warm()
+        said = story.waits(ASK - 1, answering=True)
+        assert "ask" not in said
+
+    def test_one_that_does_not_answer_is_ended_and_made_anew_later(self) -> None:
+        story = attached(WIFI, LTE, policy=TWO)
+        story.negotiated()
+        said = story.waits(2.1, answering=True)
+        assert "terminate 2" in said
+        assert story.machine.active_path == path(WIFI)
+        assert "negotiate lte" in story.waits(1, answering=True)
+
+
+class TestGoing:
+    def test_the_traffic_goes_there_when_carrier_is_lost(self) -> None:
+        story = warm()
+        assert story.is_at(LTE) == ["hold", "protect lte", "probe", "release"]
+        assert "warm-path" in story.reasons()
+
+    def test_a_silent_path_is_left_soon_when_the_other_one_answers(self) -> None:
+        story = warm()
+        story.waits(1.9, answering=True)
+        began = story.now
+        while story.machine.active_path == path(WIFI):
+            if "ask" in story.waits(0.01):
+                story.warm_answered()
+            assert story.now < began + 2
+        assert story.now - began <= 0.2 + QUICK + RTT
+
+    def test_and_not_soon_when_it_does_not(self) -> None:
+        story = warm()
+        story.waits(1.9, answering=True)
+        story.waits(1.5)
+        assert story.machine.active_path == path(WIFI)
+
+    def test_a_better_link_takes_the_traffic_and_leaves_the_other_warm(
+        self,
+    ) -> None:
+        story = warm()
+        story.is_at(LTE)
+        story.waits(0.1)
+        assert "negotiate wifi" in story.is_at(WIFI, LTE)
+        assert story.negotiated() == ["protect wifi", "probe", "release", "protect wifi", "ask"]
+
+    def test_a_link_that_fell_silent_is_not_gone_back_to_at_once(self) -> None:
+        story = warm()
+        while story.machine.active_path == path(WIFI):
+            if "ask" in story.waits(0.01):
+                story.warm_answered()
+        story.answered()
+        left = story.now
+        while story.machine.active_path == path(LTE):
+            said = story.waits(0.05, answering=True)
+            if "ask" in said:
+                story.warm_answered()
+            assert story.now < left + 20
+        assert PENALTY <= story.now - left + 1 <= PENALTY + 4
+
+    def test_it_stays_attached_meanwhile(self) -> None:
+        story = warm()
+        story.is_at(LTE)
+        story.answered()
+        assert story.state() is State.ATTACHED
+
+
+class TestTraffic:
+    def test_what_goes_out_and_brings_nothing_back_is_a_reason_to_ask(self) -> None:
+        story = warm()
+        story.waits(0.05)
+        for _ in range(20):
+            story.sent += 10
+            story.received += 10
+            story.waits(0.1, answering=True)
+        asked = story.probe
+        began = story.now
+        while story.probe is asked:
+            story.sent += 1
+            story.waits(0.01)
+            assert story.now < began + 1
+        assert story.now - began < 0.35
+
+    def test_an_application_that_only_sends_costs_a_probe_a_second(self) -> None:
+        story = warm()
+        said: list[str] = []
+        for _ in range(100):
+            story.sent += 10
+            said += story.waits(0.1, answering=True)
+        assert said.count("probe") <= 12
