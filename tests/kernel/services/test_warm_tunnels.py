@@ -20,7 +20,7 @@ from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import load
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.ike import IkeDown, Tunnel
-from orchestrator.core.kernel import POLICY_PRIORITY_SERVICE
+from orchestrator.core.kernel import POLICY_PRIORITY_PROBE
 from orchestrator.core.quantities import IPAddress, Spi, UniqueId
 from orchestrator.core.session_events import Admitted, HeardWarm
 from orchestrator.services.server import Server
@@ -173,7 +173,7 @@ def ways_back(server: Server) -> list[Spi | None]:
     return [
         policy.template.spi
         for policy in server._xfrm.policies()
-        if policy.priority == POLICY_PRIORITY_SERVICE and policy.template is not None
+        if policy.priority == POLICY_PRIORITY_PROBE and policy.template is not None
     ]
 
 
