@@ -21,8 +21,8 @@ What it decides about has rules of its own: where we are (`core.places`), the tu
 9. Before the device sleeps the server is told, and from then on traffic is held
    (`_falls_asleep`). After a sleep nothing is trusted: it is held until a probe was answered,
    by whichever way (`_woke`, `_answered`).
-10. Of the best links, as many as the operator allows, each has a tunnel (`_lacks_a_tunnel`,
-    `core.warmth`), which is asked over itself (`_ask_the_warm`), and given up when it does
+10. Of the best links, as many as the operator allows, each has a tunnel (`core.warmth`),
+    which is asked over itself (`_ask_the_warm`), and given up when it does
     not answer (`_give_up_the_silent`).
 11. A warm tunnel takes the traffic when the active path is gone (`_recover`), and when it is
     where we would rather be, and answers (`_warm_answered`).
@@ -57,7 +57,6 @@ from orchestrator.core.mobility_events import (
     Effect,
     Event,
     FallsAsleep,
-    LookAtTraffic,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -67,7 +66,6 @@ from orchestrator.core.mobility_events import (
     Release,
     RememberVips,
     RoamRequested,
-    SendProbe,
     Started,
     State,
     Tell,
@@ -80,16 +78,16 @@ from orchestrator.core.network import Snapshot
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId
-from orchestrator.core.traffic import LOOK, Traffic
 from orchestrator.core.tunnels import Held, Tunnels
+from orchestrator.core.vigil import SEQUENCES, Vigil
 from orchestrator.core.warmth import Penalties, Warmth
+from orchestrator.core.wishes import Wishes
 
 REFUSAL_WINDOW: Final = Seconds(5.0)
 """An IKE_SA that the server deletes this soon, unproven, was refused after authentication."""
 SLEEP_LIMIT: Final = Seconds(10.0)
 """A device that has announced its sleep and is still awake then does not sleep: logind waits
 for 5 s (logind.conf(5), InhibitDelayMaxSec)."""
-SEQUENCES: Final = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +130,11 @@ class Mobility:
         self._tunnels = Tunnels(self._places)
         self._warmth = Warmth(self._tunnels, self._places, policy.warm_links)
         self._penalties = Penalties()
-        self._traffic: Traffic | None = None
-        """Of the active tunnel."""
+        self._wishes = Wishes(self._places, self._attempts, self._warmth)
+        self._vigil = Vigil()
         self._active: Held | None = None
         self._activated_at: Place | None = None
         """Where the latest activation was, whatever became of it since."""
-        self._sequence = 0
         self._lost_at: Instant | None = None
         self._doubted = False
         """Whether everything but probes waits for the next answer."""
@@ -182,7 +179,8 @@ class Mobility:
             case ProbeAnswered(sequence):
                 self._answered(sequence, now)
             case TrafficSeen():
-                self._traffic_seen(event, now)
+                if self._vigil.seen(event, self._active, now):
+                    self._probe(now)
             case RoamRequested(link_name):
                 self._roam_requested(link_name)
             case FallsAsleep():
@@ -193,8 +191,7 @@ class Mobility:
                 self._tick(now)
             case _:
                 assert_never(event)
-        better = map(place_of, filter(self._is_better, self.paths))
-        for held in self._warmth.look(self._active, better, now):
+        for held in self._warmth.look(self._active, now):
             held.retire_at = Instant(now + self.policy.drain)
         self._apply_what_changed()
         if self._watches:
@@ -210,13 +207,13 @@ class Mobility:
             times.append(self._active.liveness.deadline(longest))
         if self._watches:
             times += [held.liveness.deadline() for held in self._warmth.warm]
-            times += [self._traffic.next_look] if self._traffic is not None else []
+            times += [self._vigil.next_look] if self._vigil.next_look is not None else []
         if self._asleep_until is not None:
             times.append(self._asleep_until)
         if self._attempts.current is not None:
             times.append(self._attempts.current.overdue)
         elif self.charon is not None and self._asleep_until is None:
-            times += [self._attempts.retry_at(path) for path in self._targets()]
+            times += [self._attempts.retry_at(path) for path, _ in self._targets]
         return min(times, default=None)
 
     # For status
@@ -331,7 +328,8 @@ class Mobility:
 
     def _lose(self, reasons: frozenset[AnyReason], now: Instant) -> None:
         """Rule 1. The tunnel stays with us: it may be moved, or its place may return."""
-        self._active = self._traffic = None
+        self._active = None
+        self._vigil.end()
         if self._lost_at is None:
             self._lost_at = now
         if self.charon is None:
@@ -377,9 +375,7 @@ class Mobility:
         place = place_of(held.path)
         self.roams += self._activated_at not in (None, place)
         self._activated_at = place
-        held.watched = False
-        held.liveness.begin(self.policy.probe_interval, now)
-        self._traffic = Traffic(Instant(now + LOOK))
+        self._vigil.begin(held, self.policy.probe_interval, now)
         self._set_state(State.MOVING, reasons, now)
         self._apply()
         self._probe(now)
@@ -407,9 +403,10 @@ class Mobility:
             self._fail(attempt.path, IkeFailure.SILENT, "no outcome", now)
         if self._watches:
             self._give_up_the_silent(now)
-            self._look_at_traffic(now)
         if self._active is None:
             return
+        if self._watches:
+            self._effects += self._vigil.look(self._active, now)
         longest = self._warmth.patience(self._active, self.policy.dead_after)
         if self._active.liveness.health(now, longest) is PathHealth.DEAD:
             self._dead(self._active, now)
@@ -425,7 +422,7 @@ class Mobility:
         """Rule 10, first half."""
         for held in self._warmth.warm:
             if now >= held.liveness.due:
-                self._ask(held, now, held.slot)
+                self._effects.append(self._vigil.ask(held, self.flip, now, active=False))
 
     def _give_up_the_silent(self, now: Instant) -> None:
         """Rule 10, second half."""
@@ -433,22 +430,6 @@ class Mobility:
             if held.liveness.health(now) is PathHealth.DEAD:
                 self._discard(held)
                 self._fail(held.path, IkeFailure.SILENT, "probes unanswered", now)
-
-    def _look_at_traffic(self, now: Instant) -> None:
-        """What goes out and brings nothing back is a reason to ask (`_traffic_seen`)."""
-        if self._active and self._traffic is not None and now >= self._traffic.next_look:
-            # Looked at again at once, should nobody answer.
-            self._traffic.next_look = Instant(now + LOOK)
-            self._effects.append(LookAtTraffic(self._active.tunnel))
-
-    def _traffic_seen(self, event: TrafficSeen, now: Instant) -> None:
-        active, traffic = self._active, self._traffic
-        if active is None or traffic is None or event.tunnel != active.tunnel:
-            return
-        traffic.seen(event.received, event.sent, now)
-        if traffic.silent(now) and active.liveness.waiting_since is None:
-            traffic.asked(now)
-            self._probe(now)
 
     def _dead(self, active: Held, now: Instant) -> None:
         """Rule 6."""
@@ -470,13 +451,9 @@ class Mobility:
 
     def _probe(self, now: Instant) -> None:
         if self._active is not None:
-            self._ask(self._active, now, None)
-
-    def _ask(self, held: Held, now: Instant, slot: int | None) -> None:
-        self._sequence = (self._sequence + 1) % SEQUENCES
-        held.liveness.sent(self._sequence, now)
-        spi, asleep = held.tunnel.spi_in, self._asleep_until is not None
-        self._effects.append(SendProbe(self._sequence, self.flip, spi, asleep, slot))
+            asleep = self._asleep_until is not None
+            probe = self._vigil.ask(self._active, self.flip, now, active=True, asleep=asleep)
+            self._effects.append(probe)
 
     def _answered(self, sequence: int, now: Instant) -> None:
         """Rule 5."""
@@ -496,7 +473,7 @@ class Mobility:
             self._doubted = False
             self._apply()
             self._effects.append(Release())
-        if not self._why_flip(self._active.path):
+        if not self._wishes.why_flip(self._active.path, self._active):
             self._attempts.forgive(self._active.path)
         if self.state is State.MOVING:
             self._retire(now, proven=True)
@@ -512,7 +489,7 @@ class Mobility:
                 continue
             held.heard, held.answered = now, True
             self._attempts.forgive(held.path)
-            why = self._why_flip(held.path)
+            why = self._wishes.why_flip(held.path, self._active) if self._active else None
             if why and self._watches and self._penalties.over(place_of(held.path), now):
                 self._activate(held, {*why, Reason.WARM}, now)
             return
@@ -525,52 +502,17 @@ class Mobility:
             return
         if self._asleep_until is not None:
             return
-        for path in self._targets():
+        for path, why in self._targets:
             if self._attempts.retry_at(path) <= now:
-                reasons = self.reasons if self._active is None else self._why_more(path)
+                reasons = why or self.reasons
                 self._effects.append(self._attempts.begin(path, reasons, now))
                 self._tell("negotiating", reasons, path)
                 return
 
-    def _targets(self) -> Sequence[Path]:
-        """Where a negotiation would help now, best first."""
-        wanted = (p for p in self.paths if self._active is None or self._why_more(p))
-        pinned = self._places.pinned
-        return sorted(wanted, key=lambda p: (self._attempts.silent(p), p.link_name != pinned))
-
-    def _why_more(self, path: Path) -> frozenset[AnyReason]:
-        """Why to negotiate here although there is a tunnel."""
-        if any(place_of(held.path) == place_of(path) for held in self._warmth.warm):
-            return frozenset()  # its answer decides
-        why = self._why_flip(path)
-        if not why and self._lacks_a_tunnel(path):
-            return frozenset({Reason.WARM})
-        return why
-
-    def _lacks_a_tunnel(self, path: Path) -> bool:
-        """Rule 10."""
-        active, place = self._active, place_of(path)
-        if active is None or self.state is not State.ATTACHED or place == place_of(active.path):
-            return False
-        return place in self._warmth.places
-
-    def _is_better(self, path: Path) -> bool:
-        return self._active is not None and self._places.rank(path) < self._places.rank(
-            self._active.path
-        )
-
-    def _why_flip(self, path: Path) -> frozenset[AnyReason]:
-        """Why to renew the path in use, or to leave it for this one."""
-        active = self._active
-        if active is None:
-            return frozenset()
-        if place_of(path) == place_of(active.path):
-            why = Reason.TUNNEL_MOVED if active.moved else active.renew
-            return frozenset({why} if why else ())
-        if self._is_better(path):
-            wish = path.link_name == self._places.pinned
-            return frozenset({Reason.OPERATOR if wish else Reason.BETTER_LINK})
-        return frozenset()
+    @property
+    def _targets(self) -> Sequence[tuple[Path, frozenset[AnyReason]]]:
+        attached = self.state is State.ATTACHED
+        return self._wishes.targets(self._active, attached=attached)
 
     def _attempt_failed(self, event: AttemptFailed, now: Instant) -> None:
         attempt = self._attempts.lost(event.connection, event.why)
@@ -606,7 +548,7 @@ class Mobility:
             return
         self._take_vips(tunnel.given)
         held = self._tunnels.take(tunnel, path, now, self._liveness(now))
-        if self._active is None or self._why_flip(path):
+        if self._active is None or self._wishes.why_flip(path, self._active):
             self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
 
     def _take_vips(self, given: tuple[IPAddress, ...]) -> None:

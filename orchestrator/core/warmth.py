@@ -74,16 +74,13 @@ class Warmth:
         others = [h for h in self._tunnels.latest() if place_of(h.path) == place]
         return place in self.places and held is max(others, key=lambda h: h.since)
 
-    def look(
-        self, active: Held | None, better: Iterable[Place], now: Instant
-    ) -> Sequence[Held]:
+    def look(self, active: Held | None, now: Instant) -> Sequence[Held]:
         """Begins to watch what is warm now, and no longer what is not, which is returned (rules
-        2 and 4). `better`: where we would rather be."""
-        wanted = frozenset(better)
+        2 and 4)."""
         surplus: list[Held] = []
         for held in self._tunnels.held:
             keeps = held.retire_at is None and self.keeps(held, active)
-            interval = ASK_BETTER if place_of(held.path) in wanted else ASK
+            interval = ASK_BETTER if self._is_better(held, active) else ASK
             if keeps and not held.watched:
                 held.liveness.begin(interval, now)
             elif held.watched and not keeps and held.retire_at is None:
@@ -96,6 +93,10 @@ class Warmth:
         if active is not None and active.liveness.health(now) is PathHealth.SUSPECT:
             self._ask_all(active.liveness.waiting_since, now)
         return surplus
+
+    def _is_better(self, held: Held, active: Held | None) -> bool:
+        rank = self._places.rank
+        return active is not None and rank(held.path) < rank(active.path)
 
     def _ask_all(self, silent: Instant | None, now: Instant) -> None:
         """Rule 4: those that have not answered since."""
