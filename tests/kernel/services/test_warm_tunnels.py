@@ -142,7 +142,7 @@ def on_the_road(
     async def live() -> None:
         async with Rtnetlink() as rtnetlink:
             with Xfrm() as xfrm:
-                server = Server(config, rtnetlink, xfrm)
+                server = Server(config, lambda: config, rtnetlink, xfrm)
                 endpoint = Endpoint(road, vip)
                 running = asyncio.create_task(server.run())
                 try:

@@ -139,7 +139,7 @@ class TestSession:
         selector = Selector(host_network(SERVICE[4]), host_network(VIP4), 0x6D000003)
         assert set(session_objects((VIP4,), REQID, TO_ENDPOINT, {3: idle})) == {
             *without,
-            Policy(Direction.OUT, selector, Verdict.PROTECT, idle, 11099),
+            Policy(Direction.OUT, selector, Verdict.PROTECT, idle, 11098),
         }
 
     def test_the_marks_of_answers_are_nobody_elses(self) -> None:
