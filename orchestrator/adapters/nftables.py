@@ -2,7 +2,8 @@
 
 A ruleset is loaded whole, in one transaction: there is no instant without the old or the new
 one. What the kernel made of it is remembered in nft's own JSON, so that a rule which somebody
-else took out or put in is noticed; counters and handles do not count.
+else took out or put in is noticed; counters, handles and the elements of sets that come and go
+do not count.
 """
 
 import asyncio
@@ -11,11 +12,13 @@ import json
 import os
 import re
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
 from orchestrator.core.errors import KernelError
+from orchestrator.core.firewall import HIDDEN_ECHOES
 from orchestrator.core.kernel import NFT_TABLE, Ruleset
 
 NFT_SECONDS: Final = 10.0
@@ -25,6 +28,7 @@ _TABLE: Final = f"inet {NFT_TABLE}"
 _CLEAR: Final = f"add table {_TABLE}\ndelete table {_TABLE}\n"
 """Deletes the table whether it is there or not ("destroy" is newer than Debian 12)."""
 _VOLATILE: Final = frozenset({"handle", "packets", "bytes"})
+_VOLATILE_SETS: Final = frozenset({HIDDEN_ECHOES})
 _NETLINK_NETFILTER: Final = 12
 _NFNLGRP_NFTABLES: Final = 7
 _NETLINK_ADD_MEMBERSHIP: Final = 1
@@ -38,14 +42,31 @@ class Nftables:
     def __init__(self) -> None:
         self._applied: Ruleset | None = None
         self._canonical = ""
+        self._filled: dict[str, frozenset[str]] = {}
+        """What sets hold that come and go."""
+        self._writing = asyncio.Lock()
 
     async def apply(self, ruleset: Ruleset) -> None:
         """The table holds `ruleset` and nothing else. Raises KernelError, nothing changed."""
-        result = await _nft(_CLEAR + ruleset.text, "-f", "-")
-        if result.code:
-            raise _refusal("load", result, ruleset.text)
-        self._canonical = await self._read() or ""
-        self._applied = ruleset
+        async with self._writing:
+            result = await _nft(_CLEAR + ruleset.text + self._refill(), "-f", "-")
+            if result.code:
+                raise _refusal("load", result, ruleset.text)
+            self._canonical = await self._read() or ""
+            self._applied = ruleset
+
+    async def fill(self, name: str, elements: Collection[str]) -> None:
+        """A set of the applied ruleset, one that comes and goes, has these elements and no
+        others, also when the ruleset is loaded again. Raises KernelError, nothing changed."""
+        async with self._writing:
+            text = f"flush set {_TABLE} {name}\n" + _add_elements(name, elements)
+            result = await _nft(text, "-f", "-")
+            if result.code:
+                raise _refusal("fill a set of", result)
+            self._filled[name] = frozenset(elements)
+
+    def _refill(self) -> str:
+        return "".join(_add_elements(*filled) for filled in self._filled.items())
 
     async def current(self) -> Ruleset | None:
         """The very ruleset that was applied, if the kernel still has it unaltered; None if
@@ -63,6 +84,7 @@ class Nftables:
         if result.code:
             raise _refusal("remove", result)
         self._applied = None
+        self._filled.clear()
 
     async def _read(self) -> str | None:
         result = await _nft("", "-j", "list", "table", "inet", NFT_TABLE)
@@ -166,6 +188,9 @@ async def _nft(text: str, *arguments: str) -> _Result:
 def _canonical(listing: str) -> str:
     """nft's JSON without what changes by itself."""
     entries = json.loads(listing)["nftables"]
+    for entry in entries:
+        if entry.get("set", {}).get("name") in _VOLATILE_SETS:
+            entry["set"].pop("elem", None)
     steady = [_steady(entry) for entry in entries if "metainfo" not in entry]
     return json.dumps(steady, sort_keys=True)
 
@@ -176,6 +201,12 @@ def _steady(value: Any) -> Any:
     if isinstance(value, list):
         return [_steady(one) for one in value]
     return value
+
+
+def _add_elements(name: str, elements: Collection[str]) -> str:
+    """nft has no empty element list."""
+    listed = ", ".join(sorted(elements))
+    return f"add element {_TABLE} {name} {{ {listed} }}\n" if elements else ""
 
 
 def _absent(result: _Result) -> bool:

@@ -75,6 +75,10 @@ class ProxyPorts:
     to_endpoints: int
 
 
+HIDDEN_ECHOES: Final = "hidden_echoes"
+"""The set of an endpoint's protocols whose echoes are hidden: `ECHOING`, or none. What is in it
+comes and goes with outages (`core.echoes`), and is no part of the ruleset."""
+ECHOING: Final = frozenset({"tcp"})
 ECHO_RATE: Final = "50/second burst 100 packets"
 """Ping is a tool, not a load: what a person or a monitor sends, and no more."""
 
@@ -89,11 +93,16 @@ table inet {NFT_TABLE} {{
     comment "orchestrator: endpoint"
 {_counters(EndpointCounter)}
 {own.sets()}
+    set {HIDDEN_ECHOES} {{
+        comment "TCP, while what it echoes is from before an outage"
+        type inet_proto
+    }}
+
     chain arriving {{
         comment "for a VIP, or claiming to be from one: only out of an SA"
         type filter hook prerouting priority mangle; policy accept;
         iifname {exempt} accept
-        {tunnel.arrived} accept
+        {tunnel.arrived} goto tunnelled
         ip daddr @vip4 counter name {clear} drop
         ip saddr @vip4 counter name {clear} drop
         ip6 daddr @vip6 counter name {clear} drop
@@ -104,11 +113,23 @@ table inet {NFT_TABLE} {{
         comment "last of all, after any address translation: what would really leave"
         type filter hook postrouting priority 300; policy accept;
         oifname {exempt} accept
-        {tunnel.leaves} accept
+        {tunnel.leaves} goto tunnelled
         ip saddr @vip4 counter name {leak} drop
         ip daddr @vip4 counter name {leak} drop
         ip6 saddr @vip6 counter name {leak} drop
         ip6 daddr @vip6 counter name {leak} drop
+    }}
+
+    chain tunnelled {{
+        meta l4proto @{HIDDEN_ECHOES} goto hide_echo
+    }}
+
+    chain hide_echo {{
+        comment "zero is no echo: no round trip is measured by it"
+        ip saddr @vip4 tcp option timestamp tsecr set 0
+        ip daddr @vip4 tcp option timestamp tsecr set 0
+        ip6 saddr @vip6 tcp option timestamp tsecr set 0
+        ip6 daddr @vip6 tcp option timestamp tsecr set 0
     }}
 }}
 """

@@ -2,7 +2,8 @@
 
 What it decides about has rules of its own: where we are (`core.places`), the tunnels we have
 (`core.tunnels`), the negotiation under way and those that failed (`core.attempts`), the probes
-(`core.liveness`). The rules that join them, each with the method that keeps it:
+(`core.liveness`), what is too old to be echoed (`core.echoes`). The rules that join them, each
+with the method that keeps it:
 
 1. The active path is gone: hold, before anything else (`_lose`).
 2. Then the cheapest way back, in this order (`_recover`): the same point of presence returned:
@@ -35,6 +36,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from orchestrator.core.attempts import CONNECTION_PREFIX, Attempts, Patience
+from orchestrator.core.echoes import Echoes
 from orchestrator.core.endpoint_state import EndpointState, Inner
 from orchestrator.core.ike import (
     CharonGone,
@@ -57,6 +59,7 @@ from orchestrator.core.mobility_events import (
     Effect,
     Event,
     FallsAsleep,
+    HideEchoes,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -138,6 +141,7 @@ class Mobility:
         self._lost_at: Instant | None = None
         self._doubted = False
         """Whether everything but probes waits for the next answer."""
+        self._echoes = Echoes()
         self._asleep_until: Instant | None = None
         """While the device falls asleep: when it must have."""
         self._effects: list[Effect] = []
@@ -197,6 +201,8 @@ class Mobility:
         if self._watches:
             self._ask_the_warm(now)
         self._negotiate_if_needed(now)
+        if self._echoes.turn(now):
+            self._effects.append(HideEchoes(self._echoes.stale))
         return tuple(self._effects)
 
     def deadline(self) -> Instant | None:
@@ -210,6 +216,8 @@ class Mobility:
             times += [self._vigil.next_look] if self._vigil.next_look is not None else []
         if self._asleep_until is not None:
             times.append(self._asleep_until)
+        if self._echoes.turns_at is not None:
+            times.append(self._echoes.turns_at)
         if self._attempts.current is not None:
             times.append(self._attempts.current.overdue)
         elif self.charon is not None and self._asleep_until is None:
@@ -276,6 +284,7 @@ class Mobility:
                 held.renew = Reason.CHARON_RESTARTED  # unless charon says that it knows it
                 self._activate(held, {Reason.ADOPTED}, now)
                 return
+        self._echoes.lost(now)
         self._set_state(State.DETACHED, {Reason.STARTED, *self._places.why_none()}, now)
         self._apply()
 
@@ -312,6 +321,7 @@ class Mobility:
         # The server may have sent into the void unaware: to a new flip it sends anew.
         self.flip = (self.flip + 1) % SEQUENCES
         self._lost_at = now
+        self._echoes.long_lost(now)
         self._doubt(Reason.WOKE, now)
 
     def _doubt(self, reason: Reason, now: Instant) -> None:
@@ -330,6 +340,7 @@ class Mobility:
         """Rule 1. The tunnel stays with us: it may be moved, or its place may return."""
         self._active = None
         self._vigil.end()
+        self._echoes.lost(now)
         if self._lost_at is None:
             self._lost_at = now
         if self.charon is None:
@@ -435,6 +446,7 @@ class Mobility:
         """Rule 6."""
         self._lose(frozenset({Reason.PATH_DEAD}), now)
         self._penalties.given_up(place_of(active.path), now)
+        self._echoes.long_lost(now)
         self._attempts.fell_silent(active.path, "probes unanswered")
         if active.unproven:
             # Negotiated, and never a sign of data: the same again would end the same.
@@ -477,6 +489,7 @@ class Mobility:
             self._attempts.forgive(self._active.path)
         if self.state is State.MOVING:
             self._retire(now, proven=True)
+            self._echoes.answered(now)
             elapsed = now - self.since if self._lost_at is None else now - self._lost_at
             self._lost_at = None
             times = {"elapsed_ms": round(elapsed * 1000, 1), "rtt_ms": round(rtt * 1000, 1)}

@@ -224,6 +224,14 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class HideEchoes:
+    """What TCP segments from and to the virtual addresses echo is hidden from their receivers,
+    or not."""
+
+    hide: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RememberVips:
     vips: tuple[IPAddress, ...]
 
@@ -249,6 +257,7 @@ Effect = (
     | LookAtTraffic
     | MaySleep
     | Release
+    | HideEchoes
     | RememberVips
     | Tell
 )

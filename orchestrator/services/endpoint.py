@@ -20,6 +20,7 @@ from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
 from orchestrator.core.errors import CharonError, ConfigError, KernelError
+from orchestrator.core.firewall import ECHOING, HIDDEN_ECHOES
 from orchestrator.core.ike import IkeFailure, Tunnel
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
@@ -40,6 +41,7 @@ from orchestrator.core.mobility_events import (
     Effect,
     Event,
     LookAtTraffic,
+    HideEchoes,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -260,6 +262,8 @@ class Endpoint:
                 self._sleep.may_sleep()
             case Release():
                 self._release()
+            case HideEchoes(hide):
+                self._tasks.begin(self._hide_echoes(hide=hide), "hide echoes")
             case Negotiate():
                 self._tasks.begin(self._negotiate(effect), effect.connection)
             case Abandon(connection):
@@ -308,6 +312,13 @@ class Endpoint:
         if packets or restarted:
             fields = {"packets": packets, "resumed": restarted}
             self.journal.tell("released", fields=fields)
+
+    async def _hide_echoes(self, *, hide: bool) -> None:
+        try:
+            await self._reconciler.fill(HIDDEN_ECHOES, ECHOING if hide else ())
+        except KernelError as error:
+            # Senders restart more slowly, or measure less.
+            self.journal.tell("echoes-as-they-are", fields={"detail": str(error)}, warning=True)
 
     async def _negotiate(self, order: Negotiate) -> None:
         try:

@@ -139,6 +139,11 @@ class Reconciler:
             if subject.key in self._refusals:
                 raise self._refusals[subject.key][1]
 
+    async def fill(self, name: str, elements: Collection[str]) -> None:
+        """What a set of the firewall holds that is no part of the ruleset. It waits for the
+        firewall alone, and nothing else for it. Raises KernelError."""
+        await self._nftables.fill(name, elements)
+
     async def sweep(self) -> None:
         """Drops what is wanted no longer and does no harm, a moment after it was replaced: the
         old path's routes must not delay the packets of the new one. Runs for ever."""

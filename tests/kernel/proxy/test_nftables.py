@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -10,6 +11,8 @@ from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.errors import KernelError
 from orchestrator.core.firewall import (
     ServerCounter,
+    ECHOING,
+    HIDDEN_ECHOES,
     ServerFirewall,
     endpoint_ruleset,
     server_ruleset,
@@ -20,6 +23,7 @@ from tests.kernel.proxy.lan import POOLS, PORTS, load_rules
 
 FOREIGN = "table inet foreign {\n chain input { counter; }\n}\n"
 ENDPOINT = Ruleset(endpoint_ruleset([], "vip0"))
+OTHER_ENDPOINT = Ruleset(endpoint_ruleset([ip_address("10.99.0.7")], "vip0"))
 SERVER = Ruleset(server_ruleset(ServerFirewall(["wan0"], POOLS, SERVICE_PORT, PORTS)))
 
 
@@ -167,5 +171,36 @@ def test_a_change_of_our_table_wakes_who_waits_and_others_do_not(tables: Namespa
             tables.run("nft flush chain inet orchestrator leaving")
             async with asyncio.timeout(5.0):
                 await waiting
+
+    asyncio.run(story())
+
+
+def test_what_comes_and_goes_is_no_change_and_survives_another_load(tables: Namespace) -> None:
+    listed = f"nft list set inet orchestrator {HIDDEN_ECHOES}"
+
+    async def story() -> None:
+        nftables = Nftables()
+        await nftables.apply(ENDPOINT)
+        for elements in (ECHOING, ECHOING, ()):
+            await nftables.fill(HIDDEN_ECHOES, elements)
+            assert ("elements" in tables.run(listed)) is bool(elements)
+            assert await nftables.current() == ENDPOINT
+        await nftables.fill(HIDDEN_ECHOES, ECHOING)
+        await nftables.apply(OTHER_ENDPOINT)
+        assert "elements = { tcp }" in tables.run(listed)
+        assert await nftables.current() == OTHER_ENDPOINT
+
+    asyncio.run(story())
+    asyncio.run(Nftables().apply(ENDPOINT))
+    assert "elements" not in tables.run(listed), "a new daemon begins anew"
+
+
+def test_a_set_that_is_not_there_cannot_be_filled(tables: Namespace) -> None:
+    async def story() -> None:
+        nftables = Nftables()
+        await nftables.apply(SERVER)
+        with pytest.raises(KernelError, match="fill"):
+            await nftables.fill(HIDDEN_ECHOES, ECHOING)
+        await nftables.apply(SERVER)
 
     asyncio.run(story())

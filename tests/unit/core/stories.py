@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
+from orchestrator.core.echoes import FRESH_AFTER, STALE_AFTER
 from orchestrator.core.endpoint_state import EndpointState
 from orchestrator.core.ike import (
     CharonGone,
@@ -31,6 +32,7 @@ from orchestrator.core.mobility_events import (
     Effect,
     Event,
     LookAtTraffic,
+    HideEchoes,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -73,6 +75,8 @@ POLICY: Final = MobilityPolicy(
     choice=LinkChoice(preference=("wlan0", "wlan1", "wwan0")),
 )
 """What stories count on when they wait; others are made of it with `replace`."""
+ROUNDING: Final = 1e-6
+"""Seconds by which sums of times may differ."""
 NAMES: Final[dict[IPAddress, str]] = {
     ip_address(place.pop): name
     for place, name in (
@@ -106,6 +110,8 @@ class EndpointStory:
         """The latest over a warm tunnel."""
         self.received = self.sent = 0
         """What the kernel has counted."""
+        self._hides_echoes = False
+        """What the latest HideEchoes ordered."""
         self.tells: list[Tell] = []
         self.connections: set[str] = set()
         self.in_charon: dict[UniqueId, Tunnel] = {}
@@ -201,6 +207,9 @@ class EndpointStory:
     def reasons(self) -> set[str]:
         return {str(reason) for reason in self.machine.reasons}
 
+    def echoes_hidden(self) -> bool:
+        return self._hides_echoes
+
     def told(self, what: str) -> Tell:
         """The latest of this kind."""
         return next(tell for tell in reversed(self.tells) if tell.what == what)
@@ -239,6 +248,9 @@ class EndpointStory:
             case LookAtTraffic(looked_at):
                 assert self.machine.active == looked_at, "another's traffic is looked at"
                 return TrafficSeen(looked_at, self.received, self.sent)
+            case HideEchoes(hide):
+                assert hide is not self._hides_echoes, "the same is ordered twice"
+                self._hides_echoes = hide
             case RememberVips() | MaySleep():
                 pass
         return None
@@ -313,13 +325,14 @@ def describe(effect: Effect) -> str:
             return "ask"
         case RememberVips(vips):
             return f"remember {' '.join(map(str, vips))}"
-        case Abandon() | LookAtTraffic() | MaySleep() | Release() | Tell():
+        case Abandon() | HideEchoes() | LookAtTraffic() | MaySleep() | Release() | Tell():
             return PLAIN[type(effect)]
 
 
 PLAIN: Final[dict[type[Effect], str]] = {
     Abandon: "abandon",
     LookAtTraffic: "",
+    HideEchoes: "",
     MaySleep: "may sleep",
     Release: "release",
     Tell: "",
@@ -386,6 +399,15 @@ def every_tunnel_of_ours_is_held_or_ended(story: EndpointStory) -> None:
     assert set(story.in_charon) <= held, "charon has a tunnel that nobody looks after"
 
 
+def echoes_are_hidden_in_and_after_an_outage_only(story: EndpointStory) -> None:
+    machine = story.machine
+    lasted = story.now - machine.since - ROUNDING
+    if machine.state is State.DETACHED and lasted > STALE_AFTER:
+        assert story.echoes_hidden()
+    if machine.state is State.ATTACHED and lasted > FRESH_AFTER:
+        assert not story.echoes_hidden()
+
+
 def with_a_way_and_charon_it_never_rests_detached(story: EndpointStory) -> None:
     machine = story.machine
     if machine.active is None and machine.charon is not None and machine.paths:
@@ -424,6 +446,7 @@ RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     a_virtual_address_is_never_an_outer_one,
     the_attempt_is_the_one_that_charon_works_on,
     every_tunnel_of_ours_is_held_or_ended,
+    echoes_are_hidden_in_and_after_an_outage_only,
     with_a_way_and_charon_it_never_rests_detached,
     warm_tunnels_lead_somewhere_and_are_no_more_than_allowed,
     tables_are_ours_and_one_for_each_point_of_presence,

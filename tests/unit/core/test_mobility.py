@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from orchestrator.core.echoes import FRESH_AFTER, STALE_AFTER
 from orchestrator.core.ike import (
     CharonGone,
     IkeDown,
@@ -26,6 +27,7 @@ from orchestrator.core.mobility_events import (
     Ask,
     AttemptFailed,
     FallsAsleep,
+    HideEchoes,
     MoveEnded,
     MoveTunnel,
     ProbeAnswered,
@@ -51,7 +53,7 @@ from tests.unit.core.builders import (
     tunnel,
     without_carrier,
 )
-from tests.unit.core.stories import POLICY, EndpointStory, attached
+from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
 
 FLIP_TO_LTE = ["protect lte", "probe", "release"]
 OPTIMISTIC_MOVE = ["hold", "move lte", *FLIP_TO_LTE, "negotiate lte"]
@@ -1042,6 +1044,44 @@ class TestSleep:
         story.starts(WIFI)
         story.finds_charon()
         assert story.hears(Woke(Seconds(3600)), after=3600) == ["abandon", "negotiate wifi"]
+
+
+class TestEchoes:
+    def test_are_hidden_in_an_outage_and_a_second_longer(self) -> None:
+        story = attached(WIFI)
+        story.is_at()
+        assert not story.echoes_hidden()
+        story.waits(STALE_AFTER)
+        assert story.echoes_hidden()
+        story.is_at(WIFI, after=20)
+        story.answered()
+        story.waits(FRESH_AFTER - RTT)
+        assert story.echoes_hidden()
+        story.waits(2 * RTT)
+        assert not story.echoes_hidden()
+
+    def test_are_left_alone_by_a_roam_that_is_quick(self) -> None:
+        story = attached(WIFI)
+        story.is_at(LTE)
+        story.answered()
+        story.waits(1)
+        assert not any(isinstance(effect, HideEchoes) for effect in story.handles(Tick()))
+        assert not story.echoes_hidden()
+
+    def test_are_hidden_at_once_when_a_path_turns_out_to_be_dead(self) -> None:
+        story = attached(WIFI, LTE)
+        story.waits(3.9)
+        assert not story.echoes_hidden()
+        assert "hold" in story.waits(0.2)
+        assert story.echoes_hidden()
+
+    def test_are_hidden_at_once_after_a_sleep(self) -> None:
+        story = attached(WIFI)
+        story.hears(Woke(Seconds(60)), after=60)
+        assert story.echoes_hidden()
+        story.answered()
+        story.waits(FRESH_AFTER + RTT)
+        assert not story.echoes_hidden()
 
 
 class TestLimits:
