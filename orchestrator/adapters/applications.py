@@ -1,10 +1,18 @@
-"""The TCP sockets of this host's applications: which have backed off, and how patient they are.
+"""The TCP sockets of this host's applications: which have backed off, how patient they are, and
+whether they send a window in one burst.
 
 An application may fix how long what it sent may stay unacknowledged (TCP_USER_TIMEOUT, tcp(7));
 otherwise the kernel gives up after net.ipv4.tcp_retries2. No packet from outside can change
 that: since Linux 6.10 (and 6.1.100) not even a closed window does (tcp_rtx_probe0_timed_out,
 net/ipv4/tcp_timer.c). So the limit itself is lifted while the far end cannot be reached, on a
 duplicate of the application's descriptor (pidfd_getfd(2)), and put back afterwards.
+
+In the same way a socket is made to pace what it sends. A sender that learns after an outage
+that nearly all had arrived has its old window back at once, and would send it as one burst:
+into the queue of the link, in front of what was lost and is sent again. How fast a socket paces
+it takes from its round trip. That may have become as long as the outage: an octet that arrived
+before it, and was never repeated, is acknowledged after it. So whoever measures such a thing
+does not pace.
 """
 
 import contextlib
@@ -12,6 +20,7 @@ import ctypes
 import os
 import re
 import socket
+import struct
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,8 +42,19 @@ _LISTENING, _TIME_WAIT = 10, 6
 _PIDFD_GETFD: Final = 438
 """The same on all architectures (include/uapi/asm-generic/unistd.h)."""
 _SOCKET_LINK: Final = re.compile(r"socket:\[(\d+)\]")
-_INFO: Final = 8
-"""Octets of struct tcp_info up to and with the window scales: [2] retransmits, [3] probes."""
+_INFO: Final = struct.Struct("=2xBB20xI40xI")
+"""Of struct tcp_info: retransmits, probes, segments unacknowledged, round trip in us."""
+_LONGEST_RTT_US: Final = 1_000_000
+"""Longer than any round trip there is, by satellite, too."""
+
+_SO_MAX_PACING_RATE: Final = 47
+"""include/uapi/asm-generic/socket.h; Python 3.11 has no name for it."""
+_RATE: Final = struct.Struct("@L")
+_NO_LIMIT: Final = 2 ** (8 * _RATE.size) - 1
+"""Octets/s, as large as unsigned long has them: what a socket begins with."""
+_NOT_PACED: Final = 0
+"""This limit the kernel takes for none, and it does not pace (tcp_update_skb_after_send,
+net/ipv4/tcp_output.c); but it sends in small pieces meanwhile (tcp_tso_autosize)."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -90,7 +110,8 @@ def _address(text: str) -> tuple[IPAddress, int]:
 
 
 def lift(inodes: Collection[int]) -> dict[int, int]:
-    """Lifts the time limit of these sockets; what each was before, in ms, by inode.
+    """Lifts the time limit of these sockets, and has them pace; the limits from before, in ms,
+    by inode.
 
     0 is the kernel's own. Sockets that nobody has any more, or that we may not touch, are not
     in the answer.
@@ -101,22 +122,47 @@ def lift(inodes: Collection[int]) -> dict[int, int]:
             limit = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNLIMITED_MS)
             before[inode] = limit
+            _pace(sock)
     return before
+
+
+def unpace(inodes: Collection[int]) -> None:
+    """Has these sockets not pace, until their limits are put back."""
+    for _, sock in _held_by_applications(inodes):
+        with contextlib.suppress(OSError):
+            _pace(sock, _NOT_PACED)
+
+
+def _pace(sock: socket.socket, limit: int = _NO_LIMIT) -> None:
+    """Has TCP spread a window over the round trip that it has measured, for good.
+
+    Any limit of the rate switches that on, and no limit does not switch it off again
+    (SO_MAX_PACING_RATE: sk_setsockopt, net/core/sock.c). A socket whose application has set a
+    limit paces already, and is left alone.
+    """
+    found = sock.getsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, _RATE.size)
+    if found in (_RATE.pack(_NO_LIMIT), _RATE.pack(_NOT_PACED)):
+        for rate in (_NO_LIMIT - 1, limit):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, _RATE.pack(rate))
 
 
 def restore(limits: Mapping[int, int]) -> set[int]:
     """Puts the limits back where everything is acknowledged again; whose still have to wait.
 
     Earlier, the time of the outage would count at once. A socket whose limit was changed by
-    its application meanwhile is left alone.
+    its application meanwhile is left alone. One that sends and has taken the outage for its
+    round trip does not pace, and waits until it knows better.
     """
     waiting: set[int] = set()
     for inode, sock in _held_by_applications(limits.keys()):
         with contextlib.suppress(OSError):
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+            retransmits, probes, unacknowledged, rtt_us = _INFO.unpack(info)
+            misled = unacknowledged and rtt_us > _LONGEST_RTT_US
+            _pace(sock, _NOT_PACED if misled else _NO_LIMIT)
             if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) != UNLIMITED_MS:
                 continue
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO)
-            if info[2] or info[3]:
+            if retransmits or probes or misled:
                 waiting.add(inode)
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits[inode])

@@ -147,8 +147,9 @@ class Hold:
     freeze: bool = True
     """Whether TCP connections are kept from giving up meanwhile: their keepalives and window
     probes are answered for the far end, and an endpoint's applications have their limits of
-    patience (TCP_USER_TIMEOUT) lifted. Without it a connection ends as its application and
-    its kernel would have it without us, the kernel's after some 15 minutes."""
+    patience (TCP_USER_TIMEOUT) lifted, and pace what they send afterwards. Without it a
+    connection ends as its application and its kernel would have it without us, the kernel's
+    after some 15 minutes."""
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.flow_bytes > self.max_bytes:

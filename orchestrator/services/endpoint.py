@@ -40,8 +40,8 @@ from orchestrator.core.mobility_events import (
     AttemptFailed,
     Effect,
     Event,
-    LookAtTraffic,
     HideEchoes,
+    LookAtTraffic,
     MaySleep,
     MoveEnded,
     MoveTunnel,
@@ -247,7 +247,9 @@ class Endpoint:
 
     # Acts
 
-    async def _execute(self, effect: Effect) -> Event | None:
+    async def _execute(  # noqa: C901 - one row per effect: the table is the point
+        self, effect: Effect
+    ) -> Event | None:
         match effect:
             case Apply(state):
                 await self._apply(state)

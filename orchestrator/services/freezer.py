@@ -1,18 +1,20 @@
 """Keeps the applications of an endpoint from giving their connections up while it is detached.
 
 Their limits of patience are lifted (`adapters.applications`), and put back when their far ends
-have answered again. What they were is written down below /run, so that the next daemon can put
-them back, should this one be killed; a reboot ends all sockets, and the file with them.
+have answered again; and what they send then is paced. What the limits were is written down
+below /run, so that the next daemon can put them back, should this one be killed; a reboot ends
+all sockets, and the file with them.
 """
 
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from orchestrator.adapters.applications import lift, restore, tcp_sockets
+from orchestrator.adapters.applications import lift, restore, tcp_sockets, unpace
 from orchestrator.core.quantities import IPAddress
 from orchestrator.services.journal import Journal
 
@@ -20,6 +22,11 @@ GRACE: Final = 1.0
 """Seconds of an outage before anything is done: a roam is over by then."""
 LOOK: Final = 2.0
 """Seconds between two looks for sockets that came since, or that may have their limits back."""
+ANSWER: Final = 0.1
+"""Seconds from the end of an outage to the first look: many round trips, of most paths."""
+PACED_FOR: Final = 300.0
+"""Seconds of an outage after which nobody is to pace: whoever takes an eighth of them for the
+round trip (RFC 6298) waits for half a second between two segments of a window of 64."""
 FILE: Final = "frozen.json"
 """Next to the control socket."""
 
@@ -37,9 +44,14 @@ class Freezer:
     """One endpoint's; `run` does the work."""
 
     def __init__(
-        self, record: Path, vips: Callable[[], Collection[IPAddress]], journal: Journal
+        self,
+        record: Path,
+        vips: Callable[[], Collection[IPAddress]],
+        journal: Journal,
+        paced_for: float = PACED_FOR,
     ) -> None:
         self._record = record
+        self._paced_for = paced_for
         self._vips = vips
         self._journal = journal
         self._limits = lifted_limits(record)
@@ -68,15 +80,25 @@ class Freezer:
         while True:
             self._changed.clear()
             if self._outage.is_set():
-                await self._pause(GRACE)
-                while self._outage.is_set():
-                    await self._lift()
-                    await self._pause(LOOK)
+                await self._stay_frozen()
             elif self._limits:
-                await self._restore()
-                await self._pause(LOOK)
+                await self._pause(ANSWER)
+                if not self._outage.is_set():
+                    await self._restore()
+                    await self._pause(LOOK)
             else:
                 await self._changed.wait()
+
+    async def _stay_frozen(self) -> None:
+        clock = asyncio.get_running_loop().time
+        too_long = clock() + self._paced_for
+        await self._pause(GRACE)
+        while self._outage.is_set():
+            await self._lift()
+            if clock() >= too_long:
+                await asyncio.to_thread(unpace, set(self._limits))
+                too_long = math.inf
+            await self._pause(LOOK)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

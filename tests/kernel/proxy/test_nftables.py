@@ -10,9 +10,9 @@ from orchestrator.adapters.nftables import Counted, Nftables, NftablesChanges, c
 from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.errors import KernelError
 from orchestrator.core.firewall import (
-    ServerCounter,
     ECHOING,
     HIDDEN_ECHOES,
+    ServerCounter,
     ServerFirewall,
     endpoint_ruleset,
     server_ruleset,
