@@ -10,12 +10,12 @@ import re
 import subprocess
 import threading
 import time
-from itertools import pairwise
 from typing import IO, Final
 
 from orchestrator.core.quantities import IPAddress
 from orchestrator.lab.host import Host
 from orchestrator.lab.peers import Peers
+from orchestrator.lab.silence import longest_silence
 
 _CHUNK: Final = 65536
 KEYSTROKE: Final = 0.05
@@ -48,8 +48,7 @@ class _Timed:
     def longest_silence(self, begin: float, end: float) -> tuple[float, float]:
         """The longest time without anything new between two instants: when it began and
         when it ended."""
-        inside = [at for at in self.arrivals if begin <= at <= end]
-        return max(pairwise([begin, *inside, end]), key=lambda gap: gap[1] - gap[0])
+        return longest_silence(self.arrivals, begin, end)
 
     def came_since(self, instant: float) -> bool:
         return bool(self.arrivals) and self.arrivals[-1] >= instant

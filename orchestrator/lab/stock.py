@@ -33,15 +33,19 @@ _INITIATE_LIMIT: Final = 20.0
 class StockTunnel:
     """Both charons configured and the tunnel up; it lives as long as the lab."""
 
-    def __init__(self, lab: Lab) -> None:
-        """Raises OrchestratorError with charon's own words if they do not connect."""
+    def __init__(self, lab: Lab, dpd_delay_s: int = 0) -> None:
+        """`dpd_delay_s` as in swanctl.conf(5): seconds of silence after which the endpoint asks
+        whether the server is there; 0, the default there, too: never.
+
+        Raises OrchestratorError with charon's own words if they do not connect.
+        """
         self.vip: IPAddress = VIP
         conf = lab.folder / "stock.conf"
         conf.write_text(_CONF)
         lab.host("server").run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
         for name, work in (
             ("server", _serve()),
-            ("endpoint", _connect(lab.internet.address("server"))),
+            ("endpoint", _connect(lab.internet.address("server"), dpd_delay_s)),
         ):
             lab.start_charon(name, conf)
             # Sockets below /run are the host's own: whoever speaks to them does so inside.
@@ -55,10 +59,13 @@ async def _serve() -> None:
     await vici.load_connection(CONNECTION, _connection("gw", "carol", server=True))
 
 
-async def _connect(server: IPAddress) -> None:
+async def _connect(server: IPAddress, dpd_delay_s: int) -> None:
     vici = Vici(VICI_SOCKET)
     await vici.load_shared("psk", _SECRET, ["carol", "gw"])
-    connection = _connection("carol", "gw", server=False) | {"remote_addrs": [str(server)]}
+    connection = _connection("carol", "gw", server=False) | {
+        "remote_addrs": [str(server)],
+        "dpd_delay": f"{dpd_delay_s}s",
+    }
     await vici.load_connection(CONNECTION, connection)
     outcome = await vici.initiate(CONNECTION, "net", _INITIATE_LIMIT)
     if isinstance(outcome, NotNegotiated):

@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import time
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -15,9 +16,12 @@ from typing import Final
 from orchestrator.core.quantities import IPAddress
 from orchestrator.lab.background import Background
 from orchestrator.lab.host import Host
+from orchestrator.lab.silence import longest_silence
 
 INTERVAL: Final = 0.005
 """Seconds between two packets of one direction: a voice codec at its most hurried."""
+_POLL: Final = 0.05
+"""Seconds between two looks for a packet that is waited for; its own time is exact."""
 PORT: Final = 5005
 _NUMBER: Final = struct.Struct("!Q")
 _DATAGRAM: Final = 64
@@ -36,20 +40,16 @@ class Log:
 
     sent: list[float] = field(default_factory=list)
     arrived: dict[int, float] = field(default_factory=dict)
+    """In the order of their arrival."""
 
     def first_after(self, instant: float, sent_since: float) -> float | None:
         """When the first packet arrived at or after `instant`; None: none has.
 
         Only those sent since `sent_since` count: others were on their way over the old path.
         """
-        return min(
-            (
-                at
-                for number, at in tuple(self.arrived.items())  # the ticker goes on meanwhile
-                if at >= instant and self.sent[number] >= sent_since
-            ),
-            default=None,
-        )
+        numbers = range(bisect_left(self.sent, sent_since), len(self.sent))
+        arrived = (self.arrived[number] for number in numbers if number in self.arrived)
+        return min((at for at in arrived if at >= instant), default=None)
 
     def lost_between(self, begin: float, end: float) -> int:
         """How many of the packets sent in this time never arrived."""
@@ -58,12 +58,32 @@ class Log:
             for number, sent in enumerate(self.sent)
         )
 
+    def longest_gap(self, begin: float, end: float) -> float:
+        """Seconds: the largest time between two arrivals of those that touch this time.
+
+        It may have begun before: what arrived last before `begin` begins the first one. What
+        had not arrived by `end` is not waited for.
+        """
+        arrivals = list(self.arrived.values())  # the ticker goes on meanwhile
+        before = bisect_right(arrivals, begin)
+        since = arrivals[before - 1] if before else begin
+        silent, heard = longest_silence(arrivals, since, end)
+        return heard - silent
+
 
 class Ticker(Background):
     """Runs from `with` to its end."""
 
-    def __init__(self, endpoint: Host, vip: IPAddress, peer: Host, address: IPAddress) -> None:
+    def __init__(
+        self,
+        endpoint: Host,
+        vip: IPAddress,
+        peer: Host,
+        address: IPAddress,
+        interval: float = INTERVAL,
+    ) -> None:
         super().__init__("ticker")
+        self._interval = interval
         self.logs: Final = {way: Log() for way in Way}
         self._sender = {
             Way.UP: _open(endpoint, vip),
@@ -80,11 +100,12 @@ class Ticker(Background):
     ) -> float | None:
         """`Log.first_after`, waiting for it; None after `limit` seconds."""
         end = time.monotonic() + limit
-        while time.monotonic() < end:
-            if (found := self.logs[way].first_after(instant, sent_since)) is not None:
-                return found
-            self._stop.wait(INTERVAL)
-        return None
+        log = self.logs[way]
+        while (found := log.first_after(instant, sent_since)) is None:
+            if time.monotonic() >= end:
+                return None
+            self._stop.wait(_POLL)
+        return found
 
     def _work(self) -> None:
         poll = select.epoll()
@@ -102,7 +123,7 @@ class Ticker(Background):
             if time.monotonic() >= due:
                 for way in Way:
                     self._send(way)
-                due += INTERVAL
+                due += self._interval
         poll.close()
 
     def _send(self, way: Way) -> None:
