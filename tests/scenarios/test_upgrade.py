@@ -3,18 +3,17 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from orchestrator import __version__
 from orchestrator.lab.apps import Download
+from orchestrator.lab.watch import Watch
 from tests.releases import another_release
 from tests.scenarios.conversation import Conversation
 from tests.scenarios.world import LIMIT, PEER, World, eventually
@@ -68,39 +67,6 @@ def run_former(world: World, former: Path) -> None:
     world.attached("wifi")
 
 
-class Watch:
-    """`orchestrator watch` at the server, from `with` to its end."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._records: list[dict[str, Any]] = []
-        self._thread = threading.Thread(target=self._read, name="watch")
-
-    def __enter__(self) -> Self:
-        self._process = self._world.server.host.popen(
-            ["orchestrator", "watch", "--json"], stdout=subprocess.PIPE
-        )
-        self._thread.start()
-        # Nothing says that the watch has begun but that it hears something.
-        eventually(self._make_news, lambda _: bool(self._records))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._thread.join()
-
-    def told(self, reason: str) -> list[dict[str, Any]]:
-        return [record for record in self._records if reason in record["reasons"]]
-
-    def _make_news(self) -> str:
-        return self._world.server.run("orchestrator", "replace-proxy")
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._records.append(json.loads(line))
-
-
 @pytest.fixture
 def download(world: World) -> Iterator[Download]:
     """In the middle of the peer's file."""
@@ -152,7 +118,9 @@ def test_an_operator_replaces_the_worker_and_is_told_what_went_over(
 def test_a_worker_that_is_killed_instead_takes_its_connections_along_and_they_are_counted(
     world: World, download: Download
 ) -> None:
-    with Watch(world) as watch, Conversation.open(world.endpoint.host, PEER) as talk:
+    side = world.server
+    watching = Watch(side.host, lambda: side.run("orchestrator", "replace-proxy"))
+    with watching as watch, Conversation.open(world.endpoint.host, PEER) as talk:
         talk.goes_on()
         eventually(world.server.sessions, lambda sessions: sessions[0]["flows"] == 2)
         pid = kill_worker(world)
