@@ -1,193 +1,154 @@
-"""How long a move costs: the endpoint's address is lost and another one comes elsewhere.
+"""How long a move costs, in five cases (tests/benchmarks/moves.py).
 
 An application sends a small packet both ways every 5 ms, all the time. For each move:
 
-uplink    from the instant before the kernel got the new address to the first packet, sent after
-          the move began, that reached the peer;
+uplink    from the instant before the kernel got the new address, or before the link in use was
+          lost, to the first packet, sent after it, that reached the peer;
 downlink  the same towards the endpoint;
+gap       the longest time between two arrivals during the move, each direction;
 lost      packets of both directions, sent while the move lasted, that never arrived;
-action    from that instant to the first thing our daemon did in XFRM (a policy or SA written).
+action    from the beginning to the first thing our daemon did in XFRM (a policy or SA written).
+
+make_before_break has also the longest gap of an equally long time before (`normal_gap_ms`), and
+how many moves were made before the first link went; silent_death_idle, where a packet goes only
+every 5 s, the time until our daemon had left the dead path (`left_ms`). All are medians.
 
 The same moves are done by our daemons and by stock strongSwan with MOBIKE, in the same run.
+What moves nothing is stopped after 60 s (`stopped_at_s`), and counted as that.
 """
 
 import argparse
 import json
-import selectors
 import sys
 import tempfile
-import threading
-import time
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Final
 
-from orchestrator.adapters.xfrm import Monitor
-from orchestrator.lab.host import Host
-from orchestrator.lab.ticker import Ticker, Way
+from orchestrator.lab.ticker import Way
+from tests.benchmarks.moves import LIMIT, Case, Moves, measure, middle
 from tests.benchmarks.plot import draw
-from tests.benchmarks.tunnels import FIRST_LINK, OTHER_LINK, Kind, tunnel
-
-RTTS_MS: Final = (20, 100)
-MOVES: Final = {"quick": 5, "full": 11}
-SETTLE: Final = 2.0
-"""Seconds between two moves: each starts from a tunnel at rest, ours and theirs."""
-LIMIT: Final = 10.0
-"""Seconds after which a move that moved nothing is counted as this long."""
-PEER: Final = ip_address("10.51.1.2")
-
-
-@dataclass(slots=True)
-class Moves:
-    """What one side needed, milliseconds, a value for each move."""
-
-    uplink: list[float] = field(default_factory=list)
-    downlink: list[float] = field(default_factory=list)
-    action: list[float] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
-
-    def summary(self) -> dict[str, float]:
-        result = {
-            "uplink_ms": round(median(self.uplink), 2),
-            "downlink_ms": round(median(self.downlink), 2),
-            "lost": median(self.lost),
-        }
-        if self.action:
-            result["action_ms"] = round(median(self.action), 2)
-        return result
-
-
-class XfrmWatch:
-    """When policies and SAs of a host changed, as the kernel tells everybody."""
-
-    def __init__(self, host: Host) -> None:
-        self.times: list[float] = []
-        self._monitor = host.inside(Monitor)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def first_after(self, instant: float) -> float | None:
-        return next((at for at in self.times if at >= instant), None)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._monitor.close()
-
-    def _read(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._monitor, selectors.EVENT_READ)
-            while not self._stop.is_set():
-                if selector.select(0.2):
-                    now = time.monotonic()
-                    self.times += [now for _ in self._monitor.read()]
-
-
-def measure(kind: Kind, rtt_ms: int, moves: int, folder: Path) -> Moves:
-    """Moves the endpoint back and forth between two access networks."""
-    result = Moves()
-    with tunnel(kind, folder, rtt_ms) as made:
-        lab = made.lab
-        endpoint = lab.host("endpoint")
-        watch = XfrmWatch(endpoint) if kind is Kind.OURS else None
-        with Ticker(endpoint, made.vip, lab.host("peer1"), PEER) as ticker:
-            pause = threading.Event()
-            pause.wait(SETTLE)
-            for number in range(moves):
-                began = time.monotonic()
-                address = lab.roam((OTHER_LINK, FIRST_LINK)[number % 2])
-                for way, values in ((Way.UP, result.uplink), (Way.DOWN, result.downlink)):
-                    at = ticker.wait_for(way, address, began, LIMIT)
-                    values.append(1000 * (LIMIT if at is None else at - address))
-                pause.wait(SETTLE)
-                done = address + max(result.uplink[-1], result.downlink[-1]) / 1000
-                result.lost.append(
-                    sum(log.lost_between(began, done) for log in ticker.logs.values())
-                )
-                if watch is not None and (acted := watch.first_after(began)) is not None:
-                    result.action.append(1000 * (acted - began))
-                _progress(kind, rtt_ms, number, result)
-        if watch is not None:
-            watch.close()
-    return result
+from tests.benchmarks.tunnels import Kind
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """Break before make at one round-trip time, both sides."""
+class Plan:
+    """One case at one round-trip time."""
 
+    case: Case
     rtt_ms: int
-    ours: Moves
-    strongswan: Moves
+    moves: Mapping[str, tuple[int, int]]
+    """Ours and theirs: where theirs are stopped, each takes a minute and tells the same."""
+
+
+PLANS: Final = (
+    *(
+        Plan(case, rtt_ms, {"quick": (quick, quick), "full": (full, full)})
+        for case, quick, full in (
+            (Case.BREAK_BEFORE_MAKE, 2, 11),
+            (Case.MAKE_BEFORE_BREAK, 1, 7),
+        )
+        for rtt_ms in (20, 100)
+    ),
+    Plan(Case.CARRIER_LOST, 20, {"quick": (1, 1), "full": (7, 7)}),
+    Plan(Case.SILENT_DEATH, 20, {"quick": (1, 1), "full": (7, 2)}),
+    Plan(Case.SILENT_DEATH_IDLE, 20, {"quick": (1, 1), "full": (5, 1)}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One plan, carried out by both sides."""
+
+    plan: Plan
+    sides: Mapping[Kind, Moves]
 
     @classmethod
-    def run(cls, rtt_ms: int, moves: int, folder: Path) -> "Case":
+    def run(cls, plan: Plan, effort: str, folder: Path) -> "Measured":
+        counts = zip((Kind.OURS, Kind.STRONGSWAN), plan.moves[effort], strict=True)
+        place = folder / f"{plan.case}-{plan.rtt_ms}"
         return cls(
-            rtt_ms,
-            measure(Kind.OURS, rtt_ms, moves, folder / f"ours-{rtt_ms}"),
-            measure(Kind.STRONGSWAN, rtt_ms, moves, folder / f"stock-{rtt_ms}"),
+            plan,
+            {
+                kind: measure(plan.case, kind, plan.rtt_ms, count, place / kind)
+                for kind, count in counts
+            },
         )
 
     def as_json(self) -> dict[str, object]:
-        ours, stock = self.ours.summary(), self.strongswan.summary()
-        return {
-            "case": "break_before_make",
-            "rtt_ms": self.rtt_ms,
-            "moves": len(self.ours.uplink),
-            "ours": ours,
-            "strongswan": stock,
-            "ratio": round(ours["downlink_ms"] / stock["downlink_ms"], 3),
+        ours, stock = (middle(moves.resumed[Way.DOWN]) for moves in self.sides.values())
+        told: dict[str, object] = {
+            "case": self.plan.case,
+            "rtt_ms": self.plan.rtt_ms,
+            "moves": self.sides[Kind.OURS].count,
         }
+        told |= {kind.value: moves.summary() for kind, moves in self.sides.items()}
+        return told | {"ratio": round(ours / stock, 3)}
 
     def rows(self) -> dict[str, list[float]]:
+        """What a dot is drawn for: of a move that nobody waits for, its gap."""
+        planned = self.plan.case is Case.MAKE_BEFORE_BREAK
         return {
-            f"{way}, RTT {self.rtt_ms} ms, {name}": getattr(moves, way)
-            for way in ("uplink", "downlink")
-            for name, moves in (("ours", self.ours), ("strongSwan", self.strongswan))
+            f"{self.plan.case} {way.value}, RTT {self.plan.rtt_ms} ms, {kind}": (
+                moves.gaps if planned else moves.resumed
+            )[way]
+            for way in Way
+            for kind, moves in self.sides.items()
         }
 
 
-def table(cases: list[Case]) -> str:
-    lines = [f"{'RTT':>6} {'':>12} {'uplink':>10} {'downlink':>10} {'lost':>6} {'action':>9}"]
-    for each in cases:
-        for name, moves in (("ours", each.ours), ("strongswan", each.strongswan)):
-            values = moves.summary()
-            action = f"{values['action_ms']:.2f} ms" if "action_ms" in values else ""
+def table(measured: list[Measured]) -> str:
+    columns = ("uplink", "downlink", "gap up", "gap down")
+    heads = " ".join(f"{head:>11}" for head in columns)
+    lines = [f"{'case':<18} {'RTT':>6} {'':>10} {heads} {'lost':>6}"]
+    for each in measured:
+        for kind, moves in each.sides.items():
+            values = [
+                *(middle(moves.resumed[way]) for way in Way),
+                *(middle(moves.gaps[way]) for way in Way),
+            ]
+            shown = " ".join(f"{value:>8.1f} ms" for value in values)
             lines.append(
-                f"{each.rtt_ms:>3} ms {name:>12} {values['uplink_ms']:>7.1f} ms "
-                f"{values['downlink_ms']:>7.1f} ms {values['lost']:>6g} {action:>9}"
+                f"{each.plan.case:<18} {each.plan.rtt_ms:>3} ms {kind:>10} {shown} "
+                f"{median(moves.lost):>6g}{remarks(moves)}"
             )
     return "\n".join(lines)
 
 
-def _progress(kind: Kind, rtt_ms: int, number: int, moves: Moves) -> None:
-    sys.stderr.write(
-        f"{kind:>10}, RTT {rtt_ms} ms, move {number + 1}: "
-        f"up {moves.uplink[-1]:.1f} ms, down {moves.downlink[-1]:.1f} ms, "
-        f"lost {moves.lost[-1]}\n"
-    )
+def remarks(moves: Moves) -> str:
+    told = []
+    if moves.normal[Way.UP]:
+        normal = max(middle(values) for values in moves.normal.values())
+        made = f"{sum(moves.made_before)} of {moves.count}"
+        told.append(f"normal gap {normal:.1f} ms, {made} made before the break")
+    if moves.action:
+        told.append(f"action {middle(moves.action):.1f} ms")
+    if moves.left:
+        told.append(f"left the path after {middle(moves.left):.0f} ms")
+    if moves.stopped:
+        told.append(f"stopped at {LIMIT:g} s")
+    return f"  {'; '.join(told)}" if told else ""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/bench handover")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
-    parser.add_argument("--quick", action="store_true", help="5 moves each instead of 11")
+    parser.add_argument("--quick", action="store_true", help="one or two moves in each case")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw every move")
     asked = parser.parse_args()
-    moves = MOVES["quick" if asked.quick else "full"]
+    effort = "quick" if asked.quick else "full"
     with tempfile.TemporaryDirectory(prefix="handover-") as folder:
-        cases = [Case.run(rtt_ms, moves, Path(folder)) for rtt_ms in RTTS_MS]
+        measured = [Measured.run(plan, effort, Path(folder)) for plan in PLANS]
     if asked.plot is not None:
-        rows = {name: values for each in cases for name, values in each.rows().items()}
-        draw(asked.plot, "From the new address to the first packet", "ms", rows)
+        rows = {name: values for each in measured for name, values in each.rows().items()}
+        draw(asked.plot, "From the loss to the first packet; planned: the gap", "ms", rows)
     if asked.json:
-        told = {"bench": "handover", "cases": [each.as_json() for each in cases]}
+        told = {"bench": "handover", "cases": [each.as_json() for each in measured]}
         sys.stdout.write(json.dumps(told) + "\n")
     else:
-        sys.stdout.write(table(cases) + "\n")
+        sys.stdout.write(table(measured) + "\n")
     return 0
 
 

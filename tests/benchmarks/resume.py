@@ -34,7 +34,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -56,7 +55,7 @@ from orchestrator.lab.product import Product
 from orchestrator.lab.ticker import Way
 from orchestrator.services import proxy
 from tests.benchmarks.plot import draw
-from tests.benchmarks.tunnels import FIRST_LINK, OTHER_LINK, Kind, bare_lab, tunnel
+from tests.benchmarks.tunnels import FIRST_LINK, OTHER_LINK, PEER, Kind, bare_lab, tunnel
 
 RTT_MS: Final = 20
 RATE_MBIT: Final = 20
@@ -75,7 +74,6 @@ RATE_LIMIT: Final = 20.0
 """Seconds from the return in which a rate is looked for."""
 SHARE: Final = 0.9
 MANY: Final = 200
-PEER: Final = ip_address("10.51.1.2")
 _POLL: Final = 0.05
 
 
