@@ -322,6 +322,7 @@ class Mobility:
         self.flip = (self.flip + 1) % SEQUENCES
         self._lost_at = now
         self._echoes.long_lost(now)
+        self._warmth.doubt()
         self._doubt(Reason.WOKE, now)
 
     def _doubt(self, reason: Reason, now: Instant) -> None:
@@ -469,10 +470,8 @@ class Mobility:
 
     def _answered(self, sequence: int, now: Instant) -> None:
         """Rule 5."""
-        if self._active is None:
-            return
-        rtt = self._active.liveness.answered(sequence, now)
-        if rtt is None:
+        rtt = self._active.liveness.answered(sequence, now) if self._active else None
+        if self._active is None or rtt is None:
             self._warm_answered(sequence, now)
             return
         self._active.heard = now
@@ -502,7 +501,10 @@ class Mobility:
                 continue
             held.heard, held.answered = now, True
             self._attempts.forgive(held.path)
-            why = self._wishes.why_flip(held.path, self._active) if self._active else None
+            if self._active is None:
+                self._recover(frozenset({Reason.ANSWERED}), now)
+                return
+            why = self._wishes.why_flip(held.path, self._active)
             if why and self._watches and self._penalties.over(place_of(held.path), now):
                 self._activate(held, {*why, Reason.WARM}, now)
             return

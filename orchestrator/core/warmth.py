@@ -74,6 +74,11 @@ class Warmth:
         others = [h for h in self._tunnels.latest() if place_of(h.path) == place]
         return place in self.places and held is max(others, key=lambda h: h.since)
 
+    def doubt(self) -> None:
+        """Nothing that was known before is: each has to prove itself again."""
+        for held in self._tunnels.held:
+            held.watched = False
+
     def look(self, active: Held | None, now: Instant) -> Sequence[Held]:
         """Begins to watch what is warm now, and no longer what is not, which is returned (rules
         2 and 4)."""

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from orchestrator.core.mobility_events import State
+from orchestrator.core.mobility_events import State, Woke
+from orchestrator.core.quantities import Seconds
 from orchestrator.core.warmth import ASK, PENALTY, QUICK
 from tests.unit.core.builders import LTE, WIFI, WIFI2, path
 from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
@@ -53,6 +54,13 @@ class TestKeeping:
         assert "terminate 2" in said
         assert story.machine.active_path == path(WIFI)
         assert "negotiate lte" in story.waits(1, answering=True)
+
+    def test_after_a_sleep_it_is_asked_anew(self) -> None:
+        story = warm()
+        story.hears(Woke(Seconds(3600.0)), after=3600)
+        assert "ask" not in story.waits(0.1), "nothing but the active one matters yet"
+        assert "ask" in story.answered()
+        assert "terminate 2" not in story.waits(1.0, answering=True)
 
 
 class TestGoing:
