@@ -12,7 +12,7 @@ from typing import Final
 from orchestrator.core.absence import SessionPolicy, SessionState
 from orchestrator.core.ike import Tunnel
 from orchestrator.core.kernel import KernelObject, Template
-from orchestrator.core.quantities import Instant, IPAddress, Spi, UniqueId
+from orchestrator.core.quantities import Instant, IPAddress, Spi, UniqueId, follows
 from orchestrator.core.server_state import session_objects
 from orchestrator.core.session_events import SessionReason
 
@@ -95,6 +95,24 @@ class Session:
         free = next((slot for slot in range(MAX_TUNNELS) if slot not in taken), None)
         self.probed[tunnel.child].slot = free
         return free
+
+    def is_latest(self, flip: int, sequence: int) -> bool:
+        """Whether no probe that counts was sent after the one with these numbers."""
+        if self.flip is None or follows(flip, self.flip):
+            return True
+        return flip == self.flip and follows(sequence, self.sequence)
+
+    def superseded_by(self, tunnel: Tunnel) -> list[Tunnel]:
+        """Older ones to the same address and port."""
+        there = tunnel.remote, tunnel.remote_port
+        elder = self.tunnels[: self.tunnels.index(tunnel)]
+        return [other for other in elder if (other.remote, other.remote_port) == there]
+
+    def unsettle(self, spi_in: Spi, until: Instant) -> None:
+        """charon is rewriting the SAs of the tunnel with this inbound one."""
+        for tunnel in self.tunnels:
+            if tunnel.spi_in == spi_in:
+                self.unsettled[tunnel.spi_out] = until
 
     def is_settled(self, tunnel: Tunnel, now: Instant) -> bool:
         """Whether its SAs lead where we believe: charon is not rewriting them."""

@@ -20,9 +20,8 @@ The rules, each with the method that keeps it:
    `_charon_gone`).
 7. One that says that it goes to sleep is asleep at once; one that stays away gets there in
    time, and its session may end (`core.absence`; `_falls_asleep`, `_look`, `_end`).
-8. Asked whether an idle tunnel works, the server answers through that very tunnel, and does
-   nothing else: an endpoint that is away stays away, and is not away for being heard on
-   another tunnel than the active one (`_heard_warm`).
+8. Whether an idle tunnel works is answered through that very tunnel; the question is a sign of
+   life, and changes nothing else (`_heard_warm`).
 9. There are no more sessions than may be: a further endpoint is refused, or takes the place of
    the one that has been away longest, never of an attached one (`_makes_room`).
 """
@@ -232,18 +231,13 @@ class Sessions:
         elif newer and session.following is None:
             # It was away for less time than we would have noticed.
             self._effects.append(Release(session.vips))
-        elder = session.tunnels[: session.tunnels.index(tunnel)]
-        end = Instant(now + DRAIN)
-        for other in elder:
-            same = (other.remote, other.remote_port) == (tunnel.remote, tunnel.remote_port)
-            if same:
-                self._doomed.add((session.identity, other.child), end)
+        for other in session.superseded_by(tunnel):
+            self._doomed.add((session.identity, other.child), Instant(now + DRAIN))
 
     def _heard_warm(
         self, session: Session, tunnel: Tunnel | None, event: HeardWarm, now: Instant
     ) -> None:
-        """Rule 8. While charon rewrites the tunnel's SAs an answer would be lost, or prove
-        a way that is not there any more."""
+        """Rule 8. While charon rewrites its SAs an answer would prove the way of before."""
         session.heard = now
         if tunnel is None or not session.is_settled(tunnel, now):
             return
@@ -286,8 +280,7 @@ class Sessions:
         if was_attached:
             session.departed = now
             self._is_absent(session, now)
-        session.active = None
-        session.following = None
+        session.active = session.following = None
         session.reason = reason
         session.since = now
         self._apply(session)
@@ -302,8 +295,7 @@ class Sessions:
         for known in tuple(session.tunnels):
             if known.child == old and known.ike == tunnel.ike:
                 self._replace(session, known, tunnel)
-                if session.active == tunnel:
-                    session.moved = False
+                session.moved &= session.active != tunnel
                 if session.active == tunnel or session.slot_of(tunnel) is not None:
                     self._apply(session)
 
@@ -367,9 +359,7 @@ class Sessions:
         if session is None:
             return
         if session.active is None or session.active.spi_in != spi:
-            for tunnel in session.tunnels:
-                if tunnel.spi_in == spi:
-                    session.unsettled[tunnel.spi_out] = Instant(now + FOLLOW_LIMIT)
+            session.unsettle(spi, Instant(now + FOLLOW_LIMIT))
             return
         if session.following is not None or session.unfollowed == spi:
             return
@@ -412,11 +402,8 @@ class Sessions:
 
     def _falls_asleep(self, session: Session, event: Heard, now: Instant) -> None:
         """Rule 7. One that was overtaken by a later probe says what is true no longer."""
-        if session.flip is not None:
-            newer = follows(event.flip, session.flip)
-            later = event.flip == session.flip and follows(event.sequence, session.sequence)
-            if not (newer or later):
-                return
+        if not session.is_latest(event.flip, event.sequence):
+            return
         session.flip, session.sequence, session.heard = event.flip, event.sequence, now
         session.awaited = None
         self._answer(session, event)
