@@ -72,9 +72,9 @@ class Case(StrEnum):
 SETTLE: Final = {
     Case.BREAK_BEFORE_MAKE: 1.0,
     Case.MAKE_BEFORE_BREAK: 1.0 + LINGER + TAIL,
-    Case.CARRIER_LOST: 4.0,
-    Case.SILENT_DEATH: 4.0,
-    Case.SILENT_DEATH_IDLE: 4.0,
+    Case.CARRIER_LOST: 3.0,
+    Case.SILENT_DEATH: 3.0,
+    Case.SILENT_DEATH_IDLE: 3.0,
 }
 """Seconds before a move: it starts from a tunnel at rest, and from a warm path if there is to
 be one. Before a make_before_break, as long as it lasts: the gaps of both are compared."""
