@@ -47,13 +47,13 @@ PLANS: Final = (
     *(
         Plan(case, rtt_ms, {"quick": (quick, quick), "full": (full, full)})
         for case, quick, full in (
-            (Case.BREAK_BEFORE_MAKE, 2, 11),
+            (Case.BREAK_BEFORE_MAKE, 5, 11),
             (Case.MAKE_BEFORE_BREAK, 1, 7),
         )
         for rtt_ms in (20, 100)
     ),
-    Plan(Case.CARRIER_LOST, 20, {"quick": (1, 1), "full": (7, 7)}),
-    Plan(Case.SILENT_DEATH, 20, {"quick": (1, 1), "full": (7, 2)}),
+    Plan(Case.CARRIER_LOST, 20, {"quick": (3, 1), "full": (7, 7)}),
+    Plan(Case.SILENT_DEATH, 20, {"quick": (3, 1), "full": (7, 2)}),
     Plan(Case.SILENT_DEATH_IDLE, 20, {"quick": (1, 1), "full": (5, 1)}),
 )
 
@@ -135,7 +135,7 @@ def remarks(moves: Moves) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/bench handover")
     parser.add_argument("--json", action="store_true", help="one object as the last line")
-    parser.add_argument("--quick", action="store_true", help="one or two moves in each case")
+    parser.add_argument("--quick", action="store_true", help="fewer moves in each case")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw every move")
     asked = parser.parse_args()
     effort = "quick" if asked.quick else "full"
