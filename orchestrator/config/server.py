@@ -311,6 +311,8 @@ class SessionRules:
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics(Metrics):
+    """What is counted, for a Prometheus. `orchestrator metrics` has it always."""
+
     per_session: bool = False
     """Whether there are metrics of each endpoint, with its identity as a label. False by
     default: ten lines and more for each of them, and a time series for each identity that

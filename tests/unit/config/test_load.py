@@ -94,9 +94,9 @@ def test_the_server_example_is_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["endpoint.toml", "server.toml"])
 def test_what_the_examples_comment_out_are_the_defaults(tmp_path: Path, name: str) -> None:
     optional = (
-        "names =", "secret_file =", "kind =", "certificate =", "private_key =", "ca =",
-        'mode = "split"', "prefixes =", "group =", "interfaces =", "addresses =",
-        "extra_tcp_ports =", "listen =",
+        "names =", "secret_file =", "secret =", "kind =", "certificate =", "private_key =",
+        "ca =", 'mode = "split"', "prefixes =", "group =", "interfaces =", "addresses =",
+        "extra_tcp_ports =", "listen =", "spool =",
     )  # fmt: skip
     plain = load(example(tmp_path, name))
     file = uncommented(tmp_path, name, *optional)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,7 +9,8 @@ from orchestrator.config.reader import is_table, schema
 from orchestrator.config.reference import reasons, reference
 from orchestrator.config.server import ServerConfig
 
-PAGE = Path(__file__).parents[3] / "docs/configuration.md"
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = DOCS / "configuration.md"
 
 
 def tables(cls: type[Any]) -> list[type[Any]]:
@@ -31,6 +33,24 @@ def test_the_page_says_what_the_program_does() -> None:
 def test_every_key_has_its_reason(cls: type[Any]) -> None:
     entries = {name for name, kind, _ in schema(cls) if not is_table(kind)}
     assert entries == set(reasons(cls))
+
+
+@pytest.mark.parametrize("cls", [*tables(EndpointConfig), *tables(ServerConfig)])
+def test_every_table_says_what_it_is_for(cls: type[Any]) -> None:
+    """A dataclass without a docstring gets its signature for one."""
+    assert not (cls.__doc__ or "").startswith(f"{cls.__name__}(")
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"), [("endpoint.toml", EndpointConfig), ("server.toml", ServerConfig)]
+)
+def test_the_examples_have_every_key(name: str, cls: type[Any]) -> None:
+    text = (DOCS / "examples" / name).read_text()
+    keys = {
+        key for table in tables(cls) for key, kind, _ in schema(table) if not is_table(kind)
+    }
+    absent = {key for key in keys if not re.search(rf"\b{key}( =|\]|\.\")", text)}
+    assert absent == set()
 
 
 def test_a_key_without_a_reason_is_noticed() -> None:
