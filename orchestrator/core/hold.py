@@ -18,11 +18,11 @@ from collections import Counter
 from collections.abc import Container, Hashable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.core.hold_total import PACKET_COST, Account, HoldTotal
 from orchestrator.core.largest import Largest
-from orchestrator.core.quantities import Instant, Seconds
+from orchestrator.core.quantities import Instant, Seconds, follows
 
 
 class Kind(IntEnum):
@@ -98,10 +98,6 @@ class HoldPolicy:
     """Keep TCP senders from giving up meanwhile (`core.freeze`)."""
     query_ports: frozenset[int] = frozenset({53, 123})
     """UDP ports to which a QUERY goes."""
-
-
-SEQUENCES: Final = 2**32
-_HALF: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +231,8 @@ class HoldQueue:
                     self._take(number)
         return tuple(stalled)
 
-    def shed(self) -> int:
-        """Only TCP stays; how many packets went."""
+    def shed(self) -> None:
+        """Only TCP stays."""
         gone = [
             number
             for kind, numbers in self._by_kind.items()
@@ -246,7 +242,6 @@ class HoldQueue:
         for number in gone:
             self._take(number)
         self.dropped[Drop.ASLEEP] += len(gone)
-        return len(gone)
 
     def slept(self, seconds: Seconds) -> None:
         """The device did, and its senders of TCP with it, whose timers stood still: everything
@@ -288,9 +283,8 @@ class HoldQueue:
         return flow
 
     def _precedes(self, number: int, other: int) -> bool:
-        """Serial number arithmetic (RFC 1982): sequence numbers wrap."""
         one, two = self._packets[number].label, self._packets[other].label
-        return (two.sequence - one.sequence) % SEQUENCES < _HALF
+        return not follows(one.sequence, two.sequence)
 
     def _take(self, number: int) -> None:
         waiting = self._packets.pop(number)

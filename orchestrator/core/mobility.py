@@ -80,9 +80,9 @@ from orchestrator.core.mobility_events import (
 from orchestrator.core.network import Snapshot
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
-from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId
+from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId, successor
 from orchestrator.core.tunnels import Held, Tunnels
-from orchestrator.core.vigil import SEQUENCES, Vigil
+from orchestrator.core.vigil import Vigil
 from orchestrator.core.warmth import Penalties, Warmth
 from orchestrator.core.wishes import Wishes
 
@@ -319,7 +319,7 @@ class Mobility:
         self._asleep_until = None
         self._attempts.forgive_all()
         # The server may have sent into the void unaware: to a new flip it sends anew.
-        self.flip = (self.flip + 1) % SEQUENCES
+        self.flip = successor(self.flip)
         self._lost_at = now
         self._echoes.long_lost(now)
         self._warmth.doubt()
@@ -383,7 +383,7 @@ class Mobility:
         self._active = held
         held.retire_at = None
         self._retire(now, proven=False)
-        self.flip = (self.flip + 1) % SEQUENCES
+        self.flip = successor(self.flip)
         place = place_of(held.path)
         self.roams += self._activated_at not in (None, place)
         self._activated_at = place

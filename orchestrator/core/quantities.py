@@ -1,7 +1,7 @@
 """Names for numbers, so that a mark cannot pass for a table."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NewType
+from typing import Final, NewType
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -28,6 +28,15 @@ def host_network(address: IPAddress) -> IPNetwork:
     return IPv6Network((address, 128))
 
 
+SERIALS: Final = 2**32
+"""Serial numbers (RFC 1982) have 32 bits here: what is counted may wrap."""
+
+
 def follows(number: int, former: int) -> bool:
-    """Serial number arithmetic (RFC 1982) of 32 bits: what is counted may wrap."""
-    return 0 < (number - former) % 2**32 < 2**31
+    """Whether this serial number is a later one."""
+    return 0 < (number - former) % SERIALS < SERIALS // 2
+
+
+def successor(number: int) -> int:
+    """The next serial number."""
+    return (number + 1) % SERIALS

@@ -6,17 +6,15 @@
    to ask (`core.traffic`; `look`, `seen`).
 """
 
-from typing import Final
-
 from orchestrator.core.mobility_events import LookAtTraffic, SendProbe, TrafficSeen
-from orchestrator.core.quantities import Instant, Seconds
+from orchestrator.core.quantities import Instant, Seconds, successor
 from orchestrator.core.traffic import LOOK, Traffic
 from orchestrator.core.tunnels import Held
 
-SEQUENCES: Final = 2**32
-
 
 class Vigil:
+    """Over the tunnels of one endpoint."""
+
     def __init__(self) -> None:
         self._sequence = 0
         self._traffic: Traffic | None = None
@@ -38,7 +36,7 @@ class Vigil:
     def ask(
         self, held: Held, flip: int, now: Instant, *, active: bool, asleep: bool = False
     ) -> SendProbe:
-        self._sequence = (self._sequence + 1) % SEQUENCES
+        self._sequence = successor(self._sequence)
         held.liveness.sent(self._sequence, now)
         slot = None if active else held.slot
         return SendProbe(self._sequence, flip, held.tunnel.spi_in, asleep, slot)
