@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.errors import KernelError, OrchestratorError
+from orchestrator.core.flows import LARGEST_QUEUE
 
-LARGEST_CHUNK: Final = 64 * 1024
 HEADER: Final = struct.Struct("!II")
 """Length, and CRC-32 of the octets begun with their place in the file, so that a chunk of
 another place is none here."""
@@ -79,7 +79,7 @@ class Spool:
         return self._descriptor
 
     def append(self, octets: bytes | memoryview) -> int:
-        """At most LARGEST_CHUNK of them; how many octets more are on disk.
+        """At most LARGEST_QUEUE of them; how many octets more are on disk.
 
         Raises KernelError (ENOSPC, EDQUOT, EIO): nothing was kept.
         """
@@ -102,7 +102,7 @@ class Spool:
         try:
             header = os.pread(self._descriptor, HEADER.size, self.head)
             length, checksum = HEADER.unpack(header)
-            octets = os.pread(self._descriptor, min(length, LARGEST_CHUNK), end)
+            octets = os.pread(self._descriptor, min(length, LARGEST_QUEUE), end)
         except (OSError, struct.error) as error:
             raise SpoolLost(f"a spool cannot be read at octet {self.head}: {error}") from error
         if len(octets) != length or zlib.crc32(octets, self.head & 0xFFFFFFFF) != checksum:

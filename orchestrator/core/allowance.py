@@ -105,13 +105,13 @@ class Allowance(Generic[Owner]):
         return share
 
     def close(self, share: Share[Owner]) -> None:
-        """Nothing is kept for it any more. Twice is fine."""
+        """Nothing is kept for it any more; once."""
         self.give_back(share, share.octets)
         self.leave(share)
         account = share.account
-        account.shares.pop(share, None)
+        del account.shares[share]
         if not account.shares:
-            self._accounts.pop(account.key, None)
+            del self._accounts[account.key]
 
     def shortage(self, share: Share[Owner]) -> Shortage | None:
         """Which limit forbids another portion; None: none does."""

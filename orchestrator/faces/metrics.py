@@ -36,7 +36,6 @@ class Status(Enum):
     NOT_FOUND = "404 Not Found"
     NOT_ALLOWED = "405 Method Not Allowed"
     FAILED = "500 Internal Server Error"
-    BUSY = "503 Service Unavailable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,8 @@ class Entry:
     def record(self) -> FlowRecord:
         flow = self.flow
         relay, (inner, outer) = flow.relay, flow.sockets
-        waits = [share.since for share in (*flow.shares, *flow.on_disk) if share.since]
+        shares = (*flow.shares, *flow.on_disk)
+        waits = [share.since for share in shares if share.since is not None]
         return FlowRecord(
             vip=self.vip,
             peer=self.peer,

@@ -17,10 +17,11 @@ from typing import Final
 
 from orchestrator.adapters import clock
 from orchestrator.adapters.spool import HEADER, SpoolFolder, SpoolLost
-from orchestrator.core.allowance import Allowance, AllowanceLimits, Shortage
+from orchestrator.core.allowance import Allowance, AllowanceLimits, Share, Shortage
 from orchestrator.core.errors import KernelError
 from orchestrator.core.flows import (
     LARGEST_QUEUE,
+    LEAST_SPOOL,
     UNCONFIGURED,
     Kept,
     ProxyCounters,
@@ -35,7 +36,8 @@ CHUNK: Final = LARGEST_QUEUE + HEADER.size
 """The most that one append takes of the disk."""
 TELL_SECONDS: Final = Seconds(600.0)
 """Between two lines in the log of a disk that refuses now and then: the log is short."""
-NO_SPOOL: Final = SpoolSettings("/", 1 << 20, 1 << 20, 1 << 20)
+NO_SPOOL: Final = SpoolSettings("/", LEAST_SPOOL, LEAST_SPOOL, LEAST_SPOOL)
+"""Before there are settings for one: nothing is spooled then."""
 
 _log = logging.getLogger("orchestrator.proxy")
 
@@ -49,16 +51,19 @@ class Keeping:
         self.memory: Final = Allowance[Stream](_in_memory(UNCONFIGURED))
         self.disk: Final = Allowance[Stream](_on_disk(NO_SPOOL))
         self._met: Final = {self.memory: Counter[Shortage](), self.disk: Counter[Shortage]()}
-        self._failures = 0
-        self._lost = 0
-        self._problem: str | None = None
+        self.failures = 0
+        """How often the disk took nothing."""
+        self.lost = 0
+        """Octets that the disk did not give back."""
+        self.problem: str | None = None
+        """Why nothing is spooled now, if it should be."""
         self._told = Instant(-TELL_SECONDS)
 
     def configure(self, settings: ProxySettings) -> None:
         """Holds for the octets that come from now on."""
         self.memory.limits = _in_memory(settings)
         self._spool = settings.spool
-        self._folder, self._problem = None, None
+        self._folder, self.problem = None, None
         if settings.spool is not None:
             self.disk.limits = _on_disk(settings.spool)
             self.look_for_folder()
@@ -68,7 +73,7 @@ class Keeping:
         if self._spool is not None and self._folder is None:
             try:
                 self._folder = SpoolFolder(Path(self._spool.directory))
-                self._problem = None
+                self.problem = None
             except KernelError as error:
                 self._tell_problem(str(error))
 
@@ -81,7 +86,7 @@ class Keeping:
         """Goes on with what another worker counted."""
         self._met[self.memory].update(dict(counters.memory.met))
         self._met[self.disk].update(dict(counters.disk.met))
-        self._failures, self._lost = counters.disk_failures, counters.disk_lost
+        self.failures, self.lost = counters.disk_failures, counters.disk_lost
 
     def in_memory(self) -> Kept:
         self.memory.count(_kept)
@@ -99,19 +104,6 @@ class Keeping:
             allowance.since,
             tuple((shortage, met[shortage]) for shortage in Shortage),
         )
-
-    @property
-    def failures(self) -> int:
-        return self._failures
-
-    @property
-    def lost(self) -> int:
-        """Octets."""
-        return self._lost
-
-    @property
-    def problem(self) -> str | None:
-        return self._problem
 
     # ---- flows
 
@@ -142,7 +134,7 @@ class Keeping:
             self.memory.look(share, _kept)
         shortage = self.memory.shortage(share)
         if shortage is not None:
-            self._wait(self.memory, flow.shares[leg].owner, shortage)
+            self._wait(self.memory, share, shortage)
         return shortage is None
 
     def memory_turn(self) -> Sequence[Stream]:
@@ -154,9 +146,10 @@ class Keeping:
 
     def may_spool(self, flow: Flow, leg: Leg) -> bool:
         """Whether another chunk may go to the disk; if not, it waits for it."""
-        shortage = self.disk.shortage(flow.on_disk[leg])
+        share = flow.on_disk[leg]
+        shortage = self.disk.shortage(share)
         if shortage is not None or self._folder is None:
-            self._wait(self.disk, (flow, leg), shortage)
+            self._wait(self.disk, share, shortage)
             return False
         return True
 
@@ -168,15 +161,15 @@ class Keeping:
                 spool = flow.spools[leg] = self._folder.create()
             appended = spool.append(octets) if spool is not None else 0
         except KernelError as error:
-            self._failures += 1
+            self.failures += 1
             self._tell_problem(str(error))
             appended = 0
         if not appended:
             self._drop_empty(flow, leg)
-            self._wait(self.disk, (flow, leg), None)
+            self._wait(self.disk, flow.on_disk[leg], None)
             return False
         self.disk.take(flow.on_disk[leg], appended)
-        self._problem = None
+        self.problem = None
         return True
 
     def unspool(self, flow: Flow, leg: Leg) -> bytes | None:
@@ -189,7 +182,7 @@ class Keeping:
             _log.error("octets that were acknowledged cannot be read: %s", error)
         if not octets:
             lost = flow.relay.spooled(leg)
-            self._lost += lost
+            self.lost += lost
             _log.error("%d octets are lost, and their connection is reset", lost)
             return None
         self._drop_empty(flow, leg)
@@ -214,25 +207,24 @@ class Keeping:
         """Those that waited for the disk, and may try; one of them, while it refuses."""
         if self._folder is None:
             return ()
-        return self.disk.turn(1 if self._problem is not None else None)
+        return self.disk.turn(1 if self.problem is not None else None)
 
     # ----
 
     def _wait(
-        self, allowance: Allowance[Stream], stream: Stream, shortage: Shortage | None
+        self, allowance: Allowance[Stream], share: Share[Stream], shortage: Shortage | None
     ) -> None:
-        flow, leg = stream
-        share = (flow.shares if allowance is self.memory else flow.on_disk)[leg]
+        """`shortage` is the limit that it met; None: the disk refused."""
         if shortage is not None:
             self._met[allowance][shortage] += 1
         allowance.wait(share, clock.now())
 
     def _tell_problem(self, problem: str) -> None:
         now = clock.now()
-        if self._problem is None and now - self._told >= TELL_SECONDS:
+        if self.problem is None and now - self._told >= TELL_SECONDS:
             self._told = now
             _log.warning("nothing is spooled, peers of absent endpoints wait: %s", problem)
-        self._problem = problem
+        self.problem = problem
 
 
 def _kept(stream: Stream) -> int:
@@ -241,6 +233,7 @@ def _kept(stream: Stream) -> int:
 
 
 def _in_memory(settings: ProxySettings) -> AllowanceLimits:
+    """A stream's own limit is kept by its relay and the buffers of its sockets."""
     return AllowanceLimits(
         portion=LARGEST_QUEUE,
         per_stream=settings.octets,
