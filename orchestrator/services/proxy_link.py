@@ -20,6 +20,7 @@ from orchestrator.core.flows import (
     FlowRecord,
     FlowRefused,
     Kept,
+    ProxyCounters,
     ProxySettings,
     SourcePolicy,
     SpoolSettings,
@@ -37,7 +38,7 @@ SOCKET: Final = "proxy.sock"
 RESUME_LIMIT: Final = 0.25
 """Seconds; the worker answers between two turns of its flows, some milliseconds."""
 ASK_LIMIT: Final = 1.0
-"""Seconds that `status` waits for what the worker keeps."""
+"""Seconds that `status` and a scrape wait for what the worker has counted."""
 MOST_NAMED: Final = 20
 """Sessions whose lost connections are told one by one: those that lost most."""
 PAUSE: Final = 1.0
@@ -283,12 +284,18 @@ class ProxyLink:
         async with await self._ask() as client:
             return await client.flows()
 
-    async def queued(self) -> dict[str, object] | None:
-        """What the worker keeps in all, in memory and on disk; None: nobody says so."""
+    async def counters(self) -> ProxyCounters | None:
+        """What the worker has counted; None: nobody says so."""
         try:
             async with asyncio.timeout(ASK_LIMIT), await self._ask() as client:
-                counters = await client.counters()
+                return await client.counters()
         except (ProxyLost, TimeoutError):
+            return None
+
+    async def queued(self) -> dict[str, object] | None:
+        """What the worker keeps in all, in memory and on disk; None: nobody says so."""
+        counters = await self.counters()
+        if counters is None:
             return None
         now = clock.now()
         return {

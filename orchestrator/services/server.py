@@ -75,7 +75,6 @@ from orchestrator.services.server_metrics import (
     DURATIONS,
     each_session_metrics,
     lease_metrics,
-    proxy_counters,
     proxy_metrics,
     session_metrics,
 )
@@ -443,7 +442,7 @@ class Server:
             held = {each.identity: self._holder.held(each.vips) for each in sessions}
             found += session_hold_metrics(held)
         if self.config.proxy.enabled:
-            found += proxy_metrics(await proxy_counters(self._proxy.path))
+            found += proxy_metrics(await self._proxy.counters())
         return (*found, *await firewall_metrics())
 
     def roam(self, link: str | None) -> object:

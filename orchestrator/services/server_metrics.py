@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 from orchestrator.config.server import ServerConfig
@@ -20,7 +19,6 @@ from orchestrator.core.metric import (
 )
 from orchestrator.core.quantities import Instant
 from orchestrator.core.session import Session
-from orchestrator.services.proxy_client import ProxyClient, ProxyLost
 from orchestrator.services.session_report import KEPT
 
 DURATIONS: Final = {
@@ -67,16 +65,6 @@ def lease_metrics(config: ServerConfig, known: Collection[Lease]) -> Iterator[Me
     yield gauges("leases", "Identities with virtual addresses.", "kind", kinds)
     free = {str(pool): float(leases.free(pool, config.vip, known)) for pool in config.vip.pools}
     yield gauges("pool_free_addresses", "Virtual addresses of nobody.", "pool", free)
-
-
-async def proxy_counters(path: Path) -> ProxyCounters | None:
-    """Of the worker that serves `path`; None: none answers."""
-    try:
-        # On a connection of its own: an answer that comes too late spoils it.
-        async with await ProxyClient.connect(path) as client:
-            return await client.counters()
-    except ProxyLost:
-        return None
 
 
 def proxy_metrics(found: ProxyCounters | None) -> Iterator[Metric]:

@@ -136,6 +136,9 @@ def test_a_worker_of_another_release_is_replaced_when_the_daemon_starts(
                     assert told["predecessor"] == process.pid
                     assert told["release"] == __version__
                     await daemon.hears("worker-up")
+                    counters = await daemon.link.counters()
+                    assert counters is not None
+                    assert counters.open == 2
                     assert process.wait(PATIENCE) == 0
                     assert daemon.link.warnings() == []
                     status = daemon.link.status()
