@@ -174,8 +174,8 @@ def reload(socket: Path) -> None:
     """Have the daemon read its configuration again (server).
 
     Taken are [hold], [sessions], [timers] and [limits]; what is held stays, as far as it may.
-    What else has changed is named: a restart takes it, and connections go on. So they do when
-    an endpoint is restarted, which takes nothing otherwise.
+    What else has changed is named: a restart takes it, and connections go on. An endpoint
+    refuses: restart it instead, connections go on there, too.
     """
     _ask(socket, Request(Verb.RELOAD), render.reloaded)
 

@@ -1,8 +1,9 @@
 """The endpoint's deciding machine: news in, acts out.
 
 What it decides about has rules of its own: where we are (`core.places`), the tunnels we have
-(`core.tunnels`), the negotiation under way and those that failed (`core.attempts`), the probes
-(`core.liveness`), what is too old to be echoed (`core.echoes`). The rules that join them, each
+(`core.tunnels`), those that wait (`core.warmth`), where one is wanted (`core.wishes`), the
+negotiation under way and those that failed (`core.attempts`), the probes (`core.vigil`,
+`core.liveness`), what is too old to be echoed (`core.echoes`). The rules that join them, each
 with the method that keeps it:
 
 1. The active path is gone: hold, before anything else (`_lose`).
@@ -22,9 +23,9 @@ with the method that keeps it:
 9. Before the device sleeps the server is told, and from then on traffic is held
    (`_falls_asleep`). After a sleep nothing is trusted: it is held until a probe was answered,
    by whichever way (`_woke`, `_answered`).
-10. Of the best links, as many as the operator allows, each has a tunnel (`core.warmth`),
-    which is asked over itself (`_ask_the_warm`), and given up when it does
-    not answer (`_give_up_the_silent`).
+10. Of the best links, as many as the operator allows, each has a tunnel (`core.warmth`), which
+    is asked over itself (`_ask_the_warm`), and given up when it does not answer
+    (`_give_up_the_silent`).
 11. A warm tunnel takes the traffic when the active path is gone (`_recover`), and when it is
     where we would rather be, and answers (`_warm_answered`).
 12. Only tunnels negotiated by us are ours: other people's connections in the same charon are
