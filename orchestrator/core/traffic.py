@@ -19,8 +19,8 @@ SILENCE: Final = Seconds(0.15)
 """Above the time between two packets of a call, and most delayed acknowledgments."""
 UNANSWERED: Final = 3
 """Packets that went out before their silence says anything."""
-IDLE: Final = 4
-"""Packets from one look to the next that are no traffic: probes, and their answers."""
+IDLE: Final = 2
+"""Packets each way from one look to the next that are no traffic: probes, or their answers."""
 BELIEVED: Final = Seconds(1.0)
 """After an answer, before the same silence is a reason to ask again."""
 
@@ -50,10 +50,9 @@ class Traffic:
         came = received - former
         if came:
             self._heard, self._sent_when_heard = now, sent
-            self._streaming = came > IDLE / 2
-        self.next_look = Instant(now + (LOOK if max(came, gone) > IDLE / 2 else LOOK_IDLE))
-        if self._unanswered or self._streaming:
-            self.next_look = Instant(now + LOOK)
+            self._streaming = came > IDLE
+        busy = max(came, gone) > IDLE or self._unanswered or self._streaming
+        self.next_look = Instant(now + (LOOK if busy else LOOK_IDLE))
 
     def asked(self, now: Instant) -> None:
         """Somebody asks: until it is answered, or for a while, silence is no news."""
