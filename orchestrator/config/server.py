@@ -180,8 +180,9 @@ class Proxy:
     the next one for those of peers, on 127.0.0.1 and ::1 only. Above 1023, and below the
     range the kernel picks from."""
     flows_per_session: Annotated[int, Between(1, 65535)] = 1024
-    """Connections of one endpoint; beyond it, a further one is refused. A browser with many
-    tabs has some 200."""
+    """Connections of one endpoint, counted for each of its virtual addresses, as the other
+    limits of a session here; beyond it, a further one is refused. A browser with many tabs has
+    some 200."""
     flows: Annotated[int, Between(1, 1_000_000)] = 20_000
     """Connections in all; beyond it, a further one is refused. Each takes two sockets;
     20,000 are far within the hard limit of descriptors that systemd grants (524,288)."""

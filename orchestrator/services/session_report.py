@@ -28,15 +28,17 @@ def by_vip(flows: Iterable[FlowRecord]) -> Mapping[IPAddress, Sequence[FlowRecor
 
 
 def queued(
-    flows: Sequence[FlowRecord], settings: ProxySettings, now: Instant
+    flows: Sequence[FlowRecord], vips: int, settings: ProxySettings, now: Instant
 ) -> dict[str, object]:
-    """What the proxy keeps for the flows of one session, and how near its limits that is."""
+    """What the proxy keeps for the flows of one session, and the sum of the limits of its
+    virtual addresses, of which there are so many."""
+    spool = settings.spool
     waits = [flow.waits_since for flow in flows if flow.waits_since is not None]
     return {
         "bytes": sum(flow.queued_to_peer + flow.queued_to_endpoint for flow in flows),
-        "limit_bytes": settings.octets_per_vip,
+        "limit_bytes": vips * settings.octets_per_vip,
         "spooled_bytes": sum(flow.spooled for flow in flows),
-        "spool_limit_bytes": settings.spool and settings.spool.per_vip,
+        "spool_limit_bytes": None if spool is None else vips * spool.per_vip,
         "waiting": len(waits),
         "waiting_since_s": round(now - min(waits), 3) if waits else None,
     }
@@ -69,7 +71,7 @@ def report(
         "tunnels": [_tunnel(session, tunnel, now) for tunnel in session.tunnels],
         "roams": session.roams,
         "flows": len(own),
-        "queued": queued(own, settings, now),
+        "queued": queued(own, len(session.vips), settings, now),
         "held": held,
         "lease": lease,
     }

@@ -12,18 +12,18 @@ NOW = Instant(20.0)
 def test_says_how_much_is_kept_and_who_waits_since_when() -> None:
     idle = replace(RECORD, queued_to_peer=0, queued_to_endpoint=0, spooled=0, waits_since=None)
     later = replace(RECORD, waits_since=Instant(18.0))
-    assert queued([RECORD, later, idle], SETTINGS, NOW) == {
+    assert queued([RECORD, later, idle], 2, SETTINGS, NOW) == {
         "bytes": 14,
-        "limit_bytes": SETTINGS.octets_per_vip,
+        "limit_bytes": 2 * SETTINGS.octets_per_vip,
         "spooled_bytes": 10,
-        "spool_limit_bytes": 1 << 21,
+        "spool_limit_bytes": 2 << 21,
         "waiting": 2,
         "waiting_since_s": 6.5,
     }
 
 
 def test_without_a_spool_it_has_no_limit() -> None:
-    said = queued([], replace(SETTINGS, spool=None), NOW)
+    said = queued([], 1, replace(SETTINGS, spool=None), NOW)
     assert (said["spool_limit_bytes"], said["waiting_since_s"]) == (None, None)
 
 
