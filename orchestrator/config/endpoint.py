@@ -156,7 +156,6 @@ class Links:
     preference: tuple[InterfaceGlob, ...] = _globs("en*", "eth*", "wl*", "ww*", "ppp*", "usb*")
     """Best first; interfaces that no pattern matches come last, and among equals the route
     metric decides. By default wire, then Wi-Fi, then mobile networks: cheapest first."""
-
     warm: Annotated[int, Between(1, 8)] = 2
     """On how many links, the best ones, a tunnel is kept at the same time. When the one in use
     is lost, traffic goes on over the next within a round trip. A tunnel that waits costs some

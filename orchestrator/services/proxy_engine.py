@@ -246,7 +246,7 @@ class Engine:
         """
         self._settings, self._shares = settings, tunings(settings)
         self._keeping.configure(settings)
-        self._keeping.tell(counters)
+        self._keeping.take_over(counters)
         self._accepted = counters.accepted
         self._octets = [counters.to_peer, counters.to_endpoint]
         self._refused.update(dict(counters.refused))

@@ -82,7 +82,7 @@ class Keeping:
         """Whether anything can be kept on disk."""
         return self._folder is not None
 
-    def tell(self, counters: ProxyCounters) -> None:
+    def take_over(self, counters: ProxyCounters) -> None:
         """Goes on with what another worker counted."""
         self._met[self.memory].update(dict(counters.memory.met))
         self._met[self.disk].update(dict(counters.disk.met))
