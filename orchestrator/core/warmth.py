@@ -28,10 +28,9 @@ ASK: Final = Seconds(20.0)
 4787, REQ-5, asks for 120 s), and an hour of this is some 45 kB."""
 ASK_BETTER: Final = Seconds(2.0)
 """The same where we would rather be."""
-QUICK: Final = Seconds(0.3)
-"""The active path may leave probes unanswered this long at least, whatever else there is."""
 RTOS: Final = 3
-"""And for so many of its retransmission timeouts."""
+"""For so many of its retransmission timeouts the active path may leave probes unanswered,
+whatever else there is: 0.3 s at least."""
 PENALTY: Final = Seconds(5.0)
 """After a place was given up for the first time."""
 MOST_DOUBLINGS: Final = 4
@@ -115,7 +114,7 @@ class Warmth:
         silent = active.liveness.waiting_since
         if silent is None or not any(held.heard >= silent for held in self.warm):
             return longest
-        return Seconds(min(longest, max(QUICK, RTOS * active.liveness.rto)))
+        return Seconds(min(longest, RTOS * active.liveness.rto))
 
     def proven(self, now: Instant) -> Sequence[Held]:
         """Those that answer, best first."""

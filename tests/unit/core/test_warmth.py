@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from orchestrator.core.liveness import MIN_RTO
 from orchestrator.core.mobility_events import State, Woke
 from orchestrator.core.quantities import Seconds
-from orchestrator.core.warmth import ASK, PENALTY, QUICK
+from orchestrator.core.warmth import ASK, PENALTY, RTOS
 from tests.unit.core.builders import LTE, WIFI, WIFI2, path
 from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
 
@@ -77,7 +78,7 @@ class TestGoing:
             if "ask" in story.waits(0.01):
                 story.warm_answered()
             assert story.now < began + 2
-        assert story.now - began <= 0.2 + QUICK + RTT
+        assert story.now - began <= 0.2 + RTOS * MIN_RTO + RTT
 
     def test_and_not_soon_when_it_does_not(self) -> None:
         story = warm()
