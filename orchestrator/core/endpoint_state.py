@@ -127,6 +127,9 @@ def _inner_routes(state: EndpointState) -> Iterator[Route]:
 
 
 def _path_routes(state: EndpointState) -> Iterator[Route]:
+    for table, version in {(t, p.server.version): None for p, t in state.tables.items()}:
+        # Without the route of its link a packet would leave over another one.
+        yield Route(table, EVERYTHING[version], RouteKind.UNREACHABLE, metric=LAST_RESORT)
     for path, table in state.tables.items():
         yield Route(
             table, EVERYTHING[path.server.version], link=path.link_name, gateway=path.gateway

@@ -200,6 +200,7 @@ class Endpoint:
         async for news in self._rtnetlink.watch():
             if news.ours_touched:
                 self._repair.touched(Aspect.ROUTING)
+            self._reconciler.doubt_routes()
             self._driver.post_latest(NetworkChanged(news.snapshot))
 
     async def _prepare_charon(self) -> None:

@@ -94,6 +94,8 @@ class Reconciler:
         self._sysctls = Sysctls(state_dir / SYSCTL_RECORD)
         self._wanted: dict[str, dict[Key, KernelObject]] = {}
         self._present: dict[Key, KernelObject] = {}
+        self._doubtful: set[Key] = set()
+        """Of these, what the kernel may have dropped by itself."""
         self._tuns: dict[str, TunDevice] = {}
         self.reader: TunReader | None = None
         self._lock = asyncio.Lock()
@@ -122,11 +124,23 @@ class Reconciler:
             after: dict[Key, KernelObject] = {subject.key: subject for subject in wanted}
             self._wanted[scope] = after
             keys = before.keys() | after.keys()
-            present = {key: self._present[key] for key in keys if key in self._present}
+            doubtful = self._doubtful & after.keys()
+            present = {
+                key: self._present[key]
+                for key in keys
+                if key in self._present and key not in doubtful
+            }
             operations = plan(after.values(), present)
             await self._carry_out(o for o in operations if not _can_wait(o))
         if any(map(_can_wait, operations)):
             self._leftovers.set()
+
+    def doubt_routes(self) -> None:
+        """The kernel drops the routes of a link that goes down, or loses its address, and does
+        not always say so: those that are wanted are put again by the next `apply`."""
+        for key, subject in self._present.items():
+            if isinstance(subject, Route) and subject.link not in (None, *TUNS):
+                self._doubtful.add(key)
 
     async def establish(self, scope: str, wanted: Iterable[KernelObject]) -> None:
         """Applies what a scope cannot do without, and nothing else yet.
@@ -175,6 +189,8 @@ class Reconciler:
                     if aspect_of(subject) not in aspects
                 }
                 self._present |= {subject.key: subject for subject in found}
+                if Aspect.ROUTING in aspects:
+                    self._doubtful.clear()
                 # What waits for `sweep` is nobody's meddling.
                 waiting = believed.keys() if self._leftovers.is_set() else ()
                 operations = [
@@ -293,6 +309,7 @@ class Reconciler:
                 self._refusals[key] = operation.subject, error
                 continue
             self._refusals.pop(key, None)
+            self._doubtful.discard(key)
             done.append(operation)
             if isinstance(operation, Put):
                 self._present[key] = operation.subject

@@ -24,6 +24,8 @@ LOOKS = (
     "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
 )
 NUMBER = re.compile(r"^\s*(\d+: (?=vips?0))?|\s*$")
+ELEMENTS = re.compile(r"elements = \{ tcp \}")
+"""Whether echoes are hidden: they are until a second after an outage."""
 TUNS = {"endpoint": "vip0", "server": "vips0"}
 ENDPOINT = (
     "ip rule del priority 11150",
@@ -58,9 +60,13 @@ def look(side: Side) -> Sequence[str]:
     ]
     # The kernel numbers a policy and a device anew each time.
     return [
-        "\n".join(sorted(NUMBER.sub("", line) for line in text.splitlines() if line.strip()))
+        "\n".join(sorted(NUMBER.sub("", line) for line in text.splitlines() if told(line)))
         for text in texts
     ]
+
+
+def told(line: str) -> bool:
+    return bool(line.strip()) and not ELEMENTS.search(line)
 
 
 def meddle(world: World, side: Side, command: str) -> None:

@@ -101,6 +101,31 @@ def test_holding_replaces_the_policies_out_and_leaves_the_rest(
     in_kernel(tmp_path, work)
 
 
+@pytest.mark.parametrize("doubted", [True, False], ids=["doubted", "control"])
+def test_a_route_that_went_with_its_link_is_back_at_once(
+    network_namespace: Namespace, tmp_path: Path, *, doubted: bool
+) -> None:
+    """Its path was gone for so short a time that nobody had dropped it."""
+    build(network_namespace)
+    gone = endpoint_objects(replace(HELD, tables={}))
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
+        network_namespace.ip("link set wlan0 down")
+        if doubted:
+            reconciler.doubt_routes()
+        await reconciler.apply("endpoint", gone)
+        network_namespace.ip("link set wlan0 up", "addr replace 192.168.10.2/24 dev wlan0")
+        if doubted:
+            reconciler.doubt_routes()
+        await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
+        there = network_namespace.run("ip route show table 11101")
+        assert ("default via 192.168.10.1" in there) is doubted
+        assert "unreachable default" in there, "nothing leaves over another link meanwhile"
+
+    in_kernel(tmp_path, work)
+
+
 @pytest.mark.parametrize("inner", [Inner(), Inner((ip_network("192.0.0.0/8"),))])
 def test_doubting_leaves_one_way_out_and_trusting_opens_the_rest(
     network_namespace: Namespace, tmp_path: Path, inner: Inner

@@ -348,6 +348,7 @@ class TestPolicies:
             Route(TableId(11100), all4, RouteKind.UNREACHABLE, metric=LAST_RESORT),
             Route(TableId(11100), all6, RouteKind.UNREACHABLE, metric=LAST_RESORT),
             Route(TableId(11101), all4, link="wlan0", gateway=ip_address("192.168.10.1")),
+            Route(TableId(11101), all4, RouteKind.UNREACHABLE, metric=0xFFFF),
             Rule(
                 11101,
                 4,
