@@ -13,7 +13,7 @@ none; while the path is doubted, only those to the service take it. In and fwd, 
 VIP is accepted that did not come out of one of our SAs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
@@ -112,6 +112,24 @@ def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
         *_rules(state),
         *(policy for vip in state.vips for policy in _policies(state, vip)),
     )
+
+
+def ways_out(found: Iterable[KernelObject]) -> tuple[Policy, ...]:
+    """Of what is found in a kernel, the policies that lead traffic, or at least the probes that
+    go with it, into a tunnel; those for the probes of warm tunnels lead none."""
+    return tuple(
+        subject
+        for subject in found
+        if isinstance(subject, Policy)
+        and (subject.direction, subject.verdict) == (Direction.OUT, Verdict.PROTECT)
+        and subject.template is not None
+        and subject.priority != POLICY_PRIORITY_PROBE
+    )
+
+
+def lets_only_probes_out(found: Iterable[KernelObject]) -> bool:
+    """Whether whoever left these waited for an answer, or had no way at all."""
+    return all(policy.priority == POLICY_PRIORITY_SERVICE for policy in ways_out(found))
 
 
 def _inner_routes(state: EndpointState) -> Iterator[Route]:

@@ -18,19 +18,21 @@ from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.endpoint import EndpointConfig
-from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
+from orchestrator.core.endpoint_state import (
+    EndpointState,
+    Inner,
+    endpoint_objects,
+    lets_only_probes_out,
+    ways_out,
+)
 from orchestrator.core.errors import CharonError, ConfigError, KernelError
 from orchestrator.core.firewall import ECHOING, HIDDEN_ECHOES
 from orchestrator.core.ike import IkeFailure, Tunnel
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
     MARK_TO_SENDERS,
-    POLICY_PRIORITY_SERVICE,
     TUN_ENDPOINT,
-    Direction,
     KernelObject,
-    Policy,
-    Verdict,
 )
 from orchestrator.core.metric import Metric
 from orchestrator.core.mobility import Mobility, MobilityPolicy
@@ -165,7 +167,7 @@ class Endpoint:
         at_rest = EndpointState(self._machine.policy.inner, vips)
         await self._reconciler.establish(SCOPE, endpoint_objects(at_rest))
         snapshot = await self._rtnetlink.snapshot()
-        adopted, doubted = self._adoptable(found), _lets_only_probes_out(found)
+        adopted, doubted = self._adoptable(found), lets_only_probes_out(found)
         await self._driver.handle(Started(snapshot, self._memory.vips, adopted, doubted))
         self._holder.start(self._reconciler.tun(TUN_ENDPOINT))
         self._reconciler.reader = self._holder
@@ -216,10 +218,8 @@ class Endpoint:
 
     def _adoptable(self, found: tuple[KernelObject, ...]) -> Tunnel | None:
         """The tunnel that a predecessor's out policy uses, if its SAs are still there."""
-        for policy in found:
-            if not isinstance(policy, Policy) or policy.direction is not Direction.OUT:
-                continue
-            if policy.verdict is not Verdict.PROTECT or policy.template is None:
+        for policy in ways_out(found):
+            if policy.template is None:
                 continue
             pop, server = policy.template.source, policy.template.destination
             states = self._xfrm.states(ENDPOINT_REQID)
@@ -475,16 +475,6 @@ class Endpoint:
         if self._memory.problem is not None:
             found.append(self._memory.problem)
         return found
-
-
-def _lets_only_probes_out(found: Iterable[KernelObject]) -> bool:
-    """Whether a predecessor waited for an answer, or had no way at all."""
-    return not any(
-        isinstance(subject, Policy)
-        and (subject.direction, subject.verdict) == (Direction.OUT, Verdict.PROTECT)
-        and subject.priority != POLICY_PRIORITY_SERVICE
-        for subject in found
-    )
 
 
 def _youngest(

@@ -112,6 +112,18 @@ def test_it_is_gone_back_to_when_it_works_again(both: World) -> None:
     both.attached("wifi")
 
 
+def test_a_killed_daemon_goes_on_with_the_tunnel_in_use(both: World) -> None:
+    used = both.attached("wifi")["active_path"]["spi_out"]
+    with both.nothing_in_clear(), Conversation.open(both.endpoint.host, PEER) as talk:
+        talk.goes_on()
+        both.endpoint.kill()
+        both.endpoint.start()
+        now = both.attached()
+        assert now["active_path"]["spi_out"] == used
+        assert "adopted" in now["reasons"]
+        talk.ends_well()
+
+
 def test_nothing_is_left_of_links_that_are_gone(both: World) -> None:
     both.lab.link("lte").detach()
     eventually(

@@ -17,6 +17,8 @@ from orchestrator.core.endpoint_state import (
     EndpointState,
     Inner,
     endpoint_objects,
+    lets_only_probes_out,
+    ways_out,
 )
 from orchestrator.core.firewall import endpoint_ruleset
 from orchestrator.core.kernel import (
@@ -302,6 +304,32 @@ class TestUnderlay:
         for way, table in many.items():
             packet = Packet(way.server, source=way.pop, marked=True)
             assert outcome(objects, packet) == Outcome(way.link_name, table)
+
+
+class TestWhatASuccessorFinds:
+    """The policies of warm tunnels stand beside the one that leads the traffic."""
+
+    WARM = ((0, Template(ip_address(LTE.pop), SERVER4, ENDPOINT_REQID)),)
+
+    @pytest.mark.parametrize("inner", [Inner(), SPLIT])
+    def test_the_way_out_is_the_traffics(self, inner: Inner) -> None:
+        left = endpoint_objects(
+            replace(state(VIP4, active=WIFI_TEMPLATE, inner=inner), warm=self.WARM)
+        )
+        assert {policy.template for policy in ways_out(left)} == {WIFI_TEMPLATE}
+        assert not lets_only_probes_out(left)
+
+    def test_there_is_none_while_the_traffic_is_held(self) -> None:
+        left = endpoint_objects(replace(state(VIP4), warm=self.WARM))
+        assert ways_out(left) == ()
+        assert lets_only_probes_out(left)
+
+    @pytest.mark.parametrize("inner", [Inner(), SPLIT])
+    def test_while_the_path_is_doubted_only_probes_are_let_out(self, inner: Inner) -> None:
+        doubted = replace(state(VIP4, inner=inner), probed=WIFI_TEMPLATE, warm=self.WARM)
+        left = endpoint_objects(doubted)
+        assert {policy.template for policy in ways_out(left)} == {WIFI_TEMPLATE}
+        assert lets_only_probes_out(left)
 
 
 class TestPolicies:
