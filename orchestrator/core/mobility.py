@@ -578,12 +578,14 @@ class Mobility:
     def _tunnel_down(self, ike: UniqueId, child: UniqueId | None, now: Instant) -> None:
         for held in self._tunnels.of(ike, child):
             self._tunnels.held.remove(held)
-            if held is not self._active:
-                continue
-            self._lose(frozenset({Reason.TUNNEL_DELETED}), now)
-            if held.unproven and now - held.since < REFUSAL_WINDOW:
+            was_active = held is self._active
+            if was_active:
+                self._lose(frozenset({Reason.TUNNEL_DELETED}), now)
+            refused = held.unproven and now - held.since < REFUSAL_WINDOW
+            if refused and held.retire_at is None:
                 self._fail(held.path, IkeFailure.REFUSED, "the server ended the IKE_SA", now)
-            self._recover(frozenset({Reason.TUNNEL_DELETED}), now)
+            if was_active:
+                self._recover(frozenset({Reason.TUNNEL_DELETED}), now)
 
     def _discard(self, held: Held) -> None:
         self._tunnels.held.remove(held)

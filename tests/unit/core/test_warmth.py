@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from orchestrator.core.ike import IkeDown
 from orchestrator.core.liveness import MIN_RTO
 from orchestrator.core.mobility_events import State, Woke
-from orchestrator.core.quantities import Seconds
+from orchestrator.core.quantities import Seconds, UniqueId
 from orchestrator.core.warmth import ASK, PENALTY, RTOS
 from tests.unit.core.builders import LTE, WIFI, WIFI2, path
 from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
@@ -62,6 +63,20 @@ class TestKeeping:
         assert "ask" not in story.waits(0.1), "nothing but the active one matters yet"
         assert "ask" in story.answered()
         assert "terminate 2" not in story.waits(1.0, answering=True)
+
+    def test_one_that_the_server_ends_at_once_is_made_anew_after_a_pause(self) -> None:
+        story = attached(WIFI, LTE, policy=TWO)
+        story.negotiated()
+        assert "negotiate lte" not in story.hears(IkeDown(UniqueId(2)), after=RTT)
+        assert story.machine.failure_of(path(LTE)) is not None
+        assert "negotiate lte" in story.waits(POLICY.backoff_min, answering=True)
+        story.negotiated()
+        story.hears(IkeDown(UniqueId(3)), after=RTT)
+        assert "negotiate lte" not in story.waits(POLICY.backoff_min, answering=True)
+
+    def test_one_that_ends_after_it_has_answered_is_made_anew_at_once(self) -> None:
+        story = warm()
+        assert story.hears(IkeDown(UniqueId(2)))[-1] == "negotiate lte"
 
 
 class TestGoing:
