@@ -187,7 +187,7 @@ class Mobility:
                 if self._vigil.seen(event, self._active, now):
                     self._probe(now)
             case RoamRequested(link_name):
-                self._roam_requested(link_name)
+                self._roam_requested(link_name, now)
             case FallsAsleep():
                 self._falls_asleep(now)
             case Woke():
@@ -615,11 +615,13 @@ class Mobility:
         if self._active is None:
             self.reasons = frozenset({Reason.CHARON_ABSENT, *self._places.why_none()})
 
-    def _roam_requested(self, link_name: str | None) -> None:
+    def _roam_requested(self, link_name: str | None, now: Instant) -> None:
         if link_name is None:
             # Wherever it is best: a better link comes first, and this one if that fails.
             self._places.pinned = None
             self._attempts.forgive_all()
+            self._penalties.forgive_all()
+            self._warmth.ask_at_once(None, now)
             if self._active is not None and self.charon is not None:
                 self._active.renew = Reason.OPERATOR
             return
@@ -630,6 +632,8 @@ class Mobility:
         for path in self.paths:
             if path.link_name == link_name:
                 self._attempts.forgive(path)
+                self._penalties.forgive(place_of(path))
+        self._warmth.ask_at_once(link_name, now)
 
     # Small things
 

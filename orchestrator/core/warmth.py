@@ -109,6 +109,13 @@ class Warmth:
             if silent is not None and held.heard < silent and not waits:
                 held.liveness.due = now
 
+    def ask_at_once(self, link_name: str | None, now: Instant) -> None:
+        """Those on this link, or on any: the operator waits for their answer."""
+        for held in self.warm:
+            waits = held.liveness.waiting_since is not None
+            if link_name in (None, held.path.link_name) and not waits:
+                held.liveness.due = now
+
     def patience(self, active: Held, longest: Seconds) -> Seconds:
         """Rule 3: how long the active path may leave probes unanswered."""
         silent = active.liveness.waiting_since
@@ -137,6 +144,13 @@ class Penalties:
 
     def __init__(self) -> None:
         self._records: dict[Place, _Record] = {}
+
+    def forgive(self, place: Place) -> None:
+        """It has a clean record: the operator wants it."""
+        self._records.pop(place, None)
+
+    def forgive_all(self) -> None:
+        self._records.clear()
 
     def given_up(self, place: Place, now: Instant) -> None:
         before = self._records.get(place)

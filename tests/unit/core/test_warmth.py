@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from orchestrator.core.ike import IkeDown
 from orchestrator.core.liveness import MIN_RTO
-from orchestrator.core.mobility_events import State, Woke
+from orchestrator.core.mobility_events import RoamRequested, State, Woke
 from orchestrator.core.quantities import Seconds, UniqueId
 from orchestrator.core.warmth import ASK, PENALTY, RTOS
 from tests.unit.core.builders import LTE, WIFI, WIFI2, path
@@ -19,6 +19,16 @@ def warm() -> EndpointStory:
     assert story.negotiated() == ["protect wifi", "ask"]
     story.warm_answered()
     assert story.machine.active_path == path(WIFI)
+    return story
+
+
+def given_up() -> EndpointStory:
+    """The Wi-Fi has fallen silent: attached over LTE."""
+    story = warm()
+    while story.machine.active_path == path(WIFI):
+        if "ask" in story.waits(0.01):
+            story.warm_answered()
+    story.answered()
     return story
 
 
@@ -111,11 +121,7 @@ class TestGoing:
         assert story.negotiated() == ["protect wifi", "probe", "release", "protect wifi", "ask"]
 
     def test_a_link_that_fell_silent_is_not_gone_back_to_at_once(self) -> None:
-        story = warm()
-        while story.machine.active_path == path(WIFI):
-            if "ask" in story.waits(0.01):
-                story.warm_answered()
-        story.answered()
+        story = given_up()
         left = story.now
         while story.machine.active_path == path(LTE):
             said = story.waits(0.05, answering=True)
@@ -123,6 +129,31 @@ class TestGoing:
                 story.warm_answered()
             assert story.now < left + 20
         assert PENALTY <= story.now - left + 1 <= PENALTY + 4
+
+    def test_but_at_once_where_the_operator_wants_it(self) -> None:
+        story = given_up()
+        if story.warm_probe is not None:
+            story.warm_answered()
+        story.hears(RoamRequested("wlan0"), after=1.0)
+        assert story.warm_answered() == [
+            "protect wifi",
+            "probe",
+            "release",
+            "protect wifi",
+            "ask",
+        ]
+        assert "operator" in story.reasons()
+
+    def test_or_wants_what_is_best(self) -> None:
+        story = given_up()
+        story.warm_answered()
+        assert "ask" in story.hears(RoamRequested(None), after=1.0)
+        assert "protect wifi" in story.warm_answered()
+
+    def test_the_operator_waits_for_an_answer_and_no_longer(self) -> None:
+        story = warm()
+        assert story.hears(RoamRequested("wwan0")) == ["ask"]
+        assert "protect lte" in story.warm_answered()
 
     def test_it_stays_attached_meanwhile(self) -> None:
         story = warm()
