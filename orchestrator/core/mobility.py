@@ -564,8 +564,16 @@ class Mobility:
             return
         self._take_vips(tunnel.given)
         held = self._tunnels.take(tunnel, path, now, self._liveness(now))
-        if self._active is None or self._wishes.why_flip(path, self._active):
+        if self._active is None or (
+            self._wishes.why_flip(path, self._active) and self._may_return(path, now)
+        ):
             self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
+
+    def _may_return(self, path: Path, now: Instant) -> bool:
+        """Whether a tunnel here need not wait, warm, for its place's penalty to be over."""
+        return place_of(path) not in self._warmth.places or self._penalties.over(
+            place_of(path), now
+        )
 
     def _take_vips(self, given: tuple[IPAddress, ...]) -> None:
         if not given or set(given) == set(self.vips):

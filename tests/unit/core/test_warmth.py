@@ -130,6 +130,20 @@ class TestGoing:
             assert story.now < left + 20
         assert PENALTY <= story.now - left + 1 <= PENALTY + 4
 
+    def test_nor_is_it_when_its_tunnel_was_made_anew_in_the_meantime(self) -> None:
+        story = given_up()
+        left = story.now
+        while story.attempt is None:
+            story.waits(0.05, answering=True)
+        assert story.now < left + PENALTY
+        assert story.negotiated() == ["protect lte", "ask"]
+        while story.machine.active_path == path(LTE):
+            story.warm_answered()
+            while "ask" not in story.waits(0.05, answering=True):
+                assert story.now < left + 20
+            story.warm_answered()
+        assert PENALTY <= story.now - left + 1 <= PENALTY + 4
+
     def test_but_at_once_where_the_operator_wants_it(self) -> None:
         story = given_up()
         if story.warm_probe is not None:
