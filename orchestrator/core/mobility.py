@@ -500,7 +500,7 @@ class Mobility:
         for held in self._warmth.warm:
             if held.liveness.answered(sequence, now) is None:
                 continue
-            held.heard, held.answered = now, True
+            self._warmth.heard(held, self._active, now)
             self._attempts.forgive(held.path)
             if self._active is None:
                 self._recover(frozenset({Reason.ANSWERED}), now)

@@ -7,7 +7,9 @@ The rules, each with the method that keeps it:
 2. A tunnel that is kept warm has probes of its own over itself (`look`). Where the endpoint
    would rather be it is asked more often.
 3. The active path is given up sooner where another tunnel has answered since it fell silent:
-   going there costs a round trip, waiting costs the traffic (`patience`).
+   going there costs a round trip, waiting costs the traffic (`patience`). It may have been the
+   server that was silent: so the active path is asked once more when the other has answered,
+   and has its retransmission timeout to answer, too (`heard`).
 4. When the active path does not answer, the others are asked at once (`look`).
 5. A place that was given up is not gone back to for a while, and for twice as long each time
    that it is given up again: a link at the edge of its coverage shall not bounce (`Penalties`).
@@ -116,12 +118,20 @@ class Warmth:
             if link_name in (None, held.path.link_name) and not waits:
                 held.liveness.due = now
 
+    def heard(self, held: Held, active: Held | None, now: Instant) -> None:
+        """Rule 3: this one has answered."""
+        held.heard, held.answered = now, True
+        if active is not None and active.liveness.waiting_since is not None:
+            active.liveness.due = now
+
     def patience(self, active: Held, longest: Seconds) -> Seconds:
         """Rule 3: how long the active path may leave probes unanswered."""
-        silent = active.liveness.waiting_since
-        if silent is None or not any(held.heard >= silent for held in self.warm):
+        silent, rto = active.liveness.waiting_since, active.liveness.rto
+        heard = [h.heard for h in self.warm if silent is not None and h.heard >= silent]
+        if silent is None or not heard:
             return longest
-        return Seconds(min(longest, RTOS * active.liveness.rto))
+        answer = min(heard) - silent + rto
+        return Seconds(min(longest, max(RTOS * rto, answer)))
 
     def proven(self, now: Instant) -> Sequence[Held]:
         """Those that answer, best first."""

@@ -111,6 +111,18 @@ class TestGoing:
         story.waits(1.5)
         assert story.machine.active_path == path(WIFI)
 
+    def test_a_server_that_was_silent_itself_is_no_reason_to_go(self) -> None:
+        """It answers again, over both: which of its answers comes first says nothing."""
+        story = warm()
+        story.waits(1.9, answering=True)
+        said = story.waits(1.2)
+        assert {"probe", "ask"} <= set(said)
+        story.warm_answered(after=0.01)
+        assert "probe" in story.waits(0.01)
+        story.answered(after=0.01)
+        story.waits(1, answering=True)
+        assert story.machine.active_path == path(WIFI)
+
     def test_a_better_link_takes_the_traffic_and_leaves_the_other_warm(
         self,
     ) -> None:
