@@ -9,6 +9,7 @@ The disk: a chunk is first copied to the file, and then taken from the socket. S
 full or broken costs nothing: the octets are where they were, and the sender's window closes.
 """
 
+import errno
 import logging
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -38,6 +39,9 @@ TELL_SECONDS: Final = Seconds(600.0)
 """Between two lines in the log of a disk that refuses now and then: the log is short."""
 NO_SPOOL: Final = SpoolSettings("/", LEAST_SPOOL, LEAST_SPOOL, LEAST_SPOOL)
 """Before there are settings for one: nothing is spooled then."""
+
+GONE: Final = (errno.ENOENT, errno.ENOTDIR)
+"""What a folder that was removed, or put in another place, answers."""
 
 _log = logging.getLogger("orchestrator.proxy")
 
@@ -163,6 +167,8 @@ class Keeping:
         except KernelError as error:
             self.failures += 1
             self._tell_problem(str(error))
+            if error.errno in GONE:
+                self._folder = None
             appended = 0
         if not appended:
             self._drop_empty(flow, leg)

@@ -209,6 +209,16 @@ def test_a_folder_that_somebody_else_may_write_is_not_used(
     until(lambda: proxied.counters().disk_problem is None)
 
 
+def test_a_folder_that_somebody_removed_is_made_again(proxied: Proxied, folder: Path) -> None:
+    proxied.configure(spooling(folder))
+    folder.rmdir()
+    with stuck(proxied, 2, SIZE) as flows:
+        until_spooled(proxied, flows, 2)
+        assert proxied.counters().disk_problem is None
+        proxied.lan.attach()
+        flows.all_arrives()
+
+
 def test_what_a_killed_worker_left_is_removed(proxied: Proxied, folder: Path) -> None:
     folder.mkdir(mode=0o700)
     (folder / "flow-0123").write_bytes(b"left")
