@@ -70,7 +70,6 @@ def test_nothing_is_spooled_for_an_application_that_does_not_read(
 ) -> None:
     proxied.configure(spooling(folder))
     with stuck(proxied, 1, SIZE) as flows:
-        flows.endpoints[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         flows.pour()
         flows.pour()
         assert proxied.counters().disk.octets == 0
