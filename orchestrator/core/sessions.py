@@ -12,9 +12,10 @@ The rules, each with the method that keeps it:
    message, which only an authenticated packet causes, until charon has rewritten the SA
    (`_mapping`, `_state_moved`); otherwise packets would meet a policy without an SA. Where
    charon does not follow, the next packets from there hold nothing (`_look`).
-5. Two tunnels to the same address and port: the older one was superseded by a move and is
-   deleted when the younger is activated (`_activate`). Until then the policy names the SA of
-   the active one (`Session.may_be_joined`).
+5. Two tunnels to the same address and port: the older one was superseded by a move, or its
+   endpoint lost it in a crash, and is deleted when the younger is activated, or asked about
+   (`_supersede`), unless it is the active one. Until then the policy names the SA of the active
+   one (`Session.may_be_joined`).
 6. An endpoint unheard for `detach_after`, or whose active tunnel ended, is away: its packets
    are held until it activates another, its flows stay (`_look`, `_tunnel_down`,
    `_charon_gone`).
@@ -231,6 +232,10 @@ class Sessions:
         elif newer and session.following is None:
             # It was away for less time than we would have noticed.
             self._effects.append(Release(session.vips))
+        self._supersede(session, tunnel, now)
+
+    def _supersede(self, session: Session, tunnel: Tunnel, now: Instant) -> None:
+        """Rule 5."""
         for other in session.superseded_by(tunnel):
             self._doomed.add((session.identity, other.child), Instant(now + DRAIN))
 
@@ -247,6 +252,7 @@ class Sessions:
             if slot is None:
                 return
             self._apply(session)
+            self._supersede(session, tunnel, now)
         self._effects.append(AnswerProbe(event, probe_mark(slot)))
 
     def _attach(

@@ -18,7 +18,7 @@ from orchestrator.core.kernel import Direction
 from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
 from orchestrator.core.session import MAX_TUNNELS
 from orchestrator.core.session_events import Heard, HeardWarm, SessionReason
-from orchestrator.core.sessions import FOLLOW_LIMIT
+from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
 from tests.unit.core.server_stories import ServerStory, from_endpoint, policies, ways_back
 
@@ -220,6 +220,22 @@ class TestWaysBackFollow:
         port = IkeMoved(UniqueId(41), OVER_LTE.local, 4500, OVER_LTE.remote, 1024)
         assert story.hears(port) == []
         assert story.asks(OVER_LTE) == ["answer there"]
+
+    def test_one_that_is_made_anew_at_its_place_ends_it(self) -> None:
+        """Its endpoint's charon crashed, and cannot; the active one stays as it is."""
+        story = warm()
+        again = from_endpoint(LTE, 4)
+        story.admits(again)
+        assert story.waits(DRAIN) == [], "its successor is not in use yet"
+        assert story.asks(again)[-1] == "answer there"
+        assert story.waits(DRAIN) == [f"terminate {OVER_LTE.ike}: superseded"]
+
+    def test_unless_it_is_the_active_one(self) -> None:
+        story = two_tunnels()
+        again = from_endpoint(WIFI, 4)
+        story.admits(again)
+        story.asks(again)
+        assert story.waits(DRAIN) == []
 
     def test_the_end(self) -> None:
         story = warm()
