@@ -1,7 +1,9 @@
 """Sends and answers the probes inside the tunnel, on UDP sockets of the virtual addresses.
 
-A probe reaches the server only out of an SA, so that nobody outside can speak here; what is
-malformed all the same costs a counter.
+A probe reaches the server only out of an SA, so that nobody outside can speak here. Inside,
+both ends speak from the service's port, which is the daemon's alone while it runs: no
+application of an endpoint can send its device to sleep, or elsewhere. What is malformed all the
+same costs a counter.
 """
 
 import asyncio
@@ -65,8 +67,12 @@ class _ProbeSockets:
                 octets, sender = sock.recvfrom(PROBE_SIZE + 1)
             except OSError:
                 return
+            host, port = sender[:2]
+            if port != SERVICE_PORT:
+                self._journal.count("stray-probe")
+                continue
             try:
-                self._received(sock, decode(octets), ip_address(sender[0]))
+                self._received(sock, decode(octets), ip_address(host))
             except PeerError:
                 self._journal.count("malformed-probe")
 

@@ -314,6 +314,23 @@ def test_the_control_socket_answers_root_and_the_group_only(world: World) -> Non
     assert "attached" in member.stdout
 
 
+def test_no_application_of_an_endpoint_speaks_for_its_daemon(world: World) -> None:
+    spi = Spi(int(world.attached()["active_path"]["spi_in"], 16))
+    to, far_ahead = (str(SERVICE[4]), SERVICE_PORT), 1 << 30
+
+    def counted(name: str) -> int:
+        return int(world.server.status()["counters"].get(name, 0))
+
+    strays, asleep = counted("stray-probe"), counted("asleep")
+    with datagram_socket(world.endpoint.host, world.vip) as application:
+        for kind in (Kind.ASLEEP, Kind.REQUEST):
+            application.sendto(encode(Probe(kind, far_ahead, 7, spi)), to)
+    eventually(lambda: counted("stray-probe"), lambda now: now == strays + 2)
+    (session,) = world.server.sessions()
+    assert session["state"] == "attached"
+    assert counted("asleep") == asleep
+
+
 def test_the_service_inside_answers_only_what_came_out_of_an_sa(world: World) -> None:
     spi = Spi(int(world.attached()["active_path"]["spi_in"], 16))
     probe = encode(Probe(Kind.REQUEST, 0, 7, spi))
@@ -340,10 +357,10 @@ def test_the_service_inside_answers_only_what_came_out_of_an_sa(world: World) ->
             with datagram_socket(host, own, SERVICE_PORT) as outsider:
                 outsider.settimeout(BETWEEN_TRIES / 10)
                 assert not answered(outsider, outsider)
-            with datagram_socket(host, vip) as forger:
+            with datagram_socket(host, vip, SERVICE_PORT) as forger:
                 assert not answered(forger, receiver)
         # The control: in the moment until our daemon repairs it, the forged one is answered.
-        with datagram_socket(lan, vip) as forger:
+        with datagram_socket(lan, vip, SERVICE_PORT) as forger:
             unlock = world.server.host.popen(["sh", "-c", UNLOCK.format(vip=vip)])
             assert answered(forger, receiver)
             unlock.wait(LIMIT)
