@@ -12,7 +12,7 @@ from typing import Final
 from orchestrator.adapters import journald
 from orchestrator.cli.outcome import Failure, say
 from orchestrator.config import certificates
-from orchestrator.config.toml import AnyConfig, load
+from orchestrator.config.toml import AnyConfig, load, load_again
 from orchestrator.core.errors import ConfigError, KernelError, OrchestratorError
 
 CAP_NET_ADMIN: Final = 12
@@ -50,7 +50,7 @@ def run(path: Path) -> None:
     for fault in certificates.faults(path, config):
         logging.getLogger("orchestrator").warning("%s", fault)
     try:
-        asyncio.run(_until_terminated(config, partial(load, path)))
+        asyncio.run(_until_terminated(config, partial(load_again, path)))
     except KernelError as error:
         remedy = f"`orchestrator doctor {path}` says what this machine lacks"
         raise Failure(str(error), remedy) from error

@@ -42,6 +42,15 @@ def load(path: Path) -> AnyConfig:
     return config
 
 
+def load_again(path: Path) -> AnyConfig:
+    """As `load`, for a daemon that runs: it does not wait for who may write into a pipe."""
+    file = path.absolute()
+    if file.exists() and not file.is_file():
+        fault = ConfigFault(file, 0, "is not a file", "put the configuration file back")
+        raise ConfigError([fault])
+    return load(file)
+
+
 def faults(
     file: Path, positions: Positions, found: Iterable[Contradiction]
 ) -> tuple[ConfigFault, ...]:

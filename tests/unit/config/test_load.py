@@ -1,5 +1,6 @@
 """Files that are right: what they mean, what they default to, what they never show."""
 
+import os
 from dataclasses import FrozenInstanceError, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -12,7 +13,7 @@ from orchestrator.config.common import read_secret
 from orchestrator.config.endpoint import EndpointConfig, EndpointPsk, TunnelMode
 from orchestrator.config.reader import Reader
 from orchestrator.config.server import LanSource, ServerConfig, ServerPsk
-from orchestrator.config.toml import load
+from orchestrator.config.toml import load, load_again
 from orchestrator.core.absence import Patience, SessionPolicy
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.hold import HoldLimits, HoldPolicy
@@ -327,3 +328,17 @@ vip = { pools = ["10.99.0.0/24"] }
         load(place(tmp_path, "server.toml", text))
     (fault,) = caught.value.faults
     assert (fault.line, "pose as" in fault.problem) == (5, True)
+
+
+def test_a_daemon_does_not_wait_for_who_may_write_into_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "server.toml")
+    with pytest.raises(ConfigError, match="is not a file"):
+        load_again(tmp_path / "server.toml")
+
+
+def test_what_is_read_again_is_what_is_read_first(tmp_path: Path) -> None:
+    first = endpoint(tmp_path)
+    assert load_again(tmp_path / "endpoint.toml") == first
+    (tmp_path / "endpoint.toml").unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        load_again(tmp_path / "endpoint.toml")
