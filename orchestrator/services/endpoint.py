@@ -346,12 +346,15 @@ class Endpoint:
             await self._charon.abandon(connection)
 
     async def _terminate(self, tunnel: Tunnel) -> None:
-        """charon deletes the IKE_SA; SAs that were moved are not where it looks for them."""
+        """charon deletes the IKE_SA; SAs that were moved, perhaps by a predecessor, are neither
+        where it looks for them nor where it says."""
         if tunnel.ike:
             with contextlib.suppress(CharonError):
                 await self._charon.terminate(tunnel.ike)
-        self._xfrm.drop_state(tunnel.local, tunnel.spi_in)
-        self._xfrm.drop_state(tunnel.remote, tunnel.spi_out)
+        for state in self._xfrm.states(ENDPOINT_REQID):
+            inbound = (state.source, state.spi) == (tunnel.remote, tunnel.spi_in)
+            if inbound or (state.destination, state.spi) == (tunnel.remote, tunnel.spi_out):
+                self._xfrm.drop_state(state.destination, state.spi)
 
     def _tell(self, effect: Tell) -> None:
         if effect.what == State.ATTACHED:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.lab.product import ENDPOINT
 from orchestrator.lab.ticker import Ticker, Way
 from tests.scenarios.conversation import Conversation
@@ -122,6 +124,25 @@ def test_a_killed_daemon_goes_on_with_the_tunnel_in_use(both: World) -> None:
         assert now["active_path"]["spi_out"] == used
         assert "adopted" in now["reasons"]
         talk.ends_well()
+
+
+def move(server: str, spi_in: int, pop: str) -> None:
+    """As a daemon does for an optimistic move; charon knows nothing of it."""
+    with Xfrm() as xfrm:
+        (inbound,) = (state for state in xfrm.states() if state.spi == spi_in)
+        xfrm.move_state(inbound, ip_address(server), ip_address(pop))
+
+
+def test_a_tunnel_that_was_moved_by_a_killed_daemon_ends_where_it_is(both: World) -> None:
+    warm, wifi = on(both, "lte", both.endpoint.paths()), both.attached("wifi")["active_path"]
+    both.endpoint.kill()
+    both.endpoint.host.inside(move, wifi["server"], int(warm["spi_in"], 16), wifi["pop"])
+    both.endpoint.start()
+    eventually(
+        lambda: both.endpoint.run("ip", "xfrm", "state"),
+        lambda states: f"0x{warm['spi_in']}" not in states,
+    )
+    assert both.attached("wifi")["active_path"]["spi_in"] == wifi["spi_in"]
 
 
 def test_nothing_is_left_of_links_that_are_gone(both: World) -> None:
