@@ -255,6 +255,9 @@ class Mobility:
         return self._attempts.current.path if self._attempts.current else None
 
     def tunnel_of(self, path: Path) -> Tunnel | None:
+        active = self._active
+        if active is not None and place_of(active.path) == place_of(path):
+            return active.tunnel
         return self._tunnels.at(path)
 
     def failure_of(self, path: Path) -> tuple[IkeFailure, str] | None:

@@ -83,9 +83,11 @@ class Tunnels:
     # Finding
 
     def at(self, path: Path) -> Tunnel | None:
-        """One that leads along a path of the same place."""
+        """One that leads along a path of the same place; the youngest that does not retire."""
         place = place_of(path)
-        return next((h.tunnel for h in self.held if place_of(h.path) == place), None)
+        here = [held for held in self.held if place_of(held.path) == place]
+        here.sort(key=lambda held: (held.retire_at is None, held.since))
+        return here[-1].tunnel if here else None
 
     def of(self, ike: UniqueId, child: UniqueId | None) -> tuple[Held, ...]:
         """Those of this IKE_SA; with a CHILD_SA, that one alone."""

@@ -42,6 +42,15 @@ class TestKeeping:
         assert story.negotiated() == ["protect wifi", "ask"]
         assert story.machine.active_path == path(WIFI)
 
+    def test_it_is_told_of_and_not_one_that_it_replaces(self) -> None:
+        story = warm()
+        story.is_at(WIFI)
+        story.is_at(WIFI, LTE)
+        story.negotiated()
+        told = story.machine.tunnel_of(path(LTE))
+        assert told is not None
+        assert told.ike == UniqueId(3), "the first retires still"
+
     def test_no_more_links_than_allowed(self) -> None:
         story = warm()
         said = [*story.is_at(WIFI2, WIFI, LTE), *story.waits(1, answering=True)]
