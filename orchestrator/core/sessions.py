@@ -22,7 +22,7 @@ The rules, each with the method that keeps it:
 7. One that says that it goes to sleep is asleep at once; one that stays away gets there in
    time, and its session may end (`core.absence`; `_falls_asleep`, `_look`, `_end`).
 8. Whether an idle tunnel works is answered through that very tunnel; the question is a sign of
-   life, and changes nothing else (`_heard_warm`).
+   life, and changes nothing else but rule 5's (`_heard_warm`).
 9. There are no more sessions than may be: a further endpoint is refused, or takes the place of
    the one that has been away longest, never of an attached one (`_makes_room`).
 """
