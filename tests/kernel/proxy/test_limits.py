@@ -59,10 +59,8 @@ def test_who_is_there_goes_on_while_others_fill_every_limit(
     proxied: Proxied, limit: str
 ) -> None:
     """One whose application does not read fills the limit; another connection still moves."""
-    of_session = OF_SESSION if limit == "session" else 2 * OF_SESSION
-    proxied.configure(
-        limited(octets_per_flow=LIMIT, octets_per_vip=of_session, octets=2 * OF_SESSION)
-    )
+    in_all = OF_SESSION if limit == "all" else 2 * OF_SESSION
+    proxied.configure(limited(octets_per_flow=LIMIT, octets_per_vip=OF_SESSION, octets=in_all))
     before = dict(proxied.counters().memory.met)
     with stuck(proxied, FLOWS) as full:
         full.pour()
