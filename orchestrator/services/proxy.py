@@ -96,6 +96,7 @@ class Worker:
             if not self._handed_over:
                 self._ending = True
                 lost = self._engine.close()
+                self._control.accept_no_more()
                 seat.leave()
                 _log.info("proxy worker %d ends, %d flows reset", os.getpid(), lost)
 

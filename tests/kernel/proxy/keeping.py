@@ -4,14 +4,14 @@ import contextlib
 import random
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.adapters.transparent import unacknowledged
 from orchestrator.core.flows import ProxySettings, SpoolSettings
 from tests.kernel.proxy.conftest import Proxied
-from tests.kernel.proxy.lan import PEER, VIP, limited, pair, receive, serve
+from tests.kernel.proxy.lan import PEER, VIP, limited, pair, receive, serve, until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -19,6 +19,8 @@ LIMIT = 512 * KIB
 """Of a flow, in memory."""
 STANDSTILL = 1.5
 """Seconds in which nothing is taken any more; the worker looks each second who is away."""
+ENOUGH = 60.0
+"""Seconds for what takes some of these, on a busy machine."""
 PORTION = 64 * KIB
 RECEIVED = LIMIT // 4
 """What the kernel takes of a flow that is not read."""
@@ -69,6 +71,15 @@ class Stuck:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def pour_until(self, condition: Callable[[], bool]) -> None:
+        """Pours again and again: somebody may begin to take more only after a while."""
+
+        def pour_and_look() -> bool:
+            self.pour()
+            return condition()
+
+        until(pour_and_look, ENOUGH)
 
     def all_arrives(self) -> None:
         """What was sent so far; then each connection goes on, both ways."""

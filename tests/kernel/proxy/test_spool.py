@@ -24,10 +24,8 @@ AHEAD = 128 * 1024
 def until_spooled(proxied: Proxied, flows: Stuck, count: int = 1) -> None:
     """The endpoint goes away, and all that the peer has is taken."""
     proxied.lan.detach()
-    flows.pour()
+    flows.pour_until(lambda: all(sender.done for sender in flows.senders))
     until(lambda: all(flow.spooled for flow in proxied.flows()))
-    flows.pour()
-    until(lambda: all(sender.done for sender in flows.senders))
     assert len(proxied.flows()) == count
 
 
@@ -90,10 +88,8 @@ def test_at_a_limit_of_the_spool_the_window_closes_and_nothing_is_lost(
     before = dict(proxied.counters().disk.met)[limit]
     with stuck(proxied, count, SIZE) as flows:
         proxied.lan.detach()
-        flows.pour()
-        until(lambda: proxied.counters().disk.waiting > 0)
-        until(lambda: proxied.counters().disk.octets > most - count * AHEAD)
-        flows.pour()
+        flows.pour_until(lambda: proxied.counters().disk.waiting > 0)
+        flows.pour_until(lambda: proxied.counters().disk.octets > most - count * AHEAD)
         disk = proxied.counters().disk
         assert most - count * AHEAD < disk.octets <= most
         assert most < flows.acknowledged <= most + count * LIMIT
@@ -187,9 +183,7 @@ def test_a_full_disk_closes_the_window_and_nothing_is_lost(
         own_proxied.configure(spooling(folder))
         with stuck(own_proxied, 1, SIZE) as flows:
             own_proxied.lan.detach()
-            flows.pour()
-            until(lambda: own_proxied.counters().disk_failures > 0)
-            flows.pour()
+            flows.pour_until(lambda: own_proxied.counters().disk_failures > 0)
             assert MIB < own_proxied.counters().disk.octets <= 2 * MIB
             assert flows.acknowledged <= 2 * MIB + LIMIT
             assert "the disk is full" in (own_proxied.counters().disk_problem or "")
