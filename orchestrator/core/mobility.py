@@ -196,7 +196,8 @@ class Mobility:
                 self._tick(now)
             case _:
                 assert_never(event)
-        for held in self._warmth.look(self._active, now):
+        attached = self.state is State.ATTACHED
+        for held in self._warmth.look(self._active, now, attached=attached):
             held.retire_at = Instant(now + self.policy.drain)
         self._apply_what_changed()
         if self._watches:

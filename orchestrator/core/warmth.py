@@ -80,16 +80,20 @@ class Warmth:
         for held in self._tunnels.held:
             held.watched = False
 
-    def look(self, active: Held | None, now: Instant) -> Sequence[Held]:
-        """Begins to watch what is warm now, and no longer what is not, which is returned (rules
-        2 and 4)."""
+    def look(self, active: Held | None, now: Instant, *, attached: bool) -> Sequence[Held]:
+        """Begins to watch what is warm now, and no longer what is not (rules 2 and 4).
+
+        Returns what is of no use: while the traffic is `attached`, whatever is not kept; it may
+        have come up where a better path of the same link is by now.
+        """
         surplus: list[Held] = []
         for held in self._tunnels.held:
             keeps = held.retire_at is None and self.keeps(held, active)
             interval = ASK_BETTER if self._is_better(held, active) else ASK
             if keeps and not held.watched:
                 held.liveness.begin(interval, now)
-            elif held.watched and not keeps and held.retire_at is None:
+            useless = not keeps and held is not active and held.retire_at is None
+            if useless and (held.watched or (attached and self._links > 1)):
                 surplus.append(held)
             held.watched = keeps
             if keeps:

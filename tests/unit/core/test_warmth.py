@@ -7,7 +7,7 @@ from orchestrator.core.liveness import MIN_RTO
 from orchestrator.core.mobility_events import RoamRequested, State, Woke
 from orchestrator.core.quantities import Seconds, UniqueId
 from orchestrator.core.warmth import ASK, PENALTY, RTOS
-from tests.unit.core.builders import LTE, WIFI, WIFI2, path
+from tests.unit.core.builders import LTE, LTE6, SERVER4, SERVER6, WIFI, WIFI2, path
 from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
 
 TWO = replace(POLICY, warm_links=2)
@@ -57,6 +57,15 @@ class TestKeeping:
         assert "negotiate wifi2" in said, "it is better than the second"
         assert "terminate 2" in said
         assert "ask" in story.negotiated()
+
+    def test_one_that_comes_up_beside_a_better_path_of_its_link_is_ended(self) -> None:
+        story = attached(WIFI, policy=replace(TWO, servers=(SERVER4, SERVER6)))
+        assert "negotiate lte6" in story.is_at(WIFI, LTE6)
+        story.is_at(WIFI, LTE, LTE6)
+        story.negotiated()
+        said = story.waits(1.1, answering=True)
+        assert "terminate 2" in said
+        assert [held.tunnel.ike for held in story.machine._tunnels.held] == [UniqueId(1)]
 
     def test_without_permission_there_is_none(self) -> None:
         story = attached(WIFI, LTE)
