@@ -213,6 +213,19 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Keys:
+    """How long keys are used. charon negotiates fresh ones that long after the last, or up to a
+    tenth sooner; each side does so by its own times. Those that were not replaced end a tenth
+    after their time."""
+
+    ike: Annotated[Seconds, Between(10, 604_800)] = Seconds(14_400.0)
+    """Those that protect negotiations. Four hours, strongSwan's own default: fresh ones cost
+    one exchange, and interrupt nothing."""
+    child: Annotated[Seconds, Between(10, 604_800)] = Seconds(3_600.0)
+    """Those that protect the traffic. One hour, strongSwan's own default."""
+
+
+@dataclass(frozen=True, slots=True)
 class CharonSocket:
     """strongSwan's daemon, which does IKE for us."""
 

@@ -13,6 +13,7 @@ from orchestrator.config.common import (
     CharonSocket,
     Control,
     Hold,
+    Keys,
     Metrics,
     State,
     psk_file_faults,
@@ -214,6 +215,7 @@ class EndpointConfig:
     links: Links = Links()
     hold: Hold = Hold()
     timers: EndpointTimers = EndpointTimers()
+    keys: Keys = Keys()
     control: Control = Control()
     metrics: Metrics = Metrics()
     charon: CharonSocket = CharonSocket()

@@ -13,6 +13,7 @@ from orchestrator.config.common import (
     CharonSocket,
     Control,
     Hold,
+    Keys,
     Metrics,
     State,
     psk_file_faults,
@@ -341,6 +342,7 @@ class ServerConfig:
         Identity, Annotated[SessionRules, Inherits(("timers",), ServerTimers())]
     ] = field(default_factory=lambda: MappingProxyType({}))
     """Endpoints with rules of their own, by identity."""
+    keys: Keys = Keys()
     control: Control = Control()
     metrics: ServerMetrics = ServerMetrics()
     charon: CharonSocket = CharonSocket()

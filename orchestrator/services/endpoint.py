@@ -327,7 +327,7 @@ class Endpoint:
         try:
             local, remote = self._credentials.sides(self.config.server.identity)
             connection = ike.endpoint_connection(
-                order.path, order.ask, order.vips, local, remote
+                order.path, order.ask, order.vips, local, remote, self.config.keys
             )
             await self._charon.load_connection(order.connection, connection)
             outcome = await self._charon.initiate(order.connection, ike.CHILD, order.limit)

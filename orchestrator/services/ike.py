@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from orchestrator.adapters.charon import Charon, ViciMessage, ViciValue
+from orchestrator.config.common import Keys
 from orchestrator.core.errors import CharonError
 from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent
 from orchestrator.core.kernel import ENDPOINT_REQID, MARK_MASK, MARK_UNDERLAY
@@ -27,8 +28,6 @@ REPLAY_WINDOW: Final = 256
 """Packets. The default of 32 is too small where two paths of different delay overlap."""
 UNDERLAY_MARK: Final = f"{MARK_UNDERLAY:#x}/{MARK_MASK:#x}"
 EVERYTHING: Final = ("0.0.0.0/0", "::/0")
-REKEY_TIME: Final = "4h"
-CHILD_REKEY_TIME: Final = "1h"
 
 
 async def follow(
@@ -56,6 +55,7 @@ def endpoint_connection(
     fixed: Sequence[IPAddress],
     local_auth: ViciMessage,
     remote_auth: ViciMessage,
+    keys: Keys,
 ) -> ViciMessage:
     """An IKE_SA on this path alone; how it gets its virtual addresses is `ask`."""
     offered = {
@@ -64,7 +64,7 @@ def endpoint_connection(
         Ask.FIXED: [str(host_network(vip)) for vip in fixed],
     }
     return {
-        **_common(),
+        **_common(keys),
         "local_addrs": [str(path.pop)],
         "remote_addrs": [str(path.server)],
         # The server must take us for being behind a NAT, so that it follows our packets.
@@ -74,7 +74,7 @@ def endpoint_connection(
         "remote": remote_auth,
         "children": {
             CHILD: {
-                **_child(),
+                **_child(keys),
                 "local_ts": offered[ask],
                 "remote_ts": list(EVERYTHING),
                 "reqid": str(ENDPOINT_REQID),
@@ -86,40 +86,45 @@ def endpoint_connection(
 
 
 def newcomer_connection(
-    pools: Sequence[str], local_auth: ViciMessage, remote_auth: ViciMessage
+    pools: Sequence[str], local_auth: ViciMessage, remote_auth: ViciMessage, keys: Keys
 ) -> ViciMessage:
     """For every endpoint that can prove an identity without a lease: it must request one.
 
     charon answers FAILED_CP_REQUIRED to those that do not (libcharon child_create.c).
     """
-    return {**_server_connection(local_auth, remote_auth, ["dynamic"]), "pools": list(pools)}
+    return {
+        **_server_connection(local_auth, remote_auth, ["dynamic"], keys),
+        "pools": list(pools),
+    }
 
 
 def leased_connection(
-    vips: Sequence[IPAddress], local_auth: ViciMessage, remote_auth: ViciMessage
+    vips: Sequence[IPAddress], local_auth: ViciMessage, remote_auth: ViciMessage, keys: Keys
 ) -> ViciMessage:
     """For one identity (in `remote_auth`): whatever it offers is narrowed to its lease.
 
     charon prefers the connection with the more specific remote identity. Each has traffic
     selectors of its own, so that charon gives each session a reqid of its own.
     """
-    return _server_connection(local_auth, remote_auth, [str(host_network(v)) for v in vips])
+    hosts = [str(host_network(vip)) for vip in vips]
+    return _server_connection(local_auth, remote_auth, hosts, keys)
 
 
 def _server_connection(
-    local_auth: ViciMessage, remote_auth: ViciMessage, remote_ts: list[str]
+    local_auth: ViciMessage, remote_auth: ViciMessage, remote_ts: list[str], keys: Keys
 ) -> ViciMessage:
+    child = {**_child(keys), "local_ts": list(EVERYTHING), "remote_ts": remote_ts}
     return {
-        **_common(),
+        **_common(keys),
         "local_addrs": ["%any"],
         "remote_addrs": ["%any"],
         "local": local_auth,
         "remote": remote_auth,
-        "children": {CHILD: {**_child(), "local_ts": list(EVERYTHING), "remote_ts": remote_ts}},
+        "children": {CHILD: child},
     }
 
 
-def _common() -> dict[str, ViciValue]:
+def _common(keys: Keys) -> dict[str, ViciValue]:
     return {
         "version": "2",
         "proposals": list(PROPOSALS),
@@ -129,17 +134,17 @@ def _common() -> dict[str, ViciValue]:
         "unique": "never",
         # Our probes notice a dead peer sooner; and an absent endpoint shall not be deleted.
         "dpd_delay": "0s",
-        "rekey_time": REKEY_TIME,
+        "rekey_time": f"{keys.ike:.0f}s",
         "fragmentation": "yes",
     }
 
 
-def _child() -> dict[str, ViciValue]:
+def _child(keys: Keys) -> dict[str, ViciValue]:
     return {
         "mode": "tunnel",
         "policies": "no",
         "esp_proposals": list(ESP_PROPOSALS),
-        "rekey_time": CHILD_REKEY_TIME,
+        "rekey_time": f"{keys.child:.0f}s",
         "replay_window": str(REPLAY_WINDOW),
         "start_action": "none",
         "close_action": "none",

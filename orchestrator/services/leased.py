@@ -12,6 +12,7 @@ from typing import Final
 
 from orchestrator.adapters.charon import Charon
 from orchestrator.adapters.leases import LeaseStore, LeaseStoreError
+from orchestrator.config.common import Keys
 from orchestrator.config.server import Vip
 from orchestrator.core import leases
 from orchestrator.core.errors import CharonError, ConfigError
@@ -40,12 +41,14 @@ class LeasedConnections:
         charon: Charon,
         credentials: Credentials,
         journal: Journal,
+        keys: Keys,
     ) -> None:
         self._plan = plan
         self._leases = store
         self._charon = charon
         self._credentials = credentials
         self._journal = journal
+        self._keys = keys
         self._loading = asyncio.Lock()
 
     def honour_fixed(self) -> None:
@@ -72,7 +75,7 @@ class LeasedConnections:
     async def load(self, identity: str, vips: Sequence[IPAddress]) -> None:
         with contextlib.suppress(CharonError, ConfigError):
             local, remote = self._credentials.sides(identity)
-            connection = ike.leased_connection(vips, local, remote)
+            connection = ike.leased_connection(vips, local, remote, self._keys)
             await self._charon.load_connection(f"{LEASED}{identity}", connection)
 
     async def load_newcomers(self) -> None:
@@ -89,7 +92,8 @@ class LeasedConnections:
                         address = name.removeprefix(FREE)
                         await self._charon.load_pool(name, f"{address}-{address}")
                 local, remote = self._credentials.sides(None)
-                connection = ike.newcomer_connection(free or [EXHAUSTED], local, remote)
+                pools = free or [EXHAUSTED]
+                connection = ike.newcomer_connection(pools, local, remote, self._keys)
                 await self._charon.load_connection(NEWCOMERS, connection)
                 for name in there:
                     if name.startswith(FREE) and name not in free:

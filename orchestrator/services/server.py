@@ -117,7 +117,12 @@ class Server:
         self._credentials = Credentials(config)
         self._leases = LeaseStore(config.state.directory / "leases.sqlite")
         self._leased = LeasedConnections(
-            config.vip, self._leases, self._charon, self._credentials, self.journal
+            config.vip,
+            self._leases,
+            self._charon,
+            self._credentials,
+            self.journal,
+            config.keys,
         )
         self._policy = config.session_policy
         self._machine = Sessions(self._policy)
