@@ -164,7 +164,7 @@ class Mobility:
             case TunnelUp(tunnel):
                 self._tunnel_up(tunnel, now)
             case TunnelRekeyed(old, tunnel):
-                self._tunnels.rekeyed(old, tunnel)
+                self._effects += self._tunnels.rekeyed(old, tunnel)
             case TunnelDown(ike, child):
                 self._tunnel_down(ike, child, now)
             case IkeDown(ike):
@@ -589,10 +589,10 @@ class Mobility:
 
     def _tunnel_down(self, ike: UniqueId, child: UniqueId | None, now: Instant) -> None:
         for held in self._tunnels.of(ike, child):
-            self._tunnels.held.remove(held)
-            was_active = held is self._active
+            buried, was_active = self._tunnels.ended(held), held is self._active
             if was_active:
                 self._lose(frozenset({Reason.TUNNEL_DELETED}), now)
+            self._effects += buried
             refused = held.unproven and now - held.since < REFUSAL_WINDOW
             if refused and held.retire_at is None:
                 self._fail(held.path, IkeFailure.REFUSED, "the server ended the IKE_SA", now)

@@ -195,6 +195,14 @@ class Terminate:
 
 
 @dataclass(frozen=True, slots=True)
+class Bury:
+    """Delete the tunnel's SAs from the kernel. charon is through with them, but looks for them
+    where they were before they were moved."""
+
+    tunnel: Tunnel
+
+
+@dataclass(frozen=True, slots=True)
 class SendProbe:
     sequence: int
     flip: int
@@ -253,6 +261,7 @@ Effect = (
     | Negotiate
     | Abandon
     | Terminate
+    | Bury
     | SendProbe
     | LookAtTraffic
     | MaySleep

@@ -12,6 +12,10 @@ The rules, each with the method that keeps it:
 4. A tunnel that retires receives until its time is over, and is used for nothing else
    (`latest`, `over`).
 5. Each has a slot that no other one has, by which its probes are told apart (`take`).
+6. Where both sides rekey a CHILD_SA at the same time charon may name two successors, one after
+   the other; the last one counts (`rekeyed`).
+7. The SAs of one that was moved are ours to bury: charon, which ends or replaces them, does not
+   find them (`rekeyed`, `ended`).
 """
 
 from collections.abc import Sequence
@@ -21,7 +25,7 @@ from typing import Final
 
 from orchestrator.core.ike import IkeMoved, Tunnel
 from orchestrator.core.liveness import Liveness
-from orchestrator.core.mobility_events import Reason
+from orchestrator.core.mobility_events import Bury, Reason
 from orchestrator.core.paths import Path
 from orchestrator.core.places import Places, place_of
 from orchestrator.core.quantities import Instant, Seconds, UniqueId
@@ -52,6 +56,8 @@ class Held:
     """Why it is to be negotiated anew although it works."""
     retire_at: Instant | None = None
     """It lost the traffic, and ends then."""
+    replaced: UniqueId | None = None
+    """The CHILD_SA before its present one."""
 
     @property
     def unproven(self) -> bool:
@@ -118,9 +124,21 @@ class Tunnels:
 
     # What charon tells
 
-    def rekeyed(self, old: UniqueId, tunnel: Tunnel) -> None:
-        for held in self.of(tunnel.ike, old):
-            self._follow(held, tunnel)
+    def rekeyed(self, old: UniqueId, tunnel: Tunnel) -> tuple[Bury, ...]:
+        """Rules 6 and 7. charon tells of the other side's successor when it answers, and of its
+        own when that is answered and has won (child_rekey.c, build_r and handle_collision)."""
+        buried: list[Bury] = []
+        for held in self.of(tunnel.ike, None):
+            if old in (held.tunnel.child, held.replaced):
+                buried += _buried(held)
+                held.replaced = old
+                self._follow(held, tunnel)
+        return tuple(buried)
+
+    def ended(self, held: Held) -> tuple[Bury, ...]:
+        """charon has ended it."""
+        self.held.remove(held)
+        return _buried(held)
 
     def ike_rekeyed(self, old: UniqueId, new: UniqueId) -> None:
         for held in self.of(old, None):
@@ -165,3 +183,7 @@ class Tunnels:
             held.tunnel = replace(told, local=here.local, remote=here.remote)
         else:
             held.tunnel, held.path = told, path
+
+
+def _buried(held: Held) -> tuple[Bury, ...]:
+    return (Bury(held.tunnel),) if held.moved else ()

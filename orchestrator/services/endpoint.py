@@ -40,6 +40,7 @@ from orchestrator.core.mobility_events import (
     Abandon,
     Apply,
     AttemptFailed,
+    Bury,
     Effect,
     Event,
     HideEchoes,
@@ -273,6 +274,8 @@ class Endpoint:
                 self._tasks.begin(self._abandon(connection), f"abandon {connection}")
             case Terminate(tunnel):
                 self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+            case Bury(tunnel):
+                self._bury(tunnel)
             case RememberVips(vips):
                 self._memory.keep(vips)
             case Tell():
@@ -351,10 +354,14 @@ class Endpoint:
         if tunnel.ike:
             with contextlib.suppress(CharonError):
                 await self._charon.terminate(tunnel.ike)
-        for state in self._xfrm.states(ENDPOINT_REQID):
-            inbound = (state.source, state.spi) == (tunnel.remote, tunnel.spi_in)
-            if inbound or (state.destination, state.spi) == (tunnel.remote, tunnel.spi_out):
-                self._xfrm.drop_state(state.destination, state.spi)
+        self._bury(tunnel)
+
+    def _bury(self, tunnel: Tunnel) -> None:
+        with contextlib.suppress(KernelError):  # what is left ends with its keys' time
+            for state in self._xfrm.states(ENDPOINT_REQID):
+                inbound = (state.source, state.spi) == (tunnel.remote, tunnel.spi_in)
+                if inbound or (state.destination, state.spi) == (tunnel.remote, tunnel.spi_out):
+                    self._xfrm.drop_state(state.destination, state.spi)
 
     def _tell(self, effect: Tell) -> None:
         if effect.what == State.ATTACHED:

@@ -29,6 +29,7 @@ from orchestrator.core.mobility_events import (
     Abandon,
     Apply,
     AttemptFailed,
+    Bury,
     Effect,
     Event,
     HideEchoes,
@@ -253,6 +254,8 @@ class EndpointStory:
             case HideEchoes(hide):
                 assert hide is not self._hides_echoes, "the same is ordered twice"
                 self._hides_echoes = hide
+            case Bury(buried):
+                assert buried != self.machine.active, "the active one is buried"
             case RememberVips() | MaySleep():
                 pass
         return None
@@ -319,6 +322,8 @@ def describe(effect: Effect) -> str:
             return f"negotiate {name(way)}"
         case Terminate(ended):
             return f"terminate {ended.ike}"
+        case Bury(ended):
+            return f"bury {ended.ike}"
         case SendProbe(asleep=True):
             return "say asleep"
         case SendProbe(slot=None):

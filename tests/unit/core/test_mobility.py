@@ -738,6 +738,32 @@ class TestCharon:
         assert story.hears(TunnelDown(old.ike, old.child)) == []
         assert story.state() is State.ATTACHED
 
+    def test_both_sides_rekey_at_once(self) -> None:
+        """The other's successor is told of first, ours wins (child_rekey.c)."""
+        story = attached(WIFI)
+        old = story.machine.active
+        assert old is not None
+        ours = replace(old, child=UniqueId(778), spi_in=Spi(9), spi_out=Spi(10))
+        story.hears(TunnelRekeyed(old.child, replace(old, child=UniqueId(777), spi_in=Spi(7))))
+        story.hears(TunnelRekeyed(old.child, ours))
+        assert story.machine.active == ours
+
+    def test_the_sas_of_a_moved_tunnel_that_the_server_ends_are_buried(self) -> None:
+        """charon deletes them where they were; ours would lie there until their keys end."""
+        story = attached(WIFI)
+        story.is_at(LTE)
+        assert story.hears(IkeDown(UniqueId(1)))[:2] == ["hold", "bury 1"]
+        story = attached(WIFI)
+        assert "bury 1" not in story.hears(IkeDown(UniqueId(1)))
+
+    def test_the_former_sas_of_a_moved_tunnel_that_is_rekeyed_are_buried(self) -> None:
+        story = attached(WIFI)
+        first = story.machine.active
+        assert first is not None
+        story.is_at(LTE)
+        fresh = replace(first, child=UniqueId(777), spi_in=Spi(7), spi_out=Spi(8))
+        assert story.hears(TunnelRekeyed(first.child, fresh)) == ["bury 1"]
+
     def test_a_new_nat_mapping_changes_ports_and_nothing_else(self) -> None:
         story = attached(WIFI)
         moved = IkeMoved(UniqueId(1), ip_address(WIFI.pop), 4500, SERVER4, 4501)

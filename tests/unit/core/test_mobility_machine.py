@@ -237,7 +237,17 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
             spi_out=Spi(0x6000_0000 + number),
         )
         self.charon[ike] = fresh
+        if which % 3 == 0:  # the other side did, too, and lost
+            lost = replace(
+                fresh,
+                child=UniqueId(5000 + number),
+                spi_in=Spi(0xE000_0000 + number),
+                spi_out=Spi(0x5000_0000 + number),
+            )
+            self.story.hears(TunnelRekeyed(old.child, lost))
         self.story.hears(TunnelRekeyed(old.child, fresh))
+        spis = {held.tunnel.spi_in for held in self.story.machine._tunnels.held}
+        assert 0xE000_0000 + number not in spis, "the redundant one is believed in"
 
     @precondition(lambda self: self.charon)
     @rule(which=choice)

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.core.ike import IkeMoved, Tunnel
 from orchestrator.core.liveness import Liveness
-from orchestrator.core.mobility_events import Reason
+from orchestrator.core.mobility_events import Bury, Reason
 from orchestrator.core.paths import LinkChoice
 from orchestrator.core.places import Places
 from orchestrator.core.quantities import IPAddress, Seconds, Spi, UniqueId
@@ -135,8 +135,33 @@ class TestFollowing:
         endpoint = Endpoint(WIFI, LTE)
         endpoint.wifi.move(path(LTE))
         fresh = replace(OVER_WIFI, child=UniqueId(777), spi_in=Spi(7), spi_out=Spi(8))
-        endpoint.tunnels.rekeyed(OVER_WIFI.child, fresh)
+        moved = endpoint.wifi.tunnel
+        assert endpoint.tunnels.rekeyed(OVER_WIFI.child, fresh) == (Bury(moved),)
         assert endpoint.wifi.tunnel == replace(fresh, local=ip_address(LTE.pop))
+
+    def test_the_last_of_two_successors_when_both_sides_rekeyed(self) -> None:
+        endpoint = Endpoint(WIFI, LTE)
+        theirs = replace(OVER_WIFI, child=UniqueId(777), spi_in=Spi(7), spi_out=Spi(8))
+        ours = replace(OVER_WIFI, child=UniqueId(778), spi_in=Spi(9), spi_out=Spi(10))
+        endpoint.tunnels.rekeyed(OVER_WIFI.child, theirs)
+        endpoint.tunnels.rekeyed(OVER_WIFI.child, ours)
+        assert endpoint.wifi.tunnel == ours
+        again = replace(ours, child=UniqueId(779), spi_in=Spi(11), spi_out=Spi(12))
+        endpoint.tunnels.rekeyed(ours.child, again)
+        assert endpoint.wifi.tunnel == again
+
+
+class TestEnding:
+    def test_charon_finds_what_was_not_moved(self) -> None:
+        endpoint = Endpoint(WIFI, LTE)
+        assert endpoint.tunnels.ended(endpoint.wifi) == ()
+        assert endpoint.tunnels.held == [endpoint.lte]
+
+    def test_what_was_moved_is_buried(self) -> None:
+        endpoint = Endpoint(LTE)
+        endpoint.wifi.move(path(LTE))
+        moved = endpoint.wifi.tunnel
+        assert endpoint.tunnels.ended(endpoint.wifi) == (Bury(moved),)
 
 
 class TestComparing:
