@@ -21,6 +21,7 @@ The rules:
 7. Each act is asked once and answered once: READ by READ, DRY, END, READ_FAILED or NO_ROOM;
    WRITE by WROTE or FAULT; WATCH by DRAINED or FAULT; SPOOL by SPOOLED, DRY, BEHIND or
    SPOOL_FULL; UNSPOOL by UNSPOOLED, NO_ROOM or SPOOL_LOST. SHUTDOWN, RESET and CLOSE have none.
+   What PASSED before a READ is answered is told, and answers nothing.
 8. A refused event changes nothing. Once the flow is over, late events change nothing either.
 9. A relay that stands can be carried to another process: `export` says all that counts but the
    bytes. What was asked and not answered is not among it, nor who is away and where there is
@@ -165,6 +166,10 @@ class Relay:
     def spooled(self, source: Leg) -> int:
         """Bytes from `source` that wait in its spool, behind the queue."""
         return self._streams[source].spooled
+
+    def hung_up(self, source: Leg) -> bool:
+        """Whether something other than bytes waits behind them."""
+        return self._streams[source].hangup
 
     def stuck(self, source: Leg) -> bool:
         """Whether bytes from `source` wait for the other leg, or for room."""
@@ -328,6 +333,15 @@ class Relay:
             return steps + self._watch(Leg.INNER) + self._watch(Leg.OUTER)
         return steps
 
+    def _passed(self, leg: Leg, count: int) -> Steps:
+        stream = self._streams[leg]
+        if stream.asked is not Act.READ or count <= 0:
+            raise IllegalEvent(f"{count} bytes PASSED at {leg.name}, READ was not asked for")
+        self._go(stream, Event.PASSED)
+        if stream.state is not Half.DROPPED:
+            stream.moved += count
+        return _NOTHING
+
     def _read_failed(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
         self._answer(stream, Event.READ_FAILED)
@@ -486,5 +500,6 @@ class Relay:
         _behind,
         _unspool,
         _spool_lost,
+        _passed,
     )
     """In the order of Event."""

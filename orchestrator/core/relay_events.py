@@ -61,11 +61,15 @@ class Event(IntEnum):
     """`count` bytes went from the leg's spool into its empty queue"""
     SPOOL_LOST = 22
     """the disk does not give back what is in the leg's spool"""
+    PASSED = 23
+    """`count` bytes were read from the leg and written to the other one: the queue is as empty
+    as before, and the READ that was asked for is still to be answered"""
 
 
 class Act(IntEnum):
     READ = 0
-    """read at most `limit` bytes from the leg into its empty queue"""
+    """read at most `limit` bytes from the leg into its empty queue; a pump may pass some on
+    before, at most `limit` at a time, and say that they PASSED"""
     WRITE = 1
     """write the queue of the other leg to this one"""
     SHUTDOWN = 2

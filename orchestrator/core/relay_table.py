@@ -5,6 +5,7 @@ Each half-stream is a row:
     WAITING ─CONNECTED─> READING ─READ─> WRITING ─WROTE all─> READING …
                          READING ─END─> ENDED              (FIN passed on)
                          READING ─READ_FAILED─> BROKEN     (reset owed to the far leg)
+                         READING ─PASSED─> READING         (straight through)
     READING ─SPOOLED─> LOADING ─UNSPOOLED─> WRITING ─WROTE all─> LOADING (the spool has more)
     any ─the leg it goes to is lost─> DROPPED
 """
@@ -41,6 +42,7 @@ COLUMNS: Final = (
     Event.SPOOL_FULL,
     Event.BEHIND,
     Event.UNSPOOLED,
+    Event.PASSED,
 )
 # The half-stream that comes from the event's leg; for WROTE and FAULT the one that goes to it.
 # WROTE goes on only when the queue is empty, and to LOADING if the spool is not. What is not a
@@ -48,14 +50,14 @@ COLUMNS: Final = (
 # there is room is noted in every state.
 # fmt: off
 TABLE: Final[Mapping[Half, tuple[Half | Verdict, ...]]] = {
-    #              CONN READ DRY END FAILED WROTE FAULT NO_ROOM SPOOLED FULL BEHIND UNSPOOLED
-    Half.WAITING: (_R,  _X,  _X, _X, _X,    _X,   _D,   _X,     _X,     _X,  _X,    _X),
-    Half.READING: (_X,  _Q,  _S, _E, _B,    _X,   _D,   _S,     _L,     _S,  _S,    _X),
-    Half.WRITING: (_X,  _X,  _S, _X, _X,    _R,   _D,   _X,     _S,     _S,  _S,    _X),
-    Half.LOADING: (_X,  _X,  _S, _X, _X,    _X,   _D,   _S,     _S,     _S,  _S,    _Q),
-    Half.ENDED:   (_X,  _X,  _X, _X, _X,    _X,   _D,   _X,     _X,     _X,  _X,    _X),
-    Half.BROKEN:  (_X,  _X,  _X, _X, _X,    _X,   _D,   _X,     _X,     _X,  _X,    _X),
-    Half.DROPPED: (_X,  _S,  _S, _S, _S,    _S,   _S,   _S,     _S,     _S,  _S,    _S),
+    #              CONN READ DRY END FAILED WROTE FAULT NO_ROOM SPOOLED FULL BEHIND UNSP. PASSED
+    Half.WAITING: (_R,  _X,  _X, _X, _X,    _X,   _D,   _X,     _X,     _X,  _X,    _X,   _X),
+    Half.READING: (_X,  _Q,  _S, _E, _B,    _X,   _D,   _S,     _L,     _S,  _S,    _X,   _S),
+    Half.WRITING: (_X,  _X,  _S, _X, _X,    _R,   _D,   _X,     _S,     _S,  _S,    _X,   _X),
+    Half.LOADING: (_X,  _X,  _S, _X, _X,    _X,   _D,   _S,     _S,     _S,  _S,    _Q,   _X),
+    Half.ENDED:   (_X,  _X,  _X, _X, _X,    _X,   _D,   _X,     _X,     _X,  _X,    _X,   _X),
+    Half.BROKEN:  (_X,  _X,  _X, _X, _X,    _X,   _D,   _X,     _X,     _X,  _X,    _X,   _X),
+    Half.DROPPED: (_X,  _S,  _S, _S, _S,    _S,   _S,   _S,     _S,     _S,  _S,    _S,   _S),
 }
 # fmt: on
 NEXT: Final = tuple(

@@ -63,6 +63,22 @@ class TestDialogues:
         )
         assert relay.moved(INNER) == 5
 
+    def test_counts_what_a_pump_passes_on_at_once(self) -> None:
+        relay = opened()
+        says(
+            relay,
+            (Event.READABLE, INNER, 0, READ_INNER),
+            (Event.PASSED, INNER, 3 * LIMIT, ()),
+            (Event.READABLE, INNER, 0, ()),
+            (Event.DRY, INNER, 0, ()),
+        )
+        assert relay.moved(INNER) == 3 * LIMIT
+        assert relay.queued(INNER) == 0
+
+    def test_nothing_is_passed_past_the_queue(self) -> None:
+        with pytest.raises(IllegalEvent, match="not asked for"):
+            _writing().handle(Event.PASSED, OUTER, 1)
+
     def test_goes_on_reading_while_reads_are_full(self) -> None:
         says(
             opened(),
@@ -471,6 +487,7 @@ class RelayBetweenSockets(RuleBasedStateMachine):
         self.watched: set[Leg] = set()
         self.serial = 0
         self.crowded = False
+        self.passes = False
         self.disk = SPOOL_CHUNKS
 
     def tell(self, event: Event, leg: Leg, count: int = 0) -> None:
@@ -560,6 +577,10 @@ class RelayBetweenSockets(RuleBasedStateMachine):
 
     # ---- the pump
 
+    @rule(passes=strategies.booleans())
+    def pump_passes_on_at_once_or_not(self, passes: bool) -> None:
+        self.passes = passes
+
     @precondition(lambda self: self.todo)
     @rule()
     def pump_does_one_act(self) -> None:
@@ -593,6 +614,8 @@ class RelayBetweenSockets(RuleBasedStateMachine):
         socket, queue = self.sockets[leg], self.queues[leg]
         assert not queue, "read into a queue that is not empty"
         assert not self.spools[leg], "read past the spool"
+        if self.passes:
+            self.pass_on(leg)
         if self.crowded:
             self.tell(Event.NO_ROOM, leg)
         elif socket.arrived:
@@ -605,6 +628,16 @@ class RelayBetweenSockets(RuleBasedStateMachine):
             self.tell(Event.END, leg)
         else:
             self.tell(Event.DRY, leg)
+
+    def pass_on(self, leg: Leg) -> None:
+        """As much as the other leg takes."""
+        socket, far = self.sockets[leg], self.sockets[Leg(1 - leg)]
+        part = socket.arrived[: max(0, far.capacity - len(far.sending))]
+        if part and not far.reset_arrived and far.closed_by is None:
+            assert not far.fin_sent, "bytes after a FIN"
+            far.sending += part
+            del socket.arrived[: len(part)]
+            self.tell(Event.PASSED, leg, len(part))
 
     def spool(self, leg: Leg) -> None:
         socket, spool = self.sockets[leg], self.spools[leg]
