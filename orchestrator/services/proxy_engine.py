@@ -408,6 +408,7 @@ class Engine:
         self._pump.look_after_watched()
         self._keeping.look_for_folder()
         self._pump.look_after_stuck()
+        self._pump.look_after_pipes()
         self._pump.make_room_on_disk()
         self._turn()
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from orchestrator.adapters.pipe import Pipe
 from orchestrator.adapters.spool import Spool
 from orchestrator.adapters.transparent import unacknowledged, unread
 from orchestrator.core.allowance import Share
@@ -45,18 +46,24 @@ class Flow:
         "dial_errno",
         "on_disk",
         "pending",
+        "pipes",
         "relay",
         "shares",
         "sockets",
         "spools",
+        "urgent",
         "watched",
     )
 
     def __init__(self, relay: Relay, inner: socket.socket, outer: socket.socket) -> None:
         self.relay = relay
         self.sockets = (inner, outer)
-        self.pending = [memoryview(b""), memoryview(b"")]
+        self.pending: list[memoryview | Pipe] = [memoryview(b""), memoryview(b"")]
         """by source leg: read, and not written yet"""
+        self.pipes: list[Pipe | None] = [None, None]
+        """by source leg: what bulk goes through; None: what comes is copied"""
+        self.urgent: set[Leg] = set()
+        """those that had urgent data: they are always copied"""
         self.spools: list[Spool | None] = [None, None]
         """by source leg: what waits on disk; None: nothing does"""
         self.shares: Sequence[Share[Stream]] = ()
@@ -77,6 +84,15 @@ class Flow:
     def ends(self) -> Ends:
         inner, outer = self.spools
         return Ends(self.sockets, (inner, outer))
+
+    def queue(self, source: Leg) -> bytes:
+        """What is pending, in memory from now on."""
+        if not self.relay.queued(source):
+            return b""
+        pending = self.pending[source]
+        octets = pending.take() if isinstance(pending, Pipe) else bytes(pending)
+        self.pending[source] = memoryview(octets)
+        return octets
 
     def kept(self, source: Leg) -> int:
         """Octets in memory, of those from `source`: read, and not acknowledged behind us."""
@@ -116,7 +132,7 @@ class Entry:
     def handed(self) -> HandedFlow:
         """For another worker."""
         flow = self.flow
-        queues = [bytes(flow.pending[leg]) if flow.relay.queued(leg) else b"" for leg in Leg]
+        queues = [flow.queue(leg) for leg in Leg]
         extents = [
             None if spool is None else SpoolExtent(spool.head, spool.tail)
             for spool in flow.spools

@@ -1,4 +1,5 @@
-"""Moves the bytes of flows: one edge-triggered epoll for all, small copies through one buffer.
+"""Moves the bytes of flows: one edge-triggered epoll for all. What is small is copied through
+one buffer; a half-stream that is bulk goes through a pipe, without a copy.
 
 It decides nothing. It tells each flow's relay what happened and does what that asks; what it
 owns are the descriptors and the bytes between a read and its write. Whoever runs it watches
@@ -17,23 +18,32 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from orchestrator.adapters.pipe import Pipe, Pipes
 from orchestrator.adapters.transparent import far_end_is_silent, reset, unacknowledged
+from orchestrator.core.flows import KIB
 from orchestrator.core.relay_events import Act, Event, Leg, Step, Steps
 from orchestrator.core.relay_state import Half
-from orchestrator.services.proxy_flow import Flow
+from orchestrator.services.proxy_flow import Flow, Stream
 from orchestrator.services.proxy_keeping import Keeping
 
 EVENTS_PER_POLL: Final = 256
 """Enough that a poll is cheap, few enough that a turn stays below some milliseconds."""
 ROUNDS_PER_TURN: Final = 8
 """Polls in one turn before whoever runs us gets a word in."""
-ACTS_PER_SHARE: Final = 16
-"""Reads and writes of one half-stream before the next has its share: 0.5 MiB of 64 KiB."""
+READS_PER_SHARE: Final = 8
+"""Of one half-stream before the next has its share: 0.5 MiB of 64 KiB."""
+BULK: Final = 128 * KIB
+"""Octets of one share, from where a half-stream is bulk: a pipe is worth its two calls more."""
+BULK_PER_TICK: Final = 1024 * KIB
+"""Of a half-stream that keeps its pipe."""
 DISK_ACTS_PER_TURN: Final = 4
 """Chunks: 256 KiB to or from the disk, some 0.2 ms where it does not make us wait."""
 _UNTIL_DRY: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
 """What ends a read early although more can be read: a FIN, a fault, the mark of urgent data."""
 _INTEREST: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET | _UNTIL_DRY
+
+_AGAIN: Final = tuple((Step(Act.READ, leg),) for leg in Leg)
+"""A READ that is not answered yet: its share is over."""
 
 _log = logging.getLogger("orchestrator.proxy")
 
@@ -57,6 +67,9 @@ class Pump:
         self._stuck: set[Flow] = set()
         """those that may have something to spool"""
         self._watching: set[Flow] = set()
+        self._pipes = Pipes()
+        self._piped: dict[Stream, int] = {}
+        """those that have a pipe, and what they had moved when that was looked at"""
         self._buffer = memoryview(bytearray(queue))
         self._on_connected = on_connected
         self._on_over = on_over
@@ -67,6 +80,7 @@ class Pump:
 
     def close(self) -> None:
         """The flows must be over."""
+        self._pipes.close()
         self._epoll.close()
 
     def add(self, flow: Flow) -> None:
@@ -118,6 +132,14 @@ class Pump:
             before, flow.away = flow.away, away
             self._tell_all(Event.AWAY, [(flow, leg) for leg in away - before])
             self._tell_all(Event.BACK, [(flow, leg) for leg in before - away])
+
+    def look_after_pipes(self) -> None:
+        """A half-stream that is bulk no more gives its pipe back."""
+        for (flow, leg), before in list(self._piped.items()):
+            moved = flow.relay.moved(leg)
+            self._piped[flow, leg] = moved
+            if moved - before < BULK_PER_TICK and not flow.relay.queued(leg):
+                self._put_pipe(flow, leg)
 
     def make_room(self) -> None:
         """Those that waited for memory go on, as far as there is some."""
@@ -184,14 +206,23 @@ class Pump:
             self._do(flow, handle(Event.CONNECTED, leg))
         if mask & select.EPOLLERR:
             self._do(flow, self._fault(flow, leg))
+        if mask & select.EPOLLPRI:
+            self._copy_from_now_on(flow, leg)
         if mask & _UNTIL_DRY:
             self._do(flow, handle(Event.HANGUP, leg))
         elif mask & select.EPOLLIN:
-            self._do(flow, handle(Event.READABLE, leg))
+            for step in handle(Event.READABLE, leg):
+                self._run(flow, step)
         if mask & select.EPOLLOUT and flow.pending[1 - leg]:
             self._do(flow, handle(Event.WRITABLE, leg))
         if flow.watched:
             self._check_drained(flow)
+
+    def _copy_from_now_on(self, flow: Flow, leg: Leg) -> None:
+        """splice(2) stops at urgent data."""
+        flow.urgent.add(leg)
+        if not flow.relay.queued(leg):
+            self._put_pipe(flow, leg)
 
     def _check_drained(self, flow: Flow) -> None:
         for leg in tuple(flow.watched):
@@ -225,53 +256,105 @@ class Pump:
             flow.watched.clear()
             self._watching.discard(flow)
             self._stuck.discard(flow)
+            for leg in Leg:
+                self._put_pipe(flow, leg)
             self._on_over(flow)
 
     def _run(self, flow: Flow, step: Step) -> None:
         """One half-stream's share."""
         act, leg = step
-        for _ in range(ACTS_PER_SHARE):
-            if flow.over:
-                return
-            if act is Act.READ:
-                steps = self._read(flow, leg)
-            elif act is Act.WRITE:
-                steps = self._write(flow, leg)
-            elif act is Act.SPOOL:
-                steps = self._spool(flow, leg)
-            else:
-                steps = self._unspool(flow, leg)
-            if len(steps) == 1:
-                act, leg = steps[0]
-                if act is Act.READ or act is Act.WRITE:
-                    continue
-            self._do(flow, steps)
-            if flow.watched:
-                self._check_drained(flow)
+        if flow.over:
             return
-        self._ready.append((flow, Step(act, leg)))
+        if act is Act.READ:
+            steps = self._read(flow, leg)
+        elif act is Act.WRITE:
+            steps = self._write(flow, leg)
+        elif act is Act.SPOOL:
+            steps = self._spool(flow, leg)
+        else:
+            steps = self._unspool(flow, leg)
+        self._do(flow, steps)
+        if flow.watched:
+            self._check_drained(flow)
 
     def _read(self, flow: Flow, leg: Leg) -> Steps:
-        handle = flow.relay.handle
-        share = flow.shares[leg]
+        """Passes on what the leg has while the other one takes it, and says what ended that."""
+        relay, limit = flow.relay, flow.relay.limit
+        if relay.state(leg) is Half.DROPPED:
+            return relay.handle(Event.DRY, leg)
+        answer: Event | None = None
+        passed = rest = 0
+        for _ in range(READS_PER_SHARE):
+            count = self._fetch(flow, leg)
+            if isinstance(count, Event):
+                answer = count
+                break
+            try:
+                sent = self._hand_on(flow, leg, count)
+            except OSError:
+                relay.handle(Event.READ, leg, count)
+                return self._fault(flow, Leg(1 - leg))
+            passed += sent
+            if sent < count:
+                rest = count - sent
+                break
+            if count < limit and flow.pipes[leg] is None and not relay.hung_up(leg):
+                answer = Event.DRY
+                break
+        if passed:
+            relay.handle(Event.PASSED, leg, passed)
+            if passed >= BULK and flow.pipes[leg] is None:
+                self._get_pipe(flow, leg)
+        if rest:
+            self._stuck.add(flow)
+            return relay.handle(Event.READ, leg, rest) + relay.handle(Event.READABLE, leg)
+        return _AGAIN[leg] if answer is None else relay.handle(answer, leg)
+
+    def _fetch(self, flow: Flow, leg: Leg) -> int | Event:
+        """How much came, or why nothing did."""
+        share, pipe = flow.shares[leg], flow.pipes[leg]
         if self._memory.shortage(share) is not None and not self._has_room(flow, leg):
-            return handle(Event.NO_ROOM, leg)
+            return Event.NO_ROOM
         try:
-            count = flow.sockets[leg].recv_into(self._buffer, flow.relay.limit)
+            if pipe is None:
+                count = flow.sockets[leg].recv_into(self._buffer, flow.relay.limit)
+            else:
+                count = pipe.fill(flow.sockets[leg], flow.relay.limit)
         except BlockingIOError:
-            return handle(Event.DRY, leg)
+            return Event.DRY
         except OSError:
-            return handle(Event.READ_FAILED, leg)
+            return Event.READ_FAILED
         if not count:
-            return handle(Event.END, leg)
+            return Event.END
         self._memory.take(share, count)
-        steps = handle(Event.READ, leg, count)
-        if len(steps) == 1:
-            act, far = steps[0]
-            if act is Act.WRITE:
-                return self._send(flow, far, self._buffer[:count])
-        flow.pending[leg] = memoryview(bytes(self._buffer[:count]))
-        return steps
+        return count
+
+    def _hand_on(self, flow: Flow, leg: Leg, count: int) -> int:
+        """How much of it the other leg took; the rest is pending. Raises OSError."""
+        pipe, destination = flow.pipes[leg], flow.sockets[1 - leg]
+        try:
+            if pipe is not None:
+                flow.pending[leg] = pipe
+                return pipe.drain(destination)
+            sent = destination.send(self._buffer[:count])
+        except BlockingIOError:
+            sent = 0
+        if sent < count and pipe is None:
+            flow.pending[leg] = memoryview(bytes(self._buffer[sent:count]))
+        return sent
+
+    def _get_pipe(self, flow: Flow, leg: Leg) -> None:
+        if leg not in flow.urgent:
+            flow.pipes[leg] = pipe = self._pipes.get()
+            if pipe is not None:
+                self._piped[flow, leg] = flow.relay.moved(leg)
+
+    def _put_pipe(self, flow: Flow, leg: Leg) -> None:
+        pipe = flow.pipes[leg]
+        if pipe is not None:
+            flow.pipes[leg], flow.pending[leg] = None, memoryview(b"")
+            self._pipes.put(pipe)
+            del self._piped[flow, leg]
 
     def _has_room(self, flow: Flow, leg: Leg) -> bool:
         room = self._keeping.has_room(flow, leg)
@@ -314,22 +397,20 @@ class Pump:
         return handle(Event.UNSPOOLED, leg, len(octets))
 
     def _write(self, flow: Flow, leg: Leg) -> Steps:
-        return self._send(flow, leg, flow.pending[1 - leg])
-
-    def _send(self, flow: Flow, leg: Leg, octets: memoryview) -> Steps:
-        """Writes what the leg takes, and keeps a copy of the rest."""
+        """Writes what the leg takes of the other's queue."""
+        pending = flow.pending[1 - leg]
         try:
-            count = flow.sockets[leg].send(octets)
+            if isinstance(pending, Pipe):
+                count = pending.drain(flow.sockets[leg])
+            else:
+                count = flow.sockets[leg].send(pending)
+                flow.pending[1 - leg] = pending[count:]
         except BlockingIOError:
             count = 0
         except OSError:
             return self._fault(flow, leg)
-        rest = octets[count:]
-        if rest:
+        if flow.pending[1 - leg]:
             self._stuck.add(flow)
-            if rest.obj is self._buffer.obj:
-                rest = memoryview(bytes(rest))
-        flow.pending[1 - leg] = rest
         return flow.relay.handle(Event.WROTE, leg, count)
 
     def _fault(self, flow: Flow, leg: Leg) -> Steps:

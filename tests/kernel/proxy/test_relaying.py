@@ -1,15 +1,19 @@
 """Real bytes through a real worker: what applications on both sides see."""
 
 import contextlib
+import os
+import signal
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters.transparent import unacknowledged
 from orchestrator.core.firewall import server_ruleset
 from orchestrator.core.flows import DialFailure, FlowDirection, Refusal, SourcePolicy
 from orchestrator.core.relay_events import Outcome, Phase
@@ -34,6 +38,8 @@ from tests.kernel.proxy.lan import (
 MIB = 1 << 20
 ON_THE_WAY = 1 << 16
 """Octets that queues on the way take before anybody reads."""
+MUCH = 256 * 1024
+"""What the endpoint's leg receives though nobody reads, and twice what makes a flow bulk."""
 BOTH_WAYS = pytest.mark.parametrize("direction", list(FlowDirection))
 BOTH_FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
@@ -89,6 +95,37 @@ def test_carries_20_mb_each_way_at_once(proxied: Proxied, direction: FlowDirecti
         back = threads.submit(transfer, made.far, made.near, 20 * MIB)
         there.result()
         back.result()
+
+
+def test_bulk_goes_through_a_pipe_and_small_messages_do_not(proxied: Proxied) -> None:
+    with connection(proxied, FlowDirection.FROM_ENDPOINT) as made:
+        made.near.sendall(b"question")
+        assert made.far.recv(100) == b"question"
+        before = pipes_of(proxied)
+        # Much arrives at a time, however slow this machine is.
+        os.kill(proxied.pid, signal.SIGSTOP)
+        try:
+            made.near.sendall(b"!" * MUCH)
+            until(lambda: unacknowledged(made.near) == 0)
+        finally:
+            os.kill(proxied.pid, signal.SIGCONT)
+        assert receive(made.far, MUCH) == b"!" * MUCH
+        assert pipes_of(proxied) == before + 1
+        transfer(made.near, made.far, 20 * MIB)
+        # An urgent byte stops a pipe; it passes as ever, and what comes behind it.
+        made.near.send(b"!", socket.MSG_OOB)
+        made.near.sendall(b"answer")
+        assert receive(made.far, 7) == b"!answer"
+        transfer(made.near, made.far, MIB)
+
+
+def pipes_of(proxied: Proxied) -> int:
+    """Those of which the worker has both ends."""
+    ends = Counter[str]()
+    for descriptor in Path(f"/proc/{proxied.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            ends[descriptor.readlink().name] += 1
+    return sum(name.startswith("pipe:") and count == 2 for name, count in ends.items())
 
 
 def test_uses_the_servers_address_where_the_lan_has_no_route_to_vips(proxied: Proxied) -> None:
