@@ -16,6 +16,7 @@ import errno
 import socket
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from orchestrator.adapters import clock
@@ -281,11 +282,11 @@ class Engine:
                 self._begin(sock, destination, client, direction)
 
     def _rest(self, listener: socket.socket, direction: FlowDirection) -> None:
-        self._loop.remove_reader(listener)
+        self._pump.unwatch(listener)
 
         def resume() -> None:
             if listener in self._listeners.values():
-                self._loop.add_reader(listener, self._accept, listener, direction)
+                self._pump.watch(listener, partial(self._accept, listener, direction))
 
         self._loop.call_later(REST_SECONDS, resume)
 
@@ -416,11 +417,11 @@ class Engine:
     def _listen(self, listeners: Mapping[ListenerKey, socket.socket]) -> None:
         for key, sock in listeners.items():
             self._listeners[key] = sock
-            self._loop.add_reader(sock, self._accept, sock, key.direction)
+            self._pump.watch(sock, partial(self._accept, sock, key.direction))
 
     def _stop_listener(self, key: ListenerKey) -> None:
         sock = self._listeners.pop(key)
-        self._loop.remove_reader(sock)
+        self._pump.unwatch(sock)
         sock.close()
 
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from orchestrator.adapters import clock
 from orchestrator.adapters.pipe import Pipe, Pipes
 from orchestrator.adapters.transparent import far_end_is_silent, reset, unacknowledged
 from orchestrator.core.flows import KIB
@@ -28,11 +29,14 @@ from orchestrator.services.proxy_keeping import Keeping
 
 EVENTS_PER_POLL: Final = 256
 """Enough that a poll is cheap, few enough that a turn stays below some milliseconds."""
-ROUNDS_PER_TURN: Final = 8
-"""Polls in one turn before whoever runs us gets a word in."""
+TURN_SECONDS: Final = 0.004
+"""Then whoever runs us gets a word in."""
+LINGER_SECONDS: Final = 0.001
+"""So long a turn waits for more: the answer to a small message often comes before whoever runs
+us could ask again; that takes asyncio as long as the message takes us. epoll counts in ms."""
 READS_PER_SHARE: Final = 8
 """Of one half-stream before the next has its share: 0.5 MiB of 64 KiB."""
-BULK: Final = 128 * KIB
+BULK: Final = 64 * KIB
 """Octets of one share, from where a half-stream is bulk: a pipe is worth its two calls more."""
 BULK_PER_TICK: Final = 1024 * KIB
 """Of a half-stream that keeps its pipe."""
@@ -60,6 +64,7 @@ class Pump:
     ) -> None:
         self._epoll = select.epoll()
         self._ends: dict[int, tuple[Flow, Leg]] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
         self._keeping = keeping
         self._memory = keeping.memory
         self._ready: deque[tuple[Flow, Step]] = deque()
@@ -82,6 +87,15 @@ class Pump:
         """The flows must be over."""
         self._pipes.close()
         self._epoll.close()
+
+    def watch(self, sock: socket.socket, call: Callable[[], None]) -> None:
+        """`call` is called while the socket is readable. Raises OSError as `add` does."""
+        self._epoll.register(sock, select.EPOLLIN)
+        self._watched[sock.fileno()] = call
+
+    def unwatch(self, sock: socket.socket) -> None:
+        if self._watched.pop(sock.fileno(), None) is not None:
+            self._epoll.unregister(sock)
 
     def add(self, flow: Flow) -> None:
         """`flow` runs from now on; its dialled leg is connecting or connected.
@@ -156,28 +170,33 @@ class Pump:
                 self._give_up(flow)
 
     def turn(self) -> bool:
-        """Handles what is there; True if there is more to do at once."""
-        more = self._move()
-        for _ in range(min(DISK_ACTS_PER_TURN, len(self._disk))):
-            self._try(*self._disk.popleft())
-        return more or bool(self._disk or self._ready)
-
-    def _move(self) -> bool:
-        for _ in range(ROUNDS_PER_TURN):
-            events = self._epoll.poll(0, EVENTS_PER_POLL)
+        """Handles what is there, and what comes meanwhile; True if there may be more."""
+        ends = clock.now() + TURN_SECONDS
+        lingering = 0.0
+        while True:
+            events = self._epoll.poll(lingering, EVENTS_PER_POLL)
             for descriptor, mask in events:
                 end = self._ends.get(descriptor)
-                if end is None:
-                    continue  # closed by an earlier event of the same poll
-                try:
-                    self._tell(*end, mask)
-                except Exception:  # noqa: BLE001 - see _give_up
-                    self._give_up(end[0])
+                if end is not None:
+                    self._try_to_tell(*end, mask)
+                elif (call := self._watched.get(descriptor)) is not None:
+                    call()
             for _ in range(len(self._ready)):
                 self._try(*self._ready.popleft())
-            if not events and not self._ready:
+            for _ in range(min(DISK_ACTS_PER_TURN, len(self._disk))):
+                self._try(*self._disk.popleft())
+            busy = bool(self._ready or self._disk)
+            if not busy and not events:
                 return False
-        return True
+            if clock.now() >= ends:
+                return True
+            lingering = 0.0 if busy else LINGER_SECONDS
+
+    def _try_to_tell(self, flow: Flow, leg: Leg, mask: int) -> None:
+        try:
+            self._tell(flow, leg, mask)
+        except Exception:  # noqa: BLE001 - see _give_up
+            self._give_up(flow)
 
     def _try(self, flow: Flow, step: Step) -> None:
         try:

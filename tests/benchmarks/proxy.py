@@ -4,11 +4,13 @@ All relay between the same two namespaces, under the firewall of our server, and
 turn, round after round; the figures are medians over the rounds. Client, proxy and peer share
 the machine's cores. Cases:
 
-bulk_1, bulk_8  a download over so many connections, Mbit/s, and the CPU time that the proxy's
-                process took for each GB, as the kernel accounts it;
+bulk_1, bulk_8  a download over so many connections, Mbit/s;
 rr_1, rr_64     64 octets and their echo, round trips a second over so many connections, and
                 the 99th percentile of one;
 connect         opened, 64 octets echoed, closed by the peer: connections a second.
+
+cpu is what the proxy's process took, as the kernel accounts it: seconds for each GB, or us for
+each round trip or connection.
 
 HAProxy is measured with its defaults and with splicing forced; the better one of a case counts.
 ratio above 1: ours is better than it.
@@ -114,15 +116,15 @@ class Rounds:
     """What one contestant showed in one case, each round."""
 
     rates: list[float] = field(default_factory=list)
-    cpu_s_per_gb: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     p99_us: list[float] = field(default_factory=list)
 
     def note(self, case: Case, measured: load.Measured, cpu_seconds: float) -> None:
         self.rates.append(measured.rate / case.per_unit)
-        if case.kind == "bulk":
-            # The time in which windows opened counts for the CPU, and not for the octets.
-            share = measured.seconds / (measured.seconds + load.SETTLE)
-            self.cpu_s_per_gb.append(cpu_seconds * share / (measured.amount / 1e9))
+        # The time in which windows opened counts for the CPU, and not for the amount.
+        share = measured.seconds / (measured.seconds + load.SETTLE)
+        per = 1e9 if case.kind == "bulk" else 1e6
+        self.cpu.append(cpu_seconds * share / measured.amount * per)
         if measured.latencies_us:
             ordered = sorted(measured.latencies_us)
             self.p99_us.append(ordered[math.ceil(0.99 * len(ordered)) - 1])
@@ -296,7 +298,7 @@ def _row(case: Case, of: Mapping[Contestant, Rounds]) -> dict[str, object]:
         "nginx": round(rates[Contestant.NGINX], 1),
         "ratio": round(rates[Contestant.OURS] / rates[haproxy], 3),
     }
-    for name in ("cpu_s_per_gb", "p99_us"):
+    for name in ("cpu", "p99_us"):
         if getattr(of[haproxy], name):
             shown = {
                 "ours": of[Contestant.OURS],
@@ -310,7 +312,7 @@ def _row(case: Case, of: Mapping[Contestant, Rounds]) -> dict[str, object]:
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    names = ("case", "unit", "ours", "haproxy", "nginx", "ratio", "cpu_s_per_gb", "p99_us")
+    names = ("case", "unit", "ours", "haproxy", "nginx", "ratio", "cpu", "p99_us")
     lines = [names, *(tuple(_cell(row.get(name)) for name in names) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
     return "\n".join(

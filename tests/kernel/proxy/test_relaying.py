@@ -39,7 +39,7 @@ MIB = 1 << 20
 ON_THE_WAY = 1 << 16
 """Octets that queues on the way take before anybody reads."""
 MUCH = 256 * 1024
-"""What the endpoint's leg receives though nobody reads, and twice what makes a flow bulk."""
+"""What the endpoint's leg receives though nobody reads, and four times what makes a flow bulk."""
 BOTH_WAYS = pytest.mark.parametrize("direction", list(FlowDirection))
 BOTH_FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
