@@ -39,7 +39,7 @@ MIB = 1 << 20
 ON_THE_WAY = 1 << 16
 """Octets that queues on the way take before anybody reads."""
 MUCH = 256 * 1024
-"""What the endpoint's leg receives though nobody reads, and four times what makes a flow bulk."""
+"""What the endpoint's leg receives though nobody reads, four times what makes a flow bulk."""
 BOTH_WAYS = pytest.mark.parametrize("direction", list(FlowDirection))
 BOTH_FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
@@ -97,20 +97,20 @@ def test_carries_20_mb_each_way_at_once(proxied: Proxied, direction: FlowDirecti
         back.result()
 
 
-def test_bulk_goes_through_a_pipe_and_small_messages_do_not(proxied: Proxied) -> None:
-    with connection(proxied, FlowDirection.FROM_ENDPOINT) as made:
+def test_bulk_goes_through_a_pipe_and_small_messages_do_not(own_proxied: Proxied) -> None:
+    with connection(own_proxied, FlowDirection.FROM_ENDPOINT) as made:
         made.near.sendall(b"question")
         assert made.far.recv(100) == b"question"
-        before = pipes_of(proxied)
+        before = pipes_of(own_proxied)
         # Much arrives at a time, however slow this machine is.
-        os.kill(proxied.pid, signal.SIGSTOP)
+        os.kill(own_proxied.pid, signal.SIGSTOP)
         try:
             made.near.sendall(b"!" * MUCH)
             until(lambda: unacknowledged(made.near) == 0)
         finally:
-            os.kill(proxied.pid, signal.SIGCONT)
+            os.kill(own_proxied.pid, signal.SIGCONT)
         assert receive(made.far, MUCH) == b"!" * MUCH
-        assert pipes_of(proxied) == before + 1
+        assert pipes_of(own_proxied) == before + 1
         transfer(made.near, made.far, 20 * MIB)
         # An urgent byte stops a pipe; it passes as ever, and what comes behind it.
         made.near.send(b"!", socket.MSG_OOB)
