@@ -69,6 +69,9 @@ class TunnelRekeyed:
 
     old: UniqueId
     tunnel: Tunnel
+    unsent: bool = False
+    """The new outbound SA is not there yet: who was asked for a rekeying installs it when the
+    other side has deleted the old ones (strongSwan, child_delete.c)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,19 +12,27 @@ from typing import Final
 from orchestrator.core.absence import SessionPolicy, SessionState
 from orchestrator.core.ike import Tunnel
 from orchestrator.core.kernel import KernelObject, Template
-from orchestrator.core.quantities import Instant, IPAddress, Spi, UniqueId, follows
+from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId, follows
 from orchestrator.core.server_state import session_objects
 from orchestrator.core.session_events import SessionReason
+from orchestrator.core.warmth import ASK
 
 MAX_TUNNELS: Final = 8
 """Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
 
 
-@dataclass(slots=True)
-class Probed:
-    """What the probes that named a tunnel told of it."""
+UNASKED: Final = Seconds(2.5 * ASK)
+"""Without a probe that names it an idle tunnel ends: an endpoint asks for those that it keeps,
+and gives up itself what it has asked for again and again for seconds."""
 
-    heard: Instant
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a tunnel besides."""
+
+    since: Instant
+    heard: Instant | None = None
+    """When a probe named it; None: none has."""
     slot: int | None = None
     """Below MAX_TUNNELS; None: nobody asked whether it works while it is idle."""
 
@@ -60,40 +68,65 @@ class Session:
     """The one of them that the endpoint has activated already."""
     unfollowed: Spi | None = None
     """The inbound SA whose sender has moved without charon following."""
-    probed: dict[UniqueId, Probed] = field(default_factory=dict)
-    """By CHILD_SA; only tunnels that are there, and were named by a probe."""
+    unsent: dict[UniqueId, Spi] = field(default_factory=dict)
+    """By CHILD_SA whose outbound SA charon has not installed yet: the one before it."""
+    replaced: dict[UniqueId, UniqueId] = field(default_factory=dict)
+    """By CHILD_SA, the one before it."""
+    known: dict[UniqueId, Known] = field(default_factory=dict)
+    """By CHILD_SA: each of the tunnels."""
 
     def objects(self) -> tuple[KernelObject, ...]:
         reqid = self.tunnels[-1].reqid if self.tunnels else None
         template = None
         if self.active is not None and self.following is None:
             tunnel = self.active
-            spi = tunnel.spi_out if self.may_be_joined else None
+            spi = self.sent_on(tunnel) if self.may_be_joined else None
             template = Template(tunnel.local, tunnel.remote, tunnel.reqid, spi)
         warm = {
-            slot: Template(tunnel.local, tunnel.remote, tunnel.reqid, tunnel.spi_out)
+            slot: Template(tunnel.local, tunnel.remote, tunnel.reqid, self.sent_on(tunnel))
             for tunnel in self.tunnels
             if (slot := self.slot_of(tunnel)) is not None
         }
         return session_objects(self.vips, reqid, template, warm)
 
+    def add(self, tunnel: Tunnel, now: Instant) -> None:
+        """One more; the youngest."""
+        self.tunnels.append(tunnel)
+        self.known[tunnel.child] = Known(now)
+
+    def unasked(self, now: Instant) -> list[Tunnel]:
+        """Idle ones that the endpoint does not ask for any more although it is here: it has
+        lost them, with their link or in a crash, and could not tell us."""
+        if self.state is not SessionState.ATTACHED:
+            return []
+        idle = [tunnel for tunnel in self.tunnels if tunnel != self.active]
+        return [tunnel for tunnel in idle if self._last_asked(tunnel) + UNASKED <= now]
+
+    def _last_asked(self, tunnel: Tunnel) -> Instant:
+        known = self.known[tunnel.child]
+        return max(self.since, known.since if known.heard is None else known.heard)
+
     def named(self, spi: Spi, now: Instant) -> Tunnel | None:
         """The tunnel that a probe names by its outbound SPI."""
         tunnel = next((tunnel for tunnel in self.tunnels if tunnel.spi_out == spi), None)
         if tunnel is not None:
-            self.probed.setdefault(tunnel.child, Probed(now)).heard = now
+            self.known[tunnel.child].heard = now
         return tunnel
 
+    def sent_on(self, tunnel: Tunnel) -> Spi:
+        """Its outbound SA. A policy that named one which is not there yet would have the kernel
+        reserve the SPI, and charon could not install it (xfrm_state_find, xfrm_state_add)."""
+        return self.unsent.get(tunnel.child, tunnel.spi_out)
+
     def slot_of(self, tunnel: Tunnel) -> int | None:
-        probed = self.probed.get(tunnel.child)
-        return None if probed is None else probed.slot
+        return self.known[tunnel.child].slot
 
     def give_slot(self, tunnel: Tunnel) -> int | None:
         """To one that was named, and has none. None: tunnels beyond MAX_TUNNELS, which were
         told to end, have not yet."""
-        taken = {probed.slot for probed in self.probed.values()}
+        taken = {known.slot for known in self.known.values()}
         free = next((slot for slot in range(MAX_TUNNELS) if slot not in taken), None)
-        self.probed[tunnel.child].slot = free
+        self.known[tunnel.child].slot = free
         return free
 
     def is_latest(self, flip: int, sequence: int) -> bool:
@@ -125,21 +158,34 @@ class Session:
         self.tunnels[self.tunnels.index(known)] = tunnel
         if known.spi_out != tunnel.spi_out:
             self.unsettled.pop(known.spi_out, None)
-        if known.child in self.probed:
-            self.probed[tunnel.child] = self.probed.pop(known.child)
+        self.known[tunnel.child] = self.known.pop(known.child)
         if self.active == known:
             self.active = tunnel
+
+    def rekeyed(self, known: Tunnel, tunnel: Tunnel, *, old: UniqueId, unsent: bool) -> None:
+        """Another CHILD_SA in its place."""
+        before = self.sent_on(known)
+        self.replace(known, tunnel)
+        self.replaced.pop(known.child, None)
+        self.unsent.pop(known.child, None)
+        self.replaced[tunnel.child] = old
+        if unsent:
+            self.unsent[tunnel.child] = before
 
     def forget(self, tunnel: Tunnel) -> None:
         """It ended."""
         self.tunnels.remove(tunnel)
         self.unsettled.pop(tunnel.spi_out, None)
-        self.probed.pop(tunnel.child, None)
+        self.unsent.pop(tunnel.child, None)
+        self.replaced.pop(tunnel.child, None)
+        self.known.pop(tunnel.child, None)
 
     def forget_all(self) -> None:
         self.tunnels.clear()
         self.unsettled.clear()
-        self.probed.clear()
+        self.unsent.clear()
+        self.replaced.clear()
+        self.known.clear()
 
     @property
     def may_be_joined(self) -> bool:

@@ -30,6 +30,8 @@ class SessionReason(StrEnum):
     """The active one; others are left, and wait to be activated."""
     CHARON_ABSENT = "charon-absent"
     SUPERSEDED = "superseded"
+    UNASKED = "not-asked-for"
+    """An idle tunnel; the endpoint has lost it."""
     TOO_MANY = "too-many-tunnels"
     NEVER_MOVED = "charon-did-not-follow"
     SAID_ASLEEP = "said-that-it-sleeps"

@@ -23,8 +23,10 @@ The rules, each with the method that keeps it:
    time, and its session may end (`core.absence`; `_falls_asleep`, `_look`, `_end`).
 8. Whether an idle tunnel works is answered through that very tunnel; the question is a sign of
    life, and changes nothing else but rule 5's (`_heard_warm`).
-9. There are no more sessions than may be: a further endpoint is refused, or takes the place of
-   the one that has been away longest, never of an attached one (`_makes_room`).
+9. Of an endpoint that is here, idle tunnels that it does not ask for any more are deleted:
+   where a link is lost nobody says good-bye (`_look`).
+10. There are no more sessions than may be: a further endpoint is refused, or takes the place
+   of the one that has been away longest, never of an attached one (`_makes_room`).
 """
 
 from collections.abc import Iterable
@@ -112,8 +114,8 @@ class Sessions:
                 self._mapping(spi, now)
             case StateMoved():
                 self._state_moved(event, now)
-            case TunnelRekeyed(old, tunnel):
-                self._tunnel_rekeyed(old, tunnel)
+            case TunnelRekeyed():
+                self._tunnel_rekeyed(event)
             case TunnelDown(ike, child):
                 self._tunnel_down(ike, child, now)
             case IkeDown(ike):
@@ -179,7 +181,7 @@ class Sessions:
             self._is_absent(session, now)  # as good as back
         known = next((t for t in session.tunnels if t.child == tunnel.child), None)
         if known is None:
-            session.tunnels.append(tunnel)
+            session.add(tunnel, now)
             self._index.add(session, tunnel)
         else:
             self._replace(session, known, tunnel)
@@ -294,13 +296,19 @@ class Sessions:
             self._effects.append(Shed(session.vips))
         self._tell(state, session, reason)
 
-    def _tunnel_rekeyed(self, old: UniqueId, tunnel: Tunnel) -> None:
+    def _tunnel_rekeyed(self, event: TunnelRekeyed) -> None:
+        """Where both sides rekey at once charon may name two successors; the last counts."""
+        old, tunnel = event.old, event.tunnel
         session = self._index.by_ike.get(tunnel.ike)
         if session is None:
             return
         for known in tuple(session.tunnels):
-            if known.child == old and known.ike == tunnel.ike:
-                self._replace(session, known, tunnel)
+            if known.ike == tunnel.ike and old in (
+                known.child,
+                session.replaced.get(known.child),
+            ):
+                session.rekeyed(known, tunnel, old=old, unsent=event.unsent)
+                self._index.remove(session, known)
                 session.moved &= session.active != tunnel
                 if session.active == tunnel or session.slot_of(tunnel) is not None:
                     self._apply(session)
@@ -387,11 +395,16 @@ class Sessions:
             session.unsettled.pop(event.spi, None)
             followed = followed or session.awaited == event.spi
             joined = session.may_be_joined
+            named = session.unsent.pop(tunnel.child, None) is not None and joined
             self._replace(session, tunnel, moved)
             if active and followed:
                 session.roams += moved != tunnel
                 self._attach(session, moved, SessionReason.FOLLOWED, now)
-            elif session.may_be_joined is not joined or session.slot_of(moved) is not None:
+            elif (
+                named
+                or session.may_be_joined is not joined
+                or session.slot_of(moved) is not None
+            ):
                 self._apply(session)
 
     # Absence
@@ -417,7 +430,7 @@ class Sessions:
             self._leave(session, SessionState.ASLEEP, SessionReason.SAID_ASLEEP, now)
 
     def _makes_room(self, identity: str) -> bool:
-        """Rule 9: whether there may be a session for this identity, now at the latest."""
+        """Rule 10: whether there may be a session for this identity, now at the latest."""
         if not self._is_one_too_many(identity):
             return True
         evicted = self._evictable()
@@ -474,6 +487,8 @@ class Sessions:
             return
         state, at = following
         if at > now:
+            for tunnel in session.unasked(now):
+                self._effects.append(Terminate(tunnel, SessionReason.UNASKED))
             self._look_later(session)
             if session.following is not None:
                 self._agenda.add(session.identity, session.following)

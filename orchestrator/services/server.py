@@ -21,10 +21,17 @@ from orchestrator.config.toml import AnyConfig
 from orchestrator.core import leases
 from orchestrator.core.absence import SessionState
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
-from orchestrator.core.errors import CharonError, ConfigError
+from orchestrator.core.errors import CharonError, ConfigError, KernelError
 from orchestrator.core.firewall import ServerFirewall, server_ruleset
 from orchestrator.core.flows import FlowRecord
-from orchestrator.core.ike import CharonGone, CharonUp, IkeEvent, Tunnel, TunnelUp
+from orchestrator.core.ike import (
+    CharonGone,
+    CharonUp,
+    IkeEvent,
+    Tunnel,
+    TunnelRekeyed,
+    TunnelUp,
+)
 from orchestrator.core.kernel import MARK_TO_SENDERS, TUN_SERVER
 from orchestrator.core.metric import Metric
 from orchestrator.core.quantities import IPAddress, Seconds
@@ -217,11 +224,22 @@ class Server:
                     self._admit(tunnel, adopted=True)
             case TunnelUp(tunnel):
                 self._admit(tunnel, adopted=False)
+            case TunnelRekeyed(old, tunnel):
+                unsent = not self._sends_on(tunnel)
+                self._driver.post(TunnelRekeyed(old, tunnel, unsent))
             case _:
                 if isinstance(event, CharonGone):
                     self._charon_is(None)
                     self.journal.tell("charon", ("charon-absent",), warning=True)
                 self._driver.post(event)
+
+    def _sends_on(self, tunnel: Tunnel) -> bool:
+        """Whether the kernel has its outbound SA."""
+        try:
+            self._xfrm.state(tunnel.remote, tunnel.spi_out)
+        except KernelError:
+            return False
+        return True
 
     def _charon_is(self, version: str | None) -> None:
         """Its version; None: it is absent."""

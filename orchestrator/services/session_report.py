@@ -79,11 +79,11 @@ def report(
 
 def _tunnel(session: Session, tunnel: Tunnel, now: Instant) -> dict[str, object]:
     """`heard_s`: since a probe named it; None: none has."""
-    probed = session.probed.get(tunnel.child)
+    heard = session.known[tunnel.child].heard
     return {
         "pop": f"{tunnel.remote}:{tunnel.remote_port}",
         "ike_sa": tunnel.ike,
         "spi_out": f"{tunnel.spi_out:08x}",
         "active": tunnel == session.active,
-        "heard_s": None if probed is None else round(now - probed.heard, 3),
+        "heard_s": None if heard is None else round(now - heard, 3),
     }

@@ -226,7 +226,9 @@ class ServerStory:
             and policy.selector.destination == host_network(probe.vip)
         ]
         assert way is not None
-        assert way.spi == probe.spi, "answered through another tunnel"
+        named = [tunnel for tunnel in session.tunnels if tunnel.spi_out == probe.spi]
+        spis = {session.sent_on(tunnel) for tunnel in named}
+        assert way.spi in spis, "answered through another tunnel"
 
     def _charon_says(self, event: Event) -> None:
         match event:
@@ -331,14 +333,14 @@ def what_is_sent_to_a_session_goes_into_its_active_tunnel_alone(story: ServerSto
             if policy.template is None:
                 assert policy.verdict is Verdict.ALLOW
             else:
-                fitting = [t for t in session.tunnels if fits(policy.template, t)]
+                fitting = [t for t in session.tunnels if fits(policy.template, t, session)]
                 assert fitting == [session.active]
 
 
 def a_single_answer_can_take_exactly_the_tunnel_that_has_its_slot(story: ServerStory) -> None:
     for identity, objects in story.kernel.items():
         session = story.session(identity)
-        assert {tunnel.child for tunnel in session.tunnels} >= session.probed.keys()
+        assert {tunnel.child for tunnel in session.tunnels} == session.known.keys()
         slots = [session.slot_of(tunnel) for tunnel in session.tunnels]
         by_mark = {
             probe_mark(slot): tunnel
@@ -350,14 +352,14 @@ def a_single_answer_can_take_exactly_the_tunnel_that_has_its_slot(story: ServerS
         assert len(ways_back(objects)) == len(by_mark) * len(session.vips)
         for policy in ways_back(objects):
             assert policy.template is not None
-            fitting = [t for t in session.tunnels if fits(policy.template, t)]
+            fitting = [t for t in session.tunnels if fits(policy.template, t, session)]
             assert fitting == [by_mark[policy.selector.mark]]
 
 
-def fits(template: Template, tunnel: Tunnel) -> bool:
+def fits(template: Template, tunnel: Tunnel, session: Session) -> bool:
     """Whether the kernel may take this tunnel's outbound SA for the template."""
     addresses = (template.source, template.destination) == (tunnel.local, tunnel.remote)
-    named = template.spi in (None, tunnel.spi_out)
+    named = template.spi in (None, session.sent_on(tunnel))
     return addresses and named and template.reqid == tunnel.reqid
 
 

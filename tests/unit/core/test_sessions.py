@@ -639,6 +639,31 @@ class TestRekeying:
         assert story.state() is SessionState.ATTACHED
         assert story.mapping(fresh) == ["hold, from 7"]
 
+    def test_of_two_successors_the_last_one_counts(self) -> None:
+        """Both sides rekeyed at once; the endpoint's is told of first, ours has won."""
+        story = attached()
+        theirs = replace(OVER_WIFI, child=UniqueId(900), spi_in=Spi(5), spi_out=Spi(6))
+        ours = replace(OVER_WIFI, child=UniqueId(901), spi_in=Spi(7), spi_out=Spi(8))
+        story.hears(TunnelRekeyed(OVER_WIFI.child, theirs))
+        story.hears(TunnelRekeyed(OVER_WIFI.child, ours))
+        assert story.session().active == ours
+        assert story.session().tunnels == [ours]
+        assert story.mapping(theirs) == []
+        assert story.mapping(ours) == ["hold, from 7"]
+
+    def test_an_sa_that_is_not_there_yet_is_not_named(self) -> None:
+        """The kernel would reserve its SPI, and charon could not install it any more."""
+        story = attached()
+        neighbour = replace(from_endpoint(WIFI, 2), remote_port=4501)
+        story.admits(neighbour)
+        assert story.named_sa() == OVER_WIFI.spi_out
+        fresh = replace(OVER_WIFI, child=UniqueId(900), spi_in=Spi(5), spi_out=Spi(6))
+        story.hears(TunnelRekeyed(OVER_WIFI.child, fresh, unsent=True))
+        assert story.named_sa() == OVER_WIFI.spi_out
+        story.sa_moved(fresh, NAT)
+        assert story.named_sa() == fresh.spi_out
+        assert story.reason() is not SessionReason.FOLLOWED
+
     def test_the_mapping_of_the_replaced_sa_is_nothing(self) -> None:
         story = attached()
         fresh = replace(OVER_WIFI, child=UniqueId(900), spi_in=Spi(5), spi_out=Spi(6))

@@ -92,6 +92,9 @@ class ServerInAnyWorld(RuleBasedStateMachine):
         if other is None or other.reqid == REQIDS[name]:
             return
         spi = other.spi_in if which % 2 else other.spi_out
+        session = self.story.machine.by_identity.get(name)
+        if session is not None and any(spi == own.spi_out for own in session.tunnels):
+            return  # the kernel has no two SAs with one SPI to one address
         fresh = replace(self._negotiated(name, place), spi_out=spi)
         self.story.admits(fresh, self.owners[name], name)
 
@@ -120,8 +123,8 @@ class ServerInAnyWorld(RuleBasedStateMachine):
             self.story.hears(TunnelRekeyed(ended.child, ended))
             self.story.hears(IkeMoved(ended.ike, ended.local, 4500, ended.remote, 4500))
 
-    @rule(which=choice)
-    def a_child_sa_is_rekeyed(self, which: int) -> None:
+    @rule(which=choice, unsent=strategies.booleans())
+    def a_child_sa_is_rekeyed(self, which: int, *, unsent: bool) -> None:
         old = self._one(which)
         if old is None:
             return
@@ -132,7 +135,21 @@ class ServerInAnyWorld(RuleBasedStateMachine):
             spi_in=Spi(0x7000_0000 + self.number),
             spi_out=Spi(0x7100_0000 + self.number),
         )
-        self.story.hears(TunnelRekeyed(old.child, fresh))
+        if which % 3 == 0:  # both sides did, and the endpoint lost
+            lost = replace(
+                fresh,
+                child=UniqueId(5000 + self.number),
+                spi_in=Spi(0x7200_0000 + self.number),
+                spi_out=Spi(0x7300_0000 + self.number),
+            )
+            self.story.hears(TunnelRekeyed(old.child, lost, unsent=True))
+        self.story.hears(TunnelRekeyed(old.child, fresh, unsent=unsent))
+
+    @rule(which=choice)
+    def the_outbound_sa_of_a_rekeying_comes(self, which: int) -> None:
+        tunnel = self._one(which)
+        if tunnel is not None:
+            self.story.sa_moved(tunnel, str(tunnel.remote))
 
     @rule(which=choice)
     def an_ike_sa_is_rekeyed(self, which: int) -> None:

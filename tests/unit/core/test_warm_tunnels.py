@@ -16,11 +16,18 @@ from orchestrator.core.ike import (
 )
 from orchestrator.core.kernel import Direction
 from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
-from orchestrator.core.session import MAX_TUNNELS
+from orchestrator.core.session import MAX_TUNNELS, UNASKED
 from orchestrator.core.session_events import Heard, HeardWarm, SessionReason
 from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
-from tests.unit.core.server_stories import ServerStory, from_endpoint, policies, ways_back
+from tests.unit.core.server_stories import (
+    LAPTOP,
+    POLICY,
+    ServerStory,
+    from_endpoint,
+    policies,
+    ways_back,
+)
 
 TABLET = "tablet@example.org"
 TABLET_VIP: IPAddress = ip_address("10.99.0.9")
@@ -124,7 +131,7 @@ class TestSignsOfLife:
         story = two_tunnels()
         story.asks(OVER_LTE, after=2)
         story.probed(1, OVER_WIFI, after=1)
-        heard = {child: probed.heard for child, probed in story.session().probed.items()}
+        heard = {child: known.heard for child, known in story.session().known.items()}
         assert heard == {OVER_WIFI.child: at(3), OVER_LTE.child: at(2)}
 
     def test_what_names_no_tunnel_is_a_sign_of_life_too(self) -> None:
@@ -186,6 +193,17 @@ class TestWaysBackFollow:
         assert story.asks(fresh) == ["answer there"]
         assert story.asks(OVER_LTE) == []
 
+    def test_a_rekeying_that_the_endpoint_began(self) -> None:
+        """charon installs the new outbound SA when the endpoint has deleted the old ones."""
+        story = warm()
+        fresh = replace(OVER_LTE, child=UniqueId(900), spi_in=Spi(5), spi_out=Spi(6))
+        story.hears(TunnelRekeyed(OVER_LTE.child, fresh, unsent=True))
+        (way,) = {policy.template for policy in ways_back(story.kernel[LAPTOP])}
+        assert way is not None
+        assert way.spi == OVER_LTE.spi_out
+        story.sa_moved(fresh, LTE.pop)
+        assert story.asks(fresh) == ["answer there"]
+
     def test_a_move(self) -> None:
         story = warm()
         assert story.mapping(OVER_LTE) == []
@@ -241,7 +259,26 @@ class TestWaysBackFollow:
         story = warm()
         gone = TunnelDown(OVER_LTE.ike, OVER_LTE.child)
         assert story.hears(gone) == ["to wifi, from 7"]
-        assert story.session().probed.keys() == {OVER_WIFI.child}
+        assert story.session().known.keys() == {OVER_WIFI.child}
+
+    def test_nobody_says_good_bye_over_a_lost_link(self) -> None:
+        """Of an endpoint that is heard, what it asks for no more has ended with its link."""
+        story = warm()
+        story.admits(OVER_WIFI2)
+        said = []
+        while story.now < UNASKED + POLICY.detach_after:
+            said += story.probed(1, OVER_WIFI, after=2) + story.waits(0)
+            said += [words for words in story.asks(OVER_LTE) if words != "answer there"]
+        assert set(said) == {"terminate 3: not-asked-for"}
+
+    def test_of_an_endpoint_that_is_away_all_tunnels_are_kept(self) -> None:
+        """It may come back out of any of them, and is given time to ask for the others."""
+        story = warm()
+        assert story.waits(500) == ["hold, from 7, warm lte"]
+        story.probed(2, OVER_LTE)
+        while story.now < 500 + UNASKED - 2:
+            assert story.probed(2, OVER_LTE, after=2) == []
+            assert story.waits(0) == []
 
     def test_the_end_of_charon(self) -> None:
         story = warm()
