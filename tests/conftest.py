@@ -20,6 +20,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a skipped test has failed: where everything is there, nothing has to be skipped",
     )
+    parser.addoption("--roams", type=int, default=20, help="how many random roams one run has")
+    parser.addoption(
+        "--roam-seconds", type=float, default=40.0, help="how long all of them take"
+    )
+    parser.addoption(
+        "--rekey-seconds",
+        type=float,
+        default=90.0,
+        help="how long short keys are tried",
+    )
+    parser.addoption(
+        "--roam-seed",
+        type=int,
+        action="append",
+        help="what they are made of; given again, there is another run",
+    )
 
 
 def _judged(report: Report, config: pytest.Config) -> Report:

@@ -10,6 +10,8 @@ from orchestrator.lab.host import Host
 from tests.scenarios.world import World
 
 _LOG_LINES = 40
+_ROAM_SEEDS = (4,)
+"""Of the random roams that everybody's tests make."""
 _NOISE = re.compile(r"\[(ENC|NET)\]")
 """charon tells of every message twice."""
 
@@ -41,6 +43,27 @@ def cold_world(tmp_path: Path) -> Iterator[World]:
     """A lab of the test's own in which nothing of ours has run yet."""
     with World(tmp_path / "lab") as world:
         yield world
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "roam_seed" in metafunc.fixturenames:
+        seeds = metafunc.config.getoption("--roam-seed") or _ROAM_SEEDS
+        metafunc.parametrize("roam_seed", seeds, ids=lambda seed: f"seed {seed}")
+
+
+@pytest.fixture
+def roam_count(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--roams"))
+
+
+@pytest.fixture
+def roam_seconds(request: pytest.FixtureRequest) -> float:
+    return float(request.config.getoption("--roam-seconds"))
+
+
+@pytest.fixture
+def rekey_seconds(request: pytest.FixtureRequest) -> float:
+    return float(request.config.getoption("--rekey-seconds"))
 
 
 @pytest.hookimpl(wrapper=True)
