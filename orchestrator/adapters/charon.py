@@ -49,6 +49,10 @@ INITIATE_GRACE: Final = 2.0
 """Seconds we wait beyond the limit that charon itself was given for an initiate."""
 EVENTS: Final = ("child-updown", "child-rekey", "ike-updown", "ike-rekey", "ike-update")
 
+_ESTABLISHED: Final = (b"INSTALLED", b"UPDATING", b"REKEYING")
+"""States of a CHILD_SA that is used. REKEYING has no successor yet; REKEYED has one, and goes
+without a word when it has drained (child_sa.h, child_delete.c)."""
+
 _FAILURES: Final[tuple[tuple[str, IkeFailure], ...]] = (
     ("subject certificate invalid", IkeFailure.CERTIFICATE),
     ("certificate was revoked", IkeFailure.CERTIFICATE),
@@ -364,8 +368,8 @@ def _tunnels(content: Section, *, established_only: bool = True) -> list[Tunnel]
     found = []
     for name, ike in _sections(content):
         for _, child in _sections(_section(ike, "child-sas")):
-            installed = child.get("state") in (b"INSTALLED", b"UPDATING", b"REKEYED")
-            if "spi-in" in child and (installed or not established_only):
+            established = child.get("state") in _ESTABLISHED
+            if "spi-in" in child and (established or not established_only):
                 found.append(_tunnel(name, ike, child))
     return found
 

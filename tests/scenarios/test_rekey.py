@@ -228,6 +228,20 @@ def test_both_sides_renew_at_the_same_time(far: World) -> None:
     eventually(partial(leftovers, world), lambda found: not found, DRAINED)
 
 
+def test_a_daemon_that_starts_after_a_rekeying_has_the_tunnel_that_stays(world: World) -> None:
+    """charon lists the former CHILD_SA for five seconds more."""
+    with world.nothing_in_clear(), Conversation.open(world.endpoint.host, PEER) as talk:
+        for side in world.sides:
+            before = settled(world)
+            rekey(world.endpoint, child=before.endpoint.children[0].number)
+            settled(world, other_than=before.spis)
+            side.kill()
+            side.start()
+            talk.goes_on()
+            eventually(partial(leftovers, world), lambda found: not found, DRAINED)
+        talk.ends_well()
+
+
 async def negotiate_beside(pop: str) -> None:
     """As if another link of the endpoint was behind the same NAT."""
     charon, name = Charon(VICI_SOCKET), "beside"

@@ -57,6 +57,30 @@ def test_a_child_that_is_up_becomes_a_tunnel_with_everything_in_it() -> None:
     assert tunnel.local_vips == (ip_address("10.99.0.2"),)
 
 
+@pytest.mark.parametrize(
+    ("states", "used"),
+    [
+        ([b"INSTALLED"], [0]),
+        ([b"UPDATING"], [0]),
+        ([b"REKEYING"], [0]),
+        ([b"REKEYED", b"INSTALLED"], [1]),
+        ([b"INSTALLED", b"REKEYED", b"DELETED"], [0]),
+        ([b"CREATED", b"DELETING"], []),
+    ],
+)
+def test_of_a_rekeying_the_one_that_stays_is_the_tunnel(
+    states: list[bytes], used: list[int]
+) -> None:
+    """The other one ends without a word: whoever took it for a tunnel would keep it."""
+    children: Section = {
+        f"inner-{number}": {**CHILD, "state": state, "uniqueid": str(number).encode()}
+        for number, state in enumerate(states)
+    }
+    event: Section = {"up": b"yes", "a": ike({"child-sas": children})}
+    found = [news.tunnel.child for news in parse_event("child-updown", event)]  # type: ignore[union-attr]
+    assert found == used
+
+
 def test_a_child_that_is_down_is_named_by_its_numbers() -> None:
     event: Section = {"a": ike({"child-sas": {"inner-7": CHILD}})}
     assert parse_event("child-updown", event) == (TunnelDown(3, 7),)  # type: ignore[arg-type]
