@@ -4,6 +4,7 @@ import select
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Self
 
@@ -22,6 +23,18 @@ BACKLOG: Final = 1 << 20
 """Octets that wait to be sent, after which nothing is added: as much as applications keep."""
 _READ: Final = 1 << 16
 _PIECES: Final = content(64 * PIECE)
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """All in seconds."""
+
+    since: float
+    """From the beginning of what was looked at."""
+    lasted: float
+
+    def __str__(self) -> str:
+        return f"{self.lasted:.1f} s from {self.since:.1f} s on"
 
 
 class Bulk(Background):
@@ -60,10 +73,9 @@ class Bulk(Background):
         self.socket.shutdown(socket.SHUT_WR)
         assert self.socket.recv(_READ) == b"", "more came back than was sent"
 
-    def longest_stall(self, begin: float, end: float) -> float:
-        """Seconds."""
+    def longest_stall(self, begin: float, end: float) -> "Stall":
         silent, heard = longest_silence(self.arrivals, begin, end)
-        return heard - silent
+        return Stall(silent - begin, heard - silent)
 
     def __str__(self) -> str:
         return f"{self.sent} octets sent, {self.received} received"

@@ -58,7 +58,7 @@ def test_connections_last_and_nothing_is_left(
         flows.end_well()
     status = world.endpoint.status()
     say(f"seed {roam_seed}: {roam_count} roams in {took:.1f} s, {flows.bulk}")
-    say(f"changes of place {status['roams'] - before}, longest stall {longest:.1f} s")
+    say(f"changes of place {status['roams'] - before}, longest stall {longest}")
     say(f"counters {status['counters']}")
     assert status["vip"] == vips
     assert status["roams"] > before, "nothing was tried"

@@ -34,7 +34,7 @@ def test_what_comes_back_as_it_was_ends_well() -> None:
     with pouring(lambda octets, _: octets) as bulk:
         bulk.ends_well()
         assert bulk.received == bulk.sent >= 2 * PIECE
-        assert bulk.longest_stall(bulk.arrivals[0], bulk.arrivals[-1]) > 0
+        assert bulk.longest_stall(bulk.arrivals[0], bulk.arrivals[-1]).lasted > 0
 
 
 def test_another_octet_does_not() -> None:
