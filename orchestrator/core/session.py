@@ -113,6 +113,10 @@ class Session:
             self.known[tunnel.child].heard = now
         return tunnel
 
+    def is_or_was(self, tunnel: Tunnel, child: UniqueId) -> bool:
+        """Whether this is its CHILD_SA, or the one before."""
+        return child in (tunnel.child, self.replaced.get(tunnel.child))
+
     def sent_on(self, tunnel: Tunnel) -> Spi:
         """Its outbound SA. A policy that named one which is not there yet would have the kernel
         reserve the SPI, and charon could not install it (xfrm_state_find, xfrm_state_add)."""

@@ -303,10 +303,7 @@ class Sessions:
         if session is None:
             return
         for known in tuple(session.tunnels):
-            if known.ike == tunnel.ike and old in (
-                known.child,
-                session.replaced.get(known.child),
-            ):
+            if known.ike == tunnel.ike and session.is_or_was(known, old):
                 session.rekeyed(known, tunnel, old=old, unsent=event.unsent)
                 self._index.remove(session, known)
                 session.moved &= session.active != tunnel
@@ -476,7 +473,7 @@ class Sessions:
             if session is None:
                 continue
             for tunnel in session.tunnels:
-                if tunnel.child == child and tunnel != session.active:
+                if session.is_or_was(tunnel, child) and tunnel != session.active:
                     self._effects.append(Terminate(tunnel, SessionReason.SUPERSEDED))
 
     def _look(self, session: Session, now: Instant) -> None:

@@ -680,6 +680,15 @@ class TestRekeying:
         assert story.hears(IkeDown(UniqueId(1))) == []
         assert story.hears(IkeDown(UniqueId(41))) == ["hold, block"]
 
+    def test_a_superseded_tunnel_is_ended_though_it_was_rekeyed_meanwhile(self) -> None:
+        story = attached()
+        fresh = from_endpoint(WIFI, 2)
+        story.admits(fresh)
+        story.probed(2, fresh)
+        rekeyed = replace(OVER_WIFI, child=UniqueId(900), spi_in=Spi(5), spi_out=Spi(6))
+        story.hears(TunnelRekeyed(OVER_WIFI.child, rekeyed))
+        assert story.waits(2) == ["terminate 1: superseded"]
+
     def test_a_superseded_tunnel_is_ended_under_its_new_number(self) -> None:
         story = attached()
         fresh = from_endpoint(WIFI, 2)
