@@ -52,6 +52,7 @@ _MONITOR_BUFFER: Final = 2 << 20
 """Octets, which the kernel doubles: some 2,000 SAs may change between two reads."""
 _DATAGRAMS_PER_READ: Final = 64
 """Taken from a monitor before the caller has its turn again."""
+CHANGES: Final = (Group.EXPIRE, Group.SA, Group.POLICY, Group.MAPPING)
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH})
 
 
@@ -252,7 +253,7 @@ class Monitor:
     """Subscribes to what is done to policies and SAs, but for what `besides` does."""
 
     def __init__(
-        self, groups: tuple[Group, ...] = tuple(Group), besides: Xfrm | None = None
+        self, groups: tuple[Group, ...] = CHANGES, besides: Xfrm | None = None
     ) -> None:
         self._besides = None if besides is None else besides.port
         self._socket = _open(sum(1 << (group - 1) for group in groups))
@@ -274,6 +275,14 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def hear(self, group: Group, *, on: bool) -> None:
+        """Listens to one more group, or no longer. Raises KernelError."""
+        option = _NETLINK_ADD_MEMBERSHIP if on else _NETLINK_DROP_MEMBERSHIP
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, option, group)
+        except OSError as error:
+            raise _translated(error, "watch", group.name) from error
 
     def read(self) -> tuple[Notification | NewsLost, ...]:
         """What happened since the last call, in order; does not wait. Raises KernelError."""

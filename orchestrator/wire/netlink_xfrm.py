@@ -153,6 +153,14 @@ class MappingChanged:
     new_port: int
 
 
+@dataclass(frozen=True, slots=True)
+class StateCounts:
+    """Packets went through the SA (xfrm_replay_notify, net/xfrm/xfrm_replay.c): two or more
+    since it was told of last, or the first after a second without any."""
+
+    spi: Spi
+
+
 Notification = (
     PolicyPut
     | PolicyGone
@@ -161,6 +169,7 @@ Notification = (
     | StateGone
     | StateExpired
     | StatesFlushed
+    | StateCounts
     | MappingChanged
 )
 
@@ -335,6 +344,8 @@ def notification(news: Frame) -> Notification | None:
             return StateExpired(decode_state(news.body, found), bool(hard))
         case Message.FLUSHSA:
             return StatesFlushed()
+        case Message.NEWAE:
+            return StateCounts(decode_identity(news.body)[1])
         case Message.MAPPING:
             return _decode_mapping(news.body)
     return None

@@ -47,6 +47,7 @@ class Message(IntEnum):
     POLEXPIRE = 0x1B
     FLUSHSA = 0x1C
     FLUSHPOLICY = 0x1D
+    NEWAE = 0x1E
     MAPPING = 0x26
 
 
@@ -56,6 +57,9 @@ class Group(IntEnum):
     EXPIRE = 2
     SA = 3
     POLICY = 4
+    AEVENTS = 5
+    """Whenever an SA has counted packets; who listens makes the kernel work for each second
+    packet of every SA."""
     MAPPING = 8
 
 

@@ -17,7 +17,7 @@ from orchestrator.wire.netlink import Flag, Frame
 from orchestrator.wire.probe import Kind, encode
 from orchestrator.wire.xfrm_structs import Message
 from tests.unit.wire import captured
-from tests.unit.wire.test_netlink_xfrm import MAPPING
+from tests.unit.wire.test_netlink_xfrm import COUNTS, MAPPING
 from tests.unit.wire.test_packets import SYN4, UDP6
 from tests.unit.wire.test_probe import PROBE
 
@@ -61,6 +61,7 @@ READERS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
             captured.DELSA[16:],
             captured.UPDPOLICY[16:],
             captured.REFUSAL_CAPPED[16:],
+            COUNTS,
             MAPPING,
         ),
     ),

@@ -26,12 +26,14 @@ from orchestrator.wire.netlink_xfrm import (
     PoliciesFlushed,
     PolicyGone,
     PolicyPut,
+    StateCounts,
     StateExpired,
     StateGone,
     StatePut,
     StatesFlushed,
 )
 from orchestrator.wire.security_association import Mark, Replay, ReplayEsn, StateFlag, moved
+from orchestrator.wire.xfrm_structs import Group
 from tests.kernel.adapters.road import (
     ESN,
     LEFT,
@@ -45,6 +47,8 @@ from tests.kernel.adapters.road import (
 )
 from tests.kernel.netns import Namespace
 
+WITHOUT = 2.5
+"""Seconds without a packet after which the next one is told of; the kernel takes one."""
 ANY4, ANY6 = ip_network("0.0.0.0/0"), ip_network("::/0")
 VIP4, VIP6 = ip_network("10.99.0.2/32"), ip_network("fd00:99::2/128")
 PATH = Template(ip_address("192.168.10.2"), ip_address("203.0.113.10"), ENDPOINT_REQID)
@@ -462,6 +466,53 @@ def test_the_other_side_hears_where_the_peer_has_moved_to(road: Road) -> None:
         assert monitor.read() == (
             MappingChanged(RIGHT[0], SPI_OUT, REQID, LEFT[0], 4500, LEFT[1], 4500),
         )
+
+
+@pytest.mark.parametrize("replay", [ESN, PLAIN])
+class TestCounting:
+    """The kernel tells that an SA counts, to who asked for it, and only then."""
+
+    @pytest.fixture
+    def road(self, make_road: Callable[[str], Road], replay: str) -> Road:
+        return make_road(replay)
+
+    @pytest.fixture
+    def counting(self, road: Road) -> Iterator[Monitor]:
+        with road.left.entered():
+            monitor = Monitor(())
+        with monitor:
+            yield monitor
+
+    def test_nobody_is_told_who_did_not_ask(self, road: Road, counting: Monitor) -> None:
+        for _ in range(5):
+            road.send()
+            road.receive()
+        assert counting.read() == ()
+
+    def test_the_second_packet_is_told_of_at_once(self, road: Road, counting: Monitor) -> None:
+        counting.hear(Group.AEVENTS, on=True)
+        road.send()
+        road.send()
+        assert counting.read() == (StateCounts(SPI_OUT),)
+
+    def test_the_first_one_is_after_a_time_without(self, road: Road, counting: Monitor) -> None:
+        counting.hear(Group.AEVENTS, on=True)
+        road.send()
+        road.send()
+        counting.read()
+        select.select([counting], [], [], WITHOUT)
+        assert counting.read() == ()
+        road.send()
+        assert counting.read() == (StateCounts(SPI_OUT),)
+
+    def test_nothing_is_told_any_more_when_nobody_listens(
+        self, road: Road, counting: Monitor
+    ) -> None:
+        counting.hear(Group.AEVENTS, on=True)
+        counting.hear(Group.AEVENTS, on=False)
+        for _ in range(5):
+            road.send()
+        assert counting.read() == ()
 
 
 def test_held_packets_do_not_reach_the_wire(road: Road) -> None:

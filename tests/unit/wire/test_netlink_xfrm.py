@@ -26,6 +26,7 @@ from orchestrator.wire.netlink_xfrm import (
     PoliciesFlushed,
     PolicyGone,
     PolicyPut,
+    StateCounts,
     StateExpired,
     StateGone,
     StatesFlushed,
@@ -73,6 +74,11 @@ FWD_ID = bytes.fromhex(
 MAPPING = bytes.fromhex(
     "cb00710a0000000000000000000000000000abcd0200320077000000c63364020000000000000000"
     "000000006440000200000000000000000000000011949c41"
+)
+
+COUNTS = bytes.fromhex(
+    "cb00710a0000000000000000000000000000abcd02003200c0a80a02000000000000000000000000"
+    "40000000016f0000"
 )
 
 
@@ -140,6 +146,10 @@ def test_reads_that_all_sas_are_gone() -> None:
     assert notification(Frame(Message.FLUSHSA, 0, 0, 0, b"\x32\0\0\0")) == StatesFlushed()
 
 
+def test_reads_which_sa_counts() -> None:
+    assert notification(Frame(Message.NEWAE, 0, 0, 0, COUNTS)) == StateCounts(Spi(0xABCD))
+
+
 def test_reads_where_a_peer_has_moved_to() -> None:
     assert notification(Frame(Message.MAPPING, 0, 0, 0, MAPPING)) == MappingChanged(
         destination=IPv4Address("203.0.113.10"),
@@ -153,7 +163,7 @@ def test_reads_where_a_peer_has_moved_to() -> None:
 
 
 def test_passes_over_messages_of_no_concern() -> None:
-    assert notification(Frame(0x1E, 0, 0, 0, b"")) is None
+    assert notification(Frame(0x1F, 0, 0, 0, b"")) is None
 
 
 PRIORITY_AT = 152
