@@ -281,7 +281,8 @@ class ServerTimers:
 
     detach_after: Annotated[Seconds, Between(0.5, 600)] = Seconds(7.0)
     """An endpoint that was not heard this long counts as away: its packets are held. Three and
-    a half of the endpoint's default `probe_interval`: three probes may be lost."""
+    a half of the endpoint's default `probe_interval`: three probes may be lost. One that says
+    that it asks more rarely (`probe_idle`) than every 2 s is given the difference on top."""
     asleep_after: Annotated[Lifetime, Between(1)] = Seconds(600.0)
     """An endpoint that has been away this long counts as asleep, as one does at once that says
     so: its TCP is held on, anything else for it is dropped. After ten minutes no tunnel can be

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 from orchestrator.core.quantities import Instant, Seconds
 
@@ -50,6 +51,16 @@ class Patience:
         return becomes, at
 
 
+USUAL: Final = Seconds(2.0)
+"""So often an endpoint asks that does not say how often: an operator who sets `detach_after`
+counts on it."""
+FORGOTTEN: Final = Seconds(12.5)
+"""How soon one wants to be heard that spoke to this daemon's predecessor: an idle one, by
+default."""
+LONGEST_SILENCE: Final = Seconds(60.0)
+"""More is not agreed to: who is gone has to be noticed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
     """What the operator configured about sessions."""
@@ -62,6 +73,11 @@ class SessionPolicy:
     """Sessions at a time, whatever their state."""
     evict: bool = False
     """Whether the one that has been away longest makes room for a further one."""
+
+    def silence(self, within: Seconds | None) -> Seconds:
+        """How long an endpoint is silent that is away, if it wanted to be heard `within`."""
+        beyond = 0.0 if within is None else max(0.0, within - USUAL)
+        return Seconds(self.detach_after + beyond)
 
     def patience_with(self, identity: str) -> Patience:
         return self.of_identity.get(identity, self.patience)

@@ -72,6 +72,16 @@ class Liveness:
         self.due = Instant(now + self.interval)
         return rtt
 
+    def rest(self, interval: Seconds, now: Instant) -> None:
+        """It has just answered: the next probe is due so long after that."""
+        self.interval, self.due = interval, Instant(now + interval)
+
+    def hurry(self, interval: Seconds) -> None:
+        """The next probe is due no later than so long after the latest answer."""
+        if self._waiting_since is None and interval < self.interval:
+            self.due = Instant(self.due - self.interval + interval)
+            self.interval = interval
+
     @property
     def waiting_since(self) -> Instant | None:
         """When the first probe was sent that is unanswered; None: all are answered."""

@@ -76,6 +76,7 @@ from orchestrator.core.mobility_events import (
     Terminate,
     Tick,
     TrafficSeen,
+    TrafficStirs,
     Woke,
 )
 from orchestrator.core.network import Snapshot
@@ -104,6 +105,8 @@ class MobilityPolicy:
     backoff_max: Seconds
     probe_interval: Seconds
     dead_after: Seconds
+    probe_idle: Seconds = Seconds(12.5)
+    """The longest interval between two probes of the active path."""
     choice: LinkChoice = LinkChoice()
     inner: Inner = Inner()
     static_vips: tuple[IPAddress, ...] = ()
@@ -135,7 +138,7 @@ class Mobility:
         self._warmth = Warmth(self._tunnels, self._places, policy.warm_links)
         self._penalties = Penalties()
         self._wishes = Wishes(self._places, self._attempts, self._warmth)
-        self._vigil = Vigil()
+        self._vigil = Vigil(policy.probe_interval, policy.probe_idle)
         self._active: Held | None = None
         self._activated_at: Place | None = None
         """Where the latest activation was, whatever became of it since."""
@@ -181,11 +184,13 @@ class Mobility:
                 self._attempt_failed(event, now)
             case MoveEnded():
                 self._move_ended(event, now)
-            case ProbeAnswered(sequence):
-                self._answered(sequence, now)
+            case ProbeAnswered():
+                self._answered(event, now)
             case TrafficSeen():
                 if self._vigil.seen(event, self._active, now):
                     self._probe(now)
+            case TrafficStirs():
+                self._traffic_stirs(event, now)
             case RoamRequested(link_name):
                 self._roam_requested(link_name, now)
             case FallsAsleep():
@@ -205,14 +210,14 @@ class Mobility:
         self._negotiate_if_needed(now)
         if self._echoes.turn(now):
             self._effects.append(HideEchoes(self._echoes.stale))
+        self._effects += self._vigil.turn(self._active if self._watches else None)
         return tuple(self._effects)
 
     def deadline(self) -> Instant | None:
         """When to send `Tick` if nothing else happens; None: never."""
         times = [held.retire_at for held in self._tunnels.held if held.retire_at is not None]
         if self._active is not None:
-            longest = self._warmth.patience(self._active, self.policy.dead_after)
-            times.append(self._active.liveness.deadline(longest))
+            times.append(self._active.liveness.deadline(self._patience(self._active)))
         if self._watches:
             times += [held.liveness.deadline() for held in self._warmth.warm]
             times += [self._vigil.next_look] if self._vigil.next_look is not None else []
@@ -392,7 +397,7 @@ class Mobility:
         place = place_of(held.path)
         self.roams += self._activated_at not in (None, place)
         self._activated_at = place
-        self._vigil.begin(held, self.policy.probe_interval, now)
+        self._vigil.begin(held, now)
         self._set_state(State.MOVING, reasons, now)
         self._apply()
         self._probe(now)
@@ -424,10 +429,9 @@ class Mobility:
             return
         if self._watches:
             self._effects += self._vigil.look(self._active, now)
-        longest = self._warmth.patience(self._active, self.policy.dead_after)
-        if self._active.liveness.health(now, longest) is PathHealth.DEAD:
+        if self._active.liveness.health(now, self._patience(self._active)) is PathHealth.DEAD:
             self._dead(self._active, now)
-        elif now >= self._active.liveness.due:
+        elif self._vigil.is_due(self._active, self._warmth.warm if self._watches else (), now):
             self._probe(now)
 
     @property
@@ -438,7 +442,7 @@ class Mobility:
     def _ask_the_warm(self, now: Instant) -> None:
         """Rule 10, first half."""
         for held in self._warmth.warm:
-            if now >= held.liveness.due:
+            if self._vigil.is_due(held, (), now):
                 self._effects.append(self._vigil.ask(held, self.flip, now, active=False))
 
     def _give_up_the_silent(self, now: Instant) -> None:
@@ -473,11 +477,21 @@ class Mobility:
             probe = self._vigil.ask(self._active, self.flip, now, active=True, asleep=asleep)
             self._effects.append(probe)
 
-    def _answered(self, sequence: int, now: Instant) -> None:
+    def _traffic_stirs(self, event: TrafficStirs, now: Instant) -> None:
+        if self._active is not None and self._watches:
+            known = self._tunnels.held
+            self._effects += self._vigil.stirred(event, self._active, known, now)
+
+    def _patience(self, active: Held) -> Seconds:
+        """How long the active path may leave probes unanswered."""
+        longest = self.policy.dead_after
+        return self._vigil.patience(active, self._warmth.patience(active, longest), longest)
+
+    def _answered(self, event: ProbeAnswered, now: Instant) -> None:
         """Rule 5."""
-        rtt = self._active.liveness.answered(sequence, now) if self._active else None
+        rtt = self._vigil.answered(self._active, event, now) if self._active else None
         if self._active is None or rtt is None:
-            self._warm_answered(sequence, now)
+            self._warm_answered(event.sequence, now)
             return
         self._active.heard = now
         self._active.answered = True

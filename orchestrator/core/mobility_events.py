@@ -87,6 +87,8 @@ class MoveEnded:
 @dataclass(frozen=True, slots=True)
 class ProbeAnswered:
     sequence: int
+    agreed: Seconds | None = None
+    """So long the server waits for the next one; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,13 @@ class TrafficSeen:
     received: int
     """Packets, as `sent`."""
     sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficStirs:
+    """Ordered by WatchTraffic: these SAs, whosesoever, have counted packets."""
+
+    spis: frozenset[Spi]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,7 @@ Event = (
     | MoveEnded
     | ProbeAnswered
     | TrafficSeen
+    | TrafficStirs
     | RoamRequested
     | FallsAsleep
     | Woke
@@ -212,6 +222,9 @@ class SendProbe:
     """It says that we take nothing any more, until another one comes."""
     slot: int | None = None
     """Over the warm tunnel with this one, which it leaves as it is. None: with the traffic."""
+    within: Seconds | None = None
+    """So soon comes the next one at the latest, if this one is answered. None: it does not
+    say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +232,13 @@ class LookAtTraffic:
     """Count what came and went through the tunnel."""
 
     tunnel: Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTraffic:
+    """Have the kernel tell when an SA counts packets (TrafficStirs), or no longer."""
+
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +284,7 @@ Effect = (
     | Bury
     | SendProbe
     | LookAtTraffic
+    | WatchTraffic
     | MaySleep
     | Release
     | HideEchoes

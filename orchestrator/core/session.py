@@ -56,6 +56,9 @@ class Session:
     sequence: int = 0
     """Of the newest probe of this flip."""
     heard: Instant | None = None
+    within: Seconds | None = None
+    """After the newest probe, so soon wants the endpoint to be heard again; None: it did not
+    say."""
     roams: int = 0
     moved: bool = False
     """The active tunnel was followed to another place, where the endpoint replaces it soon."""
@@ -207,4 +210,4 @@ class Session:
         if self.state is not SessionState.ATTACHED:
             return policy.patience_with(self.identity).after(self.state, self.left)
         heard = self.since if self.heard is None else self.heard
-        return SessionState.AWAY, Instant(heard + policy.detach_after)
+        return SessionState.AWAY, Instant(heard + policy.silence(self.within))

@@ -17,7 +17,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import KernelObject
-from orchestrator.core.quantities import IPAddress, Reqid, Spi
+from orchestrator.core.quantities import IPAddress, Reqid, Seconds, Spi
 
 
 class SessionReason(StrEnum):
@@ -65,6 +65,8 @@ class Heard:
     sequence: int = 0
     asleep: bool = False
     """It is about to sleep, and takes nothing any more."""
+    within: Seconds | None = None
+    """So soon comes the next one at the latest; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,8 @@ class AnswerProbe:
     probe: Heard | HeardWarm
     mark: int = 0
     """Of the answer; 0: none, it goes where everything for this endpoint does."""
+    agreed: Seconds | None = None
+    """So long we wait for the next one; None: the endpoint did not say."""
 
 
 Effect = ApplySession | Terminate | Release | Shed | EndFlows | Tell | AnswerProbe

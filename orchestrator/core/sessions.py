@@ -27,13 +27,22 @@ The rules, each with the method that keeps it:
    where a link is lost nobody says good-bye (`_look`).
 10. There are no more sessions than may be: a further endpoint is refused, or takes the place
    of the one that has been away longest, never of an attached one (`_makes_room`).
+11. An endpoint says how soon it will be heard again, up to `LONGEST_SILENCE`; `detach_after` is
+   meant for one that asks every `USUAL` seconds, and who asks more rarely is given the
+   difference (`_is_to_be_heard`, `core.absence`).
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, assert_never
 
-from orchestrator.core.absence import Absent, SessionPolicy, SessionState
+from orchestrator.core.absence import (
+    FORGOTTEN,
+    LONGEST_SILENCE,
+    Absent,
+    SessionPolicy,
+    SessionState,
+)
 from orchestrator.core.agenda import Agenda
 from orchestrator.core.ike import (
     CharonGone,
@@ -210,7 +219,7 @@ class Sessions:
     def _answer(self, session: Session, event: Heard) -> None:
         """Not over another way than it came: to the endpoint an answer is proof."""
         if session.active is not None and session.active.spi_out == event.spi:
-            self._effects.append(AnswerProbe(event))
+            self._effects.append(AnswerProbe(event, agreed=session.within))
 
     def _activate(
         self, session: Session, tunnel: Tunnel | None, event: Heard, now: Instant
@@ -220,6 +229,7 @@ class Sessions:
         newer = session.flip is None or follows(event.flip, session.flip)
         if newer or follows(event.sequence, session.sequence):
             session.sequence = event.sequence
+            self._is_to_be_heard(session, event.within)
         if tunnel is None or not (newer or session.state is not SessionState.ATTACHED):
             return
         if tunnel != session.active and not session.is_settled(tunnel, now):
@@ -235,6 +245,13 @@ class Sessions:
             # It was away for less time than we would have noticed.
             self._effects.append(Release(session.vips))
         self._supersede(session, tunnel, now)
+
+    def _is_to_be_heard(self, session: Session, within: Seconds | None) -> None:
+        """Rule 11."""
+        before = session.within
+        session.within = None if within is None else min(within, LONGEST_SILENCE)
+        if session.within != before:
+            self._look_later(session)
 
     def _supersede(self, session: Session, tunnel: Tunnel, now: Instant) -> None:
         """Rule 5."""
@@ -268,9 +285,11 @@ class Sessions:
         if session.state is not SessionState.ATTACHED:
             session.since = now
         session.state = SessionState.ATTACHED
+        if reason is SessionReason.ADOPTED:
+            session.within = FORGOTTEN
         session.reason = reason
         self._absent.returned(session.identity)
-        self._agenda.add(session.identity, Instant(now + self._policy.detach_after))
+        self._look_later(session)
         self._apply(session)
         self._effects.append(Release(session.vips))
         fields: dict[str, str | float] = {"pop": str(tunnel.remote)}

@@ -1,28 +1,57 @@
 """Asks the tunnels, and looks at what the active one carries.
 
 1. Each probe has a number that no other has; an answer belongs to the tunnel that was asked.
-2. The active tunnel is asked with the traffic, a warm one over itself (`ask`).
+2. The active tunnel is asked with the traffic, a warm one over itself (`ask`). How often the
+   active one, `core.rhythm` says.
 3. What the active one carries is looked at, often while there is something; silence is a reason
-   to ask (`core.traffic`; `look`, `seen`).
+   to ask (`core.traffic`; `look`, `seen`). While it is quiet the kernel is asked to tell when
+   that changes, and it is looked at with each probe (`turn`, `stirred`, `look`).
+4. Who is asked soon is asked now if another one is: a device that sleeps in between wakes once
+   (`is_due`).
+5. A path that brings packets is not left because probes are lost, until the longest patience is
+   over (`patience`).
 """
 
-from orchestrator.core.mobility_events import LookAtTraffic, SendProbe, TrafficSeen
+from collections.abc import Iterable
+from typing import Final
+
+from orchestrator.core.mobility_events import (
+    LookAtTraffic,
+    ProbeAnswered,
+    SendProbe,
+    TrafficSeen,
+    TrafficStirs,
+    WatchTraffic,
+)
 from orchestrator.core.quantities import Instant, Seconds, successor
+from orchestrator.core.rhythm import Rhythm
 from orchestrator.core.traffic import LOOK, Traffic
 from orchestrator.core.tunnels import Held
+
+SOON: Final = 0.5
+"""Of the active one's interval. So two that are asked at whole multiples of one interval are
+asked together from the second time on, whatever they began with."""
 
 
 class Vigil:
     """Over the tunnels of one endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, usual: Seconds, longest: Seconds) -> None:
+        """How often the active one is asked: while there is traffic, and at least."""
+        self._usual, self._longest = usual, longest
+        self._rhythm = Rhythm(usual, longest)
         self._sequence = 0
         self._traffic: Traffic | None = None
+        self._watches = False
+        """Whether the kernel was asked to tell."""
+        self._asked_at: Instant | None = None
+        """When the active one was, the last time."""
 
-    def begin(self, held: Held, interval: Seconds, now: Instant) -> None:
+    def begin(self, held: Held, now: Instant) -> None:
         """This one is active from now on."""
         held.watched = False
-        held.liveness.begin(interval, now)
+        held.liveness.begin(self._usual, now)
+        self._rhythm = Rhythm(self._usual, self._longest)
         self._traffic = Traffic(Instant(now + LOOK))
 
     def end(self) -> None:
@@ -37,13 +66,43 @@ class Vigil:
         self, held: Held, flip: int, now: Instant, *, active: bool, asleep: bool = False
     ) -> SendProbe:
         self._sequence = successor(self._sequence)
+        within = None
+        if active and not asleep:
+            if held.liveness.waiting_since is not None:
+                self._rhythm.hurry()
+            within = self._rhythm.announce()
+        if active:
+            self._asked_at = now
+            if self._traffic is not None:
+                self._traffic.probed()
         held.liveness.sent(self._sequence, now)
         slot = None if active else held.slot
-        return SendProbe(self._sequence, flip, held.tunnel.spi_in, asleep, slot)
+        return SendProbe(self._sequence, flip, held.tunnel.spi_in, asleep, slot, within)
+
+    def is_due(self, held: Held, company: Iterable[Held], now: Instant) -> bool:
+        """Rule 4; `company` is asked, if it has to be, after this one."""
+        liveness = held.liveness
+        if now >= liveness.due:
+            return True
+        together = self._asked_at == now or any(now >= h.liveness.due for h in company)
+        soon = liveness.due - now <= SOON * self._rhythm.interval
+        return together and soon and liveness.waiting_since is None
+
+    def answered(self, active: Held, event: ProbeAnswered, now: Instant) -> Seconds | None:
+        """The round trip, if the active one was asked so."""
+        rtt = active.liveness.answered(event.sequence, now)
+        if rtt is not None:
+            active.liveness.rest(self._rhythm.answered(event.agreed), now)
+            if self._traffic is not None:
+                self._traffic.answered()
+        return rtt
 
     def look(self, active: Held, now: Instant) -> tuple[LookAtTraffic, ...]:
         """If it is time to; looked at again soon, should nobody answer."""
-        if self._traffic is None or now < self._traffic.next_look:
+        if self._traffic is None:
+            return ()
+        at = self._traffic.next_look
+        if now < (active.liveness.due if at is None else at):
             return ()
         self._traffic.next_look = Instant(now + LOOK)
         return (LookAtTraffic(active.tunnel),)
@@ -53,7 +112,48 @@ class Vigil:
         if active is None or self._traffic is None or event.tunnel != active.tunnel:
             return False
         self._traffic.seen(event.received, event.sent, now)
+        if self._traffic.wants_probes:
+            self._rhythm.hurry()
+            active.liveness.hurry(self._usual)
         asks = self._traffic.silent(now) and active.liveness.waiting_since is None
         if asks:
             self._traffic.asked(now)
         return asks
+
+    def stirred(
+        self, event: TrafficStirs, active: Held, known: Iterable[Held], now: Instant
+    ) -> tuple[LookAtTraffic, ...]:
+        """The kernel has told. `known` are all tunnels of ours: what those carry that are not
+        active are probes, and what is in flight after a flip."""
+        if self._traffic is None or not self._traffic.quiet:
+            return ()
+        if event.spis & _spis((active,)):
+            self._traffic.stirred(now, ours=True)
+        elif event.spis - _spis(known):
+            self._traffic.stirred(now, ours=False)
+        return self.look(active, now)
+
+    def turn(self, active: Held | None) -> tuple[WatchTraffic | LookAtTraffic, ...]:
+        """What to ask the kernel for, if that changed. What an SA counted before the kernel was
+        asked is looked at once more."""
+        watches = active is not None and self._traffic is not None and self._traffic.quiet
+        if watches is self._watches:
+            return ()
+        self._watches = watches
+        if active is None or not watches:
+            return (WatchTraffic(on=False),)
+        return WatchTraffic(on=True), LookAtTraffic(active.tunnel)
+
+    def patience(self, active: Held, patience: Seconds, longest: Seconds) -> Seconds:
+        """Rule 5: how long the active one may leave probes unanswered, `patience` if it brings
+        nothing."""
+        silent = active.liveness.waiting_since
+        if silent is None or self._traffic is None:
+            return patience
+        return Seconds(min(longest, max(patience, self._traffic.heard_until - silent)))
+
+
+def _spis(tunnels: Iterable[Held]) -> frozenset[int]:
+    return frozenset(
+        spi for held in tunnels for spi in (held.tunnel.spi_in, held.tunnel.spi_out)
+    )

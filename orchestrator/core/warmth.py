@@ -25,9 +25,10 @@ from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, Seconds
 from orchestrator.core.tunnels import Held, Tunnels
 
-ASK: Final = Seconds(20.0)
+ASK: Final = Seconds(25.0)
 """Between two probes of a warm path. NATs forget a mapping of UDP after 30 s and more (RFC
-4787, REQ-5, asks for 120 s), and an hour of this is some 45 kB."""
+4787, REQ-5, asks for 120 s). It is twice the active one's longest interval by default, so that
+both are asked at the same moment."""
 ASK_BETTER: Final = Seconds(2.0)
 """The same where we would rather be."""
 RTOS: Final = 3

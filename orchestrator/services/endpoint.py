@@ -61,6 +61,8 @@ from orchestrator.core.mobility_events import (
     Terminate,
     Tick,
     TrafficSeen,
+    TrafficStirs,
+    WatchTraffic,
 )
 from orchestrator.core.paths import LinkChoice, Path
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
@@ -87,6 +89,7 @@ from orchestrator.services.senders import restart_applications
 from orchestrator.services.sleep import Sleep
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
+from orchestrator.wire.netlink_xfrm import StateCounts
 from orchestrator.wire.security_association import SecurityAssociation
 from orchestrator.wire.xfrm_structs import Group
 
@@ -106,6 +109,7 @@ def mobility_policy(config: EndpointConfig, looked_up: tuple[IPAddress, ...]) ->
         backoff_min=config.timers.backoff_min,
         backoff_max=config.timers.backoff_max,
         probe_interval=config.timers.probe_interval,
+        probe_idle=config.timers.probe_idle,
         dead_after=config.timers.dead_after,
     )
 
@@ -152,6 +156,7 @@ class Endpoint:
         self._freezer = Freezer(record, lambda: self._machine.vips, self.journal)
         self._tasks = Tasks()
         self._repair = Repair(self._reconciler, self.journal)
+        self._counting = Monitor(())
         self._sleep = Sleep(
             self._driver.post,
             self._holder.slept,
@@ -177,6 +182,7 @@ class Endpoint:
         monitor = Monitor((Group.POLICY,), besides=self._xfrm)
         loop = asyncio.get_running_loop()
         loop.add_reader(monitor.fileno(), self._repair.watch_xfrm, monitor)
+        loop.add_reader(self._counting.fileno(), self._stirred)
         try:
             async with self._tasks as tasks:
                 tasks.begin(self._driver.run(), "driver")
@@ -193,6 +199,8 @@ class Endpoint:
         finally:
             loop.remove_reader(monitor.fileno())
             monitor.close()
+            loop.remove_reader(self._counting.fileno())
+            self._counting.close()
             self._holder.stop()
             self._probes.close()
             self._reconciler.close()
@@ -213,9 +221,16 @@ class Endpoint:
             # What charon was given before stays with it.
             self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
 
-    def _answered(self, sequence: int) -> None:
+    def _answered(self, answer: ProbeAnswered) -> None:
         self.journal.count("path-probe-answered")
-        self._driver.post(ProbeAnswered(sequence))
+        self._driver.post(answer)
+
+    def _stirred(self) -> None:
+        """SAs count packets. What was told before we ceased to listen comes as well."""
+        news = self._counting.read()
+        spis = frozenset(each.spi for each in news if isinstance(each, StateCounts))
+        if spis:
+            self._driver.post(TrafficStirs(spis))
 
     def _adoptable(self, found: tuple[KernelObject, ...]) -> Tunnel | None:
         """The tunnel that a predecessor's out policy uses, if its SAs are still there."""
@@ -262,6 +277,8 @@ class Endpoint:
                 self._probes.send(effect)
             case LookAtTraffic(tunnel):
                 return self._traffic(tunnel)
+            case WatchTraffic(on):
+                self._counting.hear(Group.AEVENTS, on=on)
             case MaySleep():
                 self._sleep.may_sleep()
             case Release():

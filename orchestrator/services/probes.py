@@ -17,9 +17,9 @@ from typing import Final
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.errors import PeerError
 from orchestrator.core.kernel import MARK_PROBE
-from orchestrator.core.mobility_events import SendProbe
-from orchestrator.core.quantities import IPAddress
-from orchestrator.core.session_events import Heard, HeardWarm
+from orchestrator.core.mobility_events import ProbeAnswered, SendProbe
+from orchestrator.core.quantities import IPAddress, Seconds
+from orchestrator.core.session_events import AnswerProbe, Heard, HeardWarm
 from orchestrator.services.journal import Journal
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 
@@ -89,7 +89,7 @@ class _ProbeSockets:
 class EndpointProbes(_ProbeSockets):
     """The asking side."""
 
-    def __init__(self, answered: Callable[[int], None], journal: Journal) -> None:
+    def __init__(self, answered: Callable[[ProbeAnswered], None], journal: Journal) -> None:
         super().__init__(journal)
         self._answered = answered
 
@@ -99,13 +99,14 @@ class EndpointProbes(_ProbeSockets):
             kind, mark = Kind.ASLEEP if order.asleep else Kind.REQUEST, 0
             if order.slot is not None:
                 kind, mark = Kind.WARM, MARK_PROBE | order.slot
-            probe = Probe(kind, order.flip, order.sequence, order.spi)
+            within = _milliseconds(order.within)
+            probe = Probe(kind, order.flip, order.sequence, order.spi, within)
             self._send(sock, probe, SERVICE[vip.version], mark)
             return
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         if probe.kind is Kind.REPLY and sender == SERVICE[sender.version]:
-            self._answered(probe.sequence)
+            self._answered(ProbeAnswered(probe.sequence, _seconds(probe.within_ms)))
 
 
 class ServerProbes(_ProbeSockets):
@@ -119,16 +120,30 @@ class ServerProbes(_ProbeSockets):
         match probe.kind:
             case Kind.REQUEST | Kind.ASLEEP:
                 asleep = probe.kind is Kind.ASLEEP
-                self._heard(Heard(sender, probe.flip, probe.spi, probe.sequence, asleep))
+                within = _seconds(probe.within_ms)
+                self._heard(
+                    Heard(sender, probe.flip, probe.spi, probe.sequence, asleep, within)
+                )
             case Kind.WARM:
                 self._heard(HeardWarm(sender, probe.flip, probe.spi, probe.sequence))
             case Kind.REPLY:
                 pass  # answering is our part
 
-    def answer(self, heard: Heard | HeardWarm, mark: int) -> None:
-        """With this SO_MARK, which takes CAP_NET_ADMIN, on the one packet; 0: with none."""
+    def answer(self, order: AnswerProbe) -> None:
+        """Its SO_MARK, which takes CAP_NET_ADMIN, is on this one packet."""
+        heard = order.probe
         sock = self._sockets.get(SERVICE[heard.vip.version])
         if sock is None:
             return
-        probe = Probe(Kind.REPLY, heard.flip, heard.sequence, heard.spi)
-        self._send(sock, probe, heard.vip, mark)
+        agreed = _milliseconds(order.agreed)
+        probe = Probe(Kind.REPLY, heard.flip, heard.sequence, heard.spi, agreed)
+        self._send(sock, probe, heard.vip, order.mark)
+
+
+def _milliseconds(time: Seconds | None) -> int:
+    """On the wire: 0 is none, and no time is 0."""
+    return 0 if time is None else max(1, round(time * 1000))
+
+
+def _seconds(milliseconds: int) -> Seconds | None:
+    return Seconds(milliseconds / 1000) if milliseconds else None

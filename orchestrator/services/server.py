@@ -351,8 +351,8 @@ class Server:
                 self._tasks.begin(self._end_flows(vips), f"end flows {vips[0]}")
             case Release(vips):
                 self._releaser.returned(vips)
-            case AnswerProbe(probe, mark):
-                self._probes.answer(probe, mark)
+            case AnswerProbe():
+                self._probes.answer(effect)
             case Terminate(tunnel, reason):
                 self.journal.tell("terminated", (reason,), {"identity": tunnel.remote_id})
                 self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")

@@ -7,6 +7,10 @@ names. ASLEEP is a request of an endpoint that takes nothing more until it sends
 is answered like one. WARM asks for an answer over the tunnel that it names, whichever one is in
 use, and changes nothing; its flip is the endpoint's present one.
 
+A request says within how many milliseconds the next one comes, if it is answered; its reply,
+what the server has taken that for. 0 says nothing: so has it whoever knows no such number. What
+is reserved is sent as 0 and not looked at, so that a later release may use it.
+
 Pure; whatever is not exactly a probe raises PeerError.
 
      0                   1                   2                   3
@@ -20,8 +24,9 @@ Pure; whatever is not exactly a probe raises PeerError.
     +---------------------------------------------------------------+
     |                              spi                              |
     +---------------------------------------------------------------+
-    |                            sent_us                            |
-    |                                                               |
+    |                           within_ms                           |
+    +---------------------------------------------------------------+
+    |                           reserved                            |
     +---------------------------------------------------------------+
 """
 
@@ -34,7 +39,7 @@ from orchestrator.core.errors import PeerError
 from orchestrator.core.quantities import Spi
 
 VERSION: Final = 1
-_LAYOUT: Final = Struct("!BBHIIIQ")
+_LAYOUT: Final = Struct("!BBHIIII4x")
 PROBE_SIZE: Final = _LAYOUT.size
 
 
@@ -57,13 +62,13 @@ class Probe:
     """32 bits; the endpoint's number for this probe. A reply has that of its request."""
     spi: Spi
     """The endpoint's inbound SPI on the probed path, which is the server's outbound one."""
-    sent_us: int = 0
-    """Microseconds, 64 bits, of the endpoint's clock; a reply has those of its request."""
+    within_ms: int = 0
+    """32 bits; 0: it does not say."""
 
 
 def encode(probe: Probe) -> bytes:
     return _LAYOUT.pack(
-        VERSION, probe.kind, 0, probe.flip, probe.sequence, probe.spi, probe.sent_us
+        VERSION, probe.kind, 0, probe.flip, probe.sequence, probe.spi, probe.within_ms
     )
 
 
@@ -71,11 +76,11 @@ def decode(octets: bytes) -> Probe:
     """Raises PeerError."""
     if len(octets) != PROBE_SIZE:
         raise PeerError(f"probe: {len(octets)} octets, not {PROBE_SIZE}")
-    version, kind, zero, flip, sequence, spi, sent_us = _LAYOUT.unpack(octets)
+    version, kind, zero, flip, sequence, spi, within_ms = _LAYOUT.unpack(octets)
     if version != VERSION:
         raise PeerError(f"probe: version {version}, not {VERSION}")
     if zero:
         raise PeerError("probe: reserved bits are set")
     if kind not in _KINDS:
         raise PeerError(f"probe: unknown kind {kind}")
-    return Probe(Kind(kind), flip, sequence, Spi(spi), sent_us)
+    return Probe(Kind(kind), flip, sequence, Spi(spi), within_ms)

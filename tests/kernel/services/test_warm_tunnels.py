@@ -22,7 +22,7 @@ from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.ike import IkeDown, Tunnel
 from orchestrator.core.kernel import POLICY_PRIORITY_PROBE
 from orchestrator.core.quantities import IPAddress, Spi, UniqueId
-from orchestrator.core.session_events import Admitted, HeardWarm
+from orchestrator.core.session_events import Admitted, AnswerProbe, HeardWarm
 from orchestrator.services.server import Server
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 from tests.kernel.adapters.road import ESN, LEFT, REQID, RIGHT, SPI_IN, VIP, VIP6, Road
@@ -212,7 +212,7 @@ def test_without_the_mark_it_takes_the_active_one(
     async def story(server: Server, endpoint: Endpoint) -> None:
         assert await endpoint.asks(Kind.WARM, SPI_SECOND) == (0, 1)
         before = endpoint.carried()
-        server._probes.answer(HeardWarm(vip, 1, SPI_SECOND), mark=0)
+        server._probes.answer(AnswerProbe(HeardWarm(vip, 1, SPI_SECOND)))
         await endpoint.hears(LIMIT)
         assert endpoint.carried() == (before[0] + 1, before[1])
 
@@ -225,7 +225,7 @@ def test_it_is_given_while_everything_else_is_held(road: Road, tmp_path: Path) -
         assert await endpoint.asks(Kind.WARM, SPI_SECOND) == (0, 1)
         (session,) = await server.sessions()
         assert session["state"] == "away"
-        server._probes.answer(HeardWarm(VIP, 1, SPI_SECOND), mark=0)
+        server._probes.answer(AnswerProbe(HeardWarm(VIP, 1, SPI_SECOND)))
         with pytest.raises(TimeoutError):
             await endpoint.hears(A_WHILE)
 

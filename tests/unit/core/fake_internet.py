@@ -68,9 +68,10 @@ def drained(queue: HoldQueue, now: Instant) -> list[bytes]:
 @dataclass(frozen=True, slots=True)
 class Answer:
     sequence: int
+    agreed: Seconds | None = None
 
 
-Inner = bytes | server_events.Heard | Answer
+Inner = bytes | server_events.Heard | server_events.HeardWarm | Answer
 """What an application sends, a probe, its answer."""
 
 
@@ -93,6 +94,8 @@ class Sa:
     local: IPAddress
     remote: IPAddress
     following: bool = False
+    sent: int = 0
+    received: int = 0
 
     def leads(self, template: Template) -> bool:
         return (self.local, self.remote) == (template.source, template.destination)
@@ -146,6 +149,8 @@ class Internet:
         """Where the endpoint is, and sees that it is."""
         self.silent: set[str] = set()
         """POPs that look well and carry nothing."""
+        self.loses_probes = False
+        """Of the active path, and nothing else."""
         self.public = {pop: ip_address(pop) for pop in DELAYS}
         self.public[WIFI.pop] = ip_address(NAT)
         self.up, self.down = Flow(), Flow()
@@ -212,6 +217,8 @@ class Internet:
         return str(pop) in here
 
     def uplink(self, datagram: Datagram) -> None:
+        if self.loses_probes and isinstance(datagram.inner, server_events.Heard):
+            return
         outside = replace(datagram, source=self.public[str(datagram.source)])
         self.carries(datagram.source, lambda: self.server.receives(outside))
 
@@ -243,6 +250,10 @@ class EndpointHost(EndpointStory):
         self.sas: list[Sa] = []
         self.queue = HoldQueue(limits)
         self.refuses_moves = False
+        self.probes = 0
+        """Sent, over whatever tunnel."""
+        self.ticks = 0
+        """How often a deadline woke it."""
         self.abandoned: set[str] = set()
 
     def handles(self, event: endpoint_events.Event) -> list[endpoint_events.Effect]:
@@ -250,6 +261,7 @@ class EndpointHost(EndpointStory):
         return super().handles(event)
 
     def tick(self) -> None:
+        self.ticks += 1
         self.hears(endpoint_events.Tick())
 
     # Packets
@@ -262,19 +274,36 @@ class EndpointHost(EndpointStory):
             assert isinstance(inner, bytes), "a probe was sent into the hold"
             self.queue.push(inner, at(self.internet.now), PACKET)
             return
+        self._send_by(template, inner)
+
+    def _send_by(self, template: Template, inner: Inner) -> None:
         for sa in reversed(self.sas):
             if sa.leads(template):
+                sa.sent += 1
+                self._counts(sa.tunnel.spi_out)
                 datagram = Datagram(sa.local, sa.remote, sa.tunnel.spi_out, inner)
                 self.internet.uplink(datagram)
                 return
+
+    def _counts(self, spi: Spi) -> None:
+        """The kernel tells, if it was asked to."""
+        if self.watched:
+            stirs = endpoint_events.TrafficStirs(frozenset({spi}))
+
+            def tell() -> None:
+                self.hears(stirs)
+
+            self.internet.later(0, tell)
 
     def receives(self, datagram: Datagram) -> None:
         inner = datagram.inner
         for sa in self.sas:
             if (sa.local, sa.tunnel.spi_in) != (datagram.destination, datagram.spi):
                 continue
+            sa.received += 1
+            self._counts(sa.tunnel.spi_in)
             if isinstance(inner, Answer):
-                self.hears(endpoint_events.ProbeAnswered(inner.sequence))
+                self.hears(endpoint_events.ProbeAnswered(inner.sequence, inner.agreed))
             elif isinstance(inner, bytes):
                 self.internet.down.arrivals.append((self.internet.now, inner))
             return
@@ -284,10 +313,20 @@ class EndpointHost(EndpointStory):
     def _carry_out(self, effect: endpoint_events.Effect) -> endpoint_events.Event | None:
         if isinstance(effect, endpoint_events.MoveTunnel):
             self.kernel_moves = self._rewritten(effect)
+        if isinstance(effect, endpoint_events.LookAtTraffic):
+            looked_at = (sa for sa in self.sas if sa.tunnel.spi_in == effect.tunnel.spi_in)
+            for sa in looked_at:
+                self.received, self.sent = sa.received, sa.sent
         outcome = super()._carry_out(effect)
         match effect:
-            case endpoint_events.SendProbe(sequence, flip, spi, asleep):
-                self.send(server_events.Heard(VIP4, flip, spi, sequence, asleep))
+            case endpoint_events.SendProbe(sequence, flip, spi, asleep, None, within):
+                self.probes += 1
+                self.send(server_events.Heard(VIP4, flip, spi, sequence, asleep, within))
+            case endpoint_events.SendProbe(sequence, flip, spi, slot=int(slot)):
+                self.probes += 1
+                assert self.kernel is not None
+                asks = server_events.HeardWarm(VIP4, flip, spi, sequence)
+                self._send_by(dict(self.kernel.warm)[slot], asks)
             case endpoint_events.Release():
                 for packet in drained(self.queue, at(self.internet.now)):
                     self.send(packet)
@@ -373,6 +412,8 @@ class ServerHost(ServerStory):
         self.charon_lives = True
         self.charon_follows = True
         """Whether it rewrites the SAs of an endpoint that moved."""
+        self.agrees_to_silence = True
+        """As a server of an older release does not."""
 
     def hears(self, event: server_events.Event, after: float = 0.0) -> list[str]:
         self.now = self.internet.now
@@ -402,7 +443,8 @@ class ServerHost(ServerStory):
             if sa.remote != datagram.source:
                 self._mapping(sa, datagram.source)
             accepts = policies(self.kernel[LAPTOP], Direction.IN)[0].verdict
-            if accepts is Verdict.PROTECT and isinstance(datagram.inner, server_events.Heard):
+            probes = server_events.Heard | server_events.HeardWarm
+            if accepts is Verdict.PROTECT and isinstance(datagram.inner, probes):
                 self.hears(datagram.inner)
             elif accepts is Verdict.PROTECT and isinstance(datagram.inner, bytes):
                 self.internet.up.arrivals.append((self.internet.now, datagram.inner))
@@ -432,10 +474,19 @@ class ServerHost(ServerStory):
             case server_events.Release():
                 for packet in drained(self.queue, at(self.internet.now)):
                     self.send(packet)
-            case server_events.AnswerProbe(probe):
-                self.send(Answer(probe.sequence))
+            case server_events.AnswerProbe(server_events.Heard() as probe, _, agreed):
+                said = agreed if self.agrees_to_silence else None
+                self.send(Answer(probe.sequence, said))
+            case server_events.AnswerProbe(server_events.HeardWarm() as probe):
+                self._answer_warm(probe)
             case server_events.Terminate(ended):
                 self.internet.later(0, lambda: self._terminate(ended))
+
+    def _answer_warm(self, probe: server_events.HeardWarm) -> None:
+        for sa in self.sas:
+            if sa.tunnel.spi_out == probe.spi:
+                answer = Answer(probe.sequence)
+                self.internet.downlink(Datagram(sa.local, sa.remote, probe.spi, answer))
 
     def _terminate(self, ended: Tunnel) -> None:
         net = self.internet

@@ -49,6 +49,7 @@ from orchestrator.core.mobility_events import (
     Terminate,
     Tick,
     TrafficSeen,
+    WatchTraffic,
 )
 from orchestrator.core.paths import LinkChoice, Path
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
@@ -111,6 +112,8 @@ class EndpointStory:
         """The latest over a warm tunnel."""
         self.received = self.sent = 0
         """What the kernel has counted."""
+        self.watched = False
+        """Whether the kernel is to tell when an SA counts."""
         self._hides_echoes = False
         """What the latest HideEchoes ordered."""
         self.tells: list[Tell] = []
@@ -187,12 +190,13 @@ class EndpointStory:
         end, ticks, said = self.now + seconds, 0, []
         while (deadline := self.machine.deadline()) is not None and deadline <= end:
             self.now = max(self.now, deadline)
-            said += self.hears(Tick())
+            ordered = self.hears(Tick())
+            said += ordered
             ticks += 1
             assert ticks <= TICKS_PER_SECOND * (seconds + 1), "the machine spins"
             later = self.machine.deadline()
             assert later is None or later > self.now, "a tick made no progress"
-            if answering and said and said[-1] == "probe":
+            if answering and "probe" in ordered:
                 self.now = min(self.now + RTT, end)
                 said += self.answered(after=0.0)
         self.now = end
@@ -251,6 +255,9 @@ class EndpointStory:
             case LookAtTraffic(looked_at):
                 assert self.machine.active == looked_at, "another's traffic is looked at"
                 return TrafficSeen(looked_at, self.received, self.sent)
+            case WatchTraffic(on):
+                assert on is not self.watched, "the same is ordered twice"
+                self.watched = on
             case HideEchoes(hide):
                 assert hide is not self._hides_echoes, "the same is ordered twice"
                 self._hides_echoes = hide
@@ -332,7 +339,15 @@ def describe(effect: Effect) -> str:
             return "ask"
         case RememberVips(vips):
             return f"remember {' '.join(map(str, vips))}"
-        case Abandon() | HideEchoes() | LookAtTraffic() | MaySleep() | Release() | Tell():
+        case (
+            Abandon()
+            | HideEchoes()
+            | LookAtTraffic()
+            | MaySleep()
+            | Release()
+            | Tell()
+            | WatchTraffic()
+        ):
             return PLAIN[type(effect)]
 
 
@@ -343,6 +358,7 @@ PLAIN: Final[dict[type[Effect], str]] = {
     MaySleep: "may sleep",
     Release: "release",
     Tell: "",
+    WatchTraffic: "",
 }
 
 

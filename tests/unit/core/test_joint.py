@@ -31,6 +31,8 @@ from tests.unit.core.stories import POLICY
 
 LTE_DELAY = DELAYS[LTE.pop]
 LTE_RTT = 2 * LTE_DELAY
+IDLE_NOTICED = 20.0
+"""Seconds after which a silent path was left, although nobody sends anything."""
 PROBED = 3.0
 """Seconds after which a roam is over: renewed, drained, retired."""
 
@@ -169,7 +171,7 @@ class TestAway:
     def test_both_sides_continue_where_they_stopped(self, seconds: float) -> None:
         net = running(WIFI)
         net.roam(*without_carrier(WIFI))
-        net.run(31)  # the server notices
+        net.run(45)  # the server notices
         assert net.server.reason() is SessionReason.UNHEARD
         net.talk(0.2)
         net.run(seconds)
@@ -194,7 +196,7 @@ class TestAway:
     def test_a_silent_path_is_left_for_one_that_works(self) -> None:
         net = running(WIFI, LTE)
         net.silent.add(WIFI.pop)
-        net.run(4.5)
+        net.run(IDLE_NOTICED)
         assert net.endpoint.machine.active_path == path(LTE)
         assert net.endpoint.state() is State.ATTACHED
 

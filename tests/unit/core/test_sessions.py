@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from orchestrator.core.absence import Patience, SessionState
+from orchestrator.core.absence import FORGOTTEN, USUAL, Patience, SessionState
 from orchestrator.core.agenda import SLACK
 from orchestrator.core.ike import (
     CharonGone,
@@ -465,7 +465,8 @@ class TestAbsence:
     def test_an_adopted_endpoint_that_is_never_heard_is_away_too(self) -> None:
         story = ServerStory()
         story.admits(OVER_WIFI, adopted=True)
-        assert story.waits(10.1) == ["hold, from 7"]
+        assert story.waits(10 + FORGOTTEN - USUAL - 0.1) == []
+        assert story.waits(0.2) == ["hold, from 7"]
 
     def test_says_since_when_it_is_as_it_is_and_how_often_it_roamed(self) -> None:
         story = attached()

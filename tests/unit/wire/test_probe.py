@@ -8,14 +8,14 @@ from orchestrator.core.errors import PeerError
 from orchestrator.core.quantities import Spi
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 
-PROBE = Probe(Kind.REQUEST, flip=7, sequence=0x01020304, spi=Spi(0xC0FFEE01), sent_us=10**15)
+PROBE = Probe(Kind.REQUEST, flip=7, sequence=0x01020304, spi=Spi(0xC0FFEE01), within_ms=12_500)
 # Computed by hand from the layout in the module.
-OCTETS = bytes.fromhex("01 01 0000 00000007 01020304 c0ffee01 00038d7ea4c68000")
+OCTETS = bytes.fromhex("01 01 0000 00000007 01020304 c0ffee01 000030d4 00000000")
 KINDS = {1: Kind.REQUEST, 2: Kind.REPLY, 3: Kind.ASLEEP, 4: Kind.WARM}
 """Golden: a released endpoint and server say these numbers to each other."""
 
-u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
-probes = st.builds(Probe, st.sampled_from(Kind), u32, u32, st.builds(Spi, u32), u64)
+u32 = st.integers(0, 2**32 - 1)
+probes = st.builds(Probe, st.sampled_from(Kind), u32, u32, st.builds(Spi, u32), u32)
 
 
 def test_is_laid_out_as_documented() -> None:
