@@ -6,7 +6,7 @@ whenever the kernel says that somebody else touched an object of ours (`services
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from enum import Flag, auto
 from functools import reduce
 from operator import or_
@@ -98,6 +98,8 @@ class Reconciler:
         """Of these, what the kernel may have dropped by itself."""
         self._tuns: dict[str, TunDevice] = {}
         self.reader: TunReader | None = None
+        self.on_refusal: Callable[[], None] = lambda: None
+        """Told when the kernel refuses something that it did not refuse before."""
         self._lock = asyncio.Lock()
         self._leftovers = asyncio.Event()
         self._generation = 0
@@ -306,6 +308,7 @@ class Reconciler:
                 if key not in self._refusals:
                     told = {"detail": str(error)}
                     self._journal.tell("kernel-refused", (), told, warning=True)
+                    self.on_refusal()
                 self._refusals[key] = operation.subject, error
                 continue
             self._refusals.pop(key, None)

@@ -39,6 +39,7 @@ class Repair:
         self._journal = journal
         self._touched = Aspect(0)
         self._wake = asyncio.Event()
+        reconciler.on_refusal = self._wake.set
 
     def touched(self, aspect: Aspect) -> None:
         """Somebody else changed something of this aspect."""
@@ -63,15 +64,18 @@ class Repair:
     async def run(self) -> None:
         pause = AGAIN
         while True:
+            refused = self._reconciler.refused
+            if not refused:
+                pause = AGAIN
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(pause if refused else None):
                     await self._wake.wait()
             except TimeoutError:
-                refused = self._reconciler.refused
-                pause = min(2 * pause, AGAIN_AT_MOST) if refused else AGAIN
-                if not refused:
-                    continue
+                pause = min(2 * pause, AGAIN_AT_MOST)
                 self.touched(refused)
+            self._wake.clear()
+            if not self._touched:
+                continue  # something was refused: it has its time
             await asyncio.sleep(COLLECT)
             self._wake.clear()
             touched, self._touched = self._touched, Aspect(0)

@@ -1,7 +1,8 @@
 """What was refused is tried again, and what nobody tells of is looked at."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 
 import pytest
 
@@ -14,6 +15,7 @@ from orchestrator.services.reconciler import Aspect
 from orchestrator.services.repair import Repair
 
 PATIENCE = 5.0
+QUICK = 0.01
 
 
 class Reconciled:
@@ -23,11 +25,18 @@ class Reconciled:
         self.audits: list[Aspect] = []
         self.enough = asyncio.Event()
         self.differs = False
+        self.looks = 0
+        self.on_refusal: Callable[[], None] = lambda: None
         self._refuses, self._unreadable = refuses, unreadable
 
     @property
     def refused(self) -> Aspect:
+        self.looks += 1
         return Aspect.ROUTING if self._refuses else Aspect(0)
+
+    def refuses(self, times: int) -> None:
+        self._refuses = times
+        self.on_refusal()
 
     def settings_differ(self) -> bool:
         return self.differs
@@ -46,7 +55,7 @@ class Reconciled:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COLLECT", "AGAIN", "AGAIN_AT_MOST", "SETTINGS_EVERY"):
-        monkeypatch.setattr(repair, name, 0.01)
+        monkeypatch.setattr(repair, name, QUICK)
 
 
 async def until_enough(kernel: Reconciled, *work: Coroutine[None, None, None]) -> None:
@@ -68,6 +77,33 @@ def test_what_the_kernel_refused_is_tried_until_it_does_not() -> None:
         repair, _ = repaired(kernel)
         await until_enough(kernel, repair.run())
         assert kernel.audits == [Aspect.ROUTING] * 3
+
+    asyncio.run(live())
+
+
+def test_what_is_refused_later_is_tried_again_too() -> None:
+    async def live() -> None:
+        kernel = Reconciled()
+        repair, _ = repaired(kernel)
+
+        async def refuse() -> None:
+            await asyncio.sleep(10 * QUICK)
+            kernel.refuses(2)
+
+        await until_enough(kernel, repair.run(), refuse())
+        assert kernel.audits == [Aspect.ROUTING] * 2
+
+    asyncio.run(live())
+
+
+def test_nobody_wakes_while_nothing_is_wrong() -> None:
+    async def live() -> None:
+        kernel = Reconciled()
+        repair, _ = repaired(kernel)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(20 * QUICK):
+                await repair.run()
+        assert kernel.looks == 1
 
     asyncio.run(live())
 
