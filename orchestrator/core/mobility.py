@@ -84,6 +84,7 @@ from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId, successor
 from orchestrator.core.tunnels import Held, Tunnels
+from orchestrator.core.verdict import Verdict
 from orchestrator.core.vigil import Vigil
 from orchestrator.core.warmth import Penalties, Warmth
 from orchestrator.core.wishes import Wishes
@@ -138,7 +139,8 @@ class Mobility:
         self._warmth = Warmth(self._tunnels, self._places, policy.warm_links)
         self._penalties = Penalties()
         self._wishes = Wishes(self._places, self._attempts, self._warmth)
-        self._vigil = Vigil(policy.probe_interval, policy.probe_idle)
+        usual, longest = policy.probe_interval, policy.probe_idle
+        self._vigil = Vigil(self._warmth, usual, longest, policy.dead_after)
         self._active: Held | None = None
         self._activated_at: Place | None = None
         """Where the latest activation was, whatever became of it since."""
@@ -190,7 +192,8 @@ class Mobility:
                 if self._vigil.seen(event, self._active, now):
                     self._probe(now)
             case TrafficStirs():
-                self._traffic_stirs(event, now)
+                known = self._tunnels.held
+                self._effects += self._vigil.stirred(event, self._watched, known, now)
             case RoamRequested(link_name):
                 self._roam_requested(link_name, now)
             case FallsAsleep():
@@ -210,14 +213,14 @@ class Mobility:
         self._negotiate_if_needed(now)
         if self._echoes.turn(now):
             self._effects.append(HideEchoes(self._echoes.stale))
-        self._effects += self._vigil.turn(self._active if self._watches else None)
+        self._effects += self._vigil.turn(self._watched)
         return tuple(self._effects)
 
     def deadline(self) -> Instant | None:
         """When to send `Tick` if nothing else happens; None: never."""
         times = [held.retire_at for held in self._tunnels.held if held.retire_at is not None]
         if self._active is not None:
-            times.append(self._active.liveness.deadline(self._patience(self._active)))
+            times.append(self._active.liveness.deadline(self._vigil.patience(self._active)))
         if self._watches:
             times += [held.liveness.deadline() for held in self._warmth.warm]
             times += [self._vigil.next_look] if self._vigil.next_look is not None else []
@@ -240,8 +243,17 @@ class Mobility:
 
     def liveness_of(self, path: Path) -> Liveness | None:
         """Of the tunnel there that is in use, or kept warm."""
-        watched = (*self._warmth.warm, *((self._active,) if self._active else ()))
-        return next((h.liveness for h in watched if place_of(h.path) == place_of(path)), None)
+        held = self._asked(path)
+        return held.liveness if held else None
+
+    def verdict_of(self, path: Path, now: Instant) -> Verdict | None:
+        """On that one."""
+        held = self._asked(path)
+        return self._vigil.verdict(held, self._active, now) if held else None
+
+    def _asked(self, path: Path) -> Held | None:
+        asked = (*self._warmth.warm, *((self._active,) if self._active else ()))
+        return next((held for held in asked if place_of(held.path) == place_of(path)), None)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -427,17 +439,24 @@ class Mobility:
             self._give_up_the_silent(now)
         if self._active is None:
             return
-        if self._watches:
-            self._effects += self._vigil.look(self._active, now)
-        if self._active.liveness.health(now, self._patience(self._active)) is PathHealth.DEAD:
+        if self._vigil.verdict(self._active, self._active, now).health is PathHealth.DEAD:
             self._dead(self._active, now)
-        elif self._vigil.is_due(self._active, self._warmth.warm if self._watches else (), now):
+            return
+        asks = self._vigil.is_due(self._active, self._warmth.warm if self._watches else (), now)
+        if self._watches:
+            self._effects += self._vigil.look(self._active, now, asks=asks)
+        if asks:
             self._probe(now)
 
     @property
     def _watches(self) -> bool:
         """Whether anything but the next answer matters."""
         return self._asleep_until is None and not self._doubted
+
+    @property
+    def _watched(self) -> Held | None:
+        """Whose traffic is looked at."""
+        return self._active if self._watches else None
 
     def _ask_the_warm(self, now: Instant) -> None:
         """Rule 10, first half."""
@@ -476,16 +495,6 @@ class Mobility:
             asleep = self._asleep_until is not None
             probe = self._vigil.ask(self._active, self.flip, now, active=True, asleep=asleep)
             self._effects.append(probe)
-
-    def _traffic_stirs(self, event: TrafficStirs, now: Instant) -> None:
-        if self._active is not None and self._watches:
-            known = self._tunnels.held
-            self._effects += self._vigil.stirred(event, self._active, known, now)
-
-    def _patience(self, active: Held) -> Seconds:
-        """How long the active path may leave probes unanswered."""
-        longest = self.policy.dead_after
-        return self._vigil.patience(active, self._warmth.patience(active, longest), longest)
 
     def _answered(self, event: ProbeAnswered, now: Instant) -> None:
         """Rule 5."""

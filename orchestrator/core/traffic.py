@@ -56,17 +56,17 @@ class Traffic:
     _probes: int = 0
     """Of ours, that no look has found counted yet."""
     _answers: int = 0
-    """To them: the same."""
+    """To the latest: the same."""
 
     def probed(self) -> None:
         """A probe goes through this tunnel."""
         self._probes += 1
-        self._answers += 1
+        self._answers = 1  # what comes while many are unanswered are not their answers
 
     def answered(self) -> None:
         """One was answered: what went out before it may have arrived, too."""
         self._sent_when_heard = self._sent
-        self._probes, self._answers = min(self._probes, 1), min(self._answers, 1)
+        self._probes = min(self._probes, 1)
 
     def stirred(self, now: Instant, *, ours: bool) -> None:
         """An SA counts; `ours`: one of this tunnel."""

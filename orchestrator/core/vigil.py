@@ -27,6 +27,8 @@ from orchestrator.core.quantities import Instant, Seconds, successor
 from orchestrator.core.rhythm import Rhythm
 from orchestrator.core.traffic import LOOK, Traffic
 from orchestrator.core.tunnels import Held
+from orchestrator.core.verdict import Verdict, verdict
+from orchestrator.core.warmth import Warmth
 
 SOON: Final = 0.5
 """Of the active one's interval. So two that are asked at whole multiples of one interval are
@@ -36,8 +38,11 @@ asked together from the second time on, whatever they began with."""
 class Vigil:
     """Over the tunnels of one endpoint."""
 
-    def __init__(self, usual: Seconds, longest: Seconds) -> None:
+    def __init__(
+        self, warmth: Warmth, usual: Seconds, longest: Seconds, dead_after: Seconds
+    ) -> None:
         """How often the active one is asked: while there is traffic, and at least."""
+        self._warmth, self._dead_after = warmth, dead_after
         self._usual, self._longest = usual, longest
         self._rhythm = Rhythm(usual, longest)
         self._sequence = 0
@@ -97,12 +102,15 @@ class Vigil:
                 self._traffic.answered()
         return rtt
 
-    def look(self, active: Held, now: Instant) -> tuple[LookAtTraffic, ...]:
-        """If it is time to; looked at again soon, should nobody answer."""
+    def look(
+        self, active: Held, now: Instant, *, asks: bool = False
+    ) -> tuple[LookAtTraffic, ...]:
+        """If it is time to, or it is asked (`asks`) while it is quiet; looked at again soon,
+        should nobody answer."""
         if self._traffic is None:
             return ()
         at = self._traffic.next_look
-        if now < (active.liveness.due if at is None else at):
+        if (not asks) if at is None else now < at:
             return ()
         self._traffic.next_look = Instant(now + LOOK)
         return (LookAtTraffic(active.tunnel),)
@@ -121,11 +129,11 @@ class Vigil:
         return asks
 
     def stirred(
-        self, event: TrafficStirs, active: Held, known: Iterable[Held], now: Instant
+        self, event: TrafficStirs, active: Held | None, known: Iterable[Held], now: Instant
     ) -> tuple[LookAtTraffic, ...]:
         """The kernel has told. `known` are all tunnels of ours: what those carry that are not
         active are probes, and what is in flight after a flip."""
-        if self._traffic is None or not self._traffic.quiet:
+        if active is None or self._traffic is None or not self._traffic.quiet:
             return ()
         if event.spis & _spis((active,)):
             self._traffic.stirred(now, ours=True)
@@ -144,13 +152,24 @@ class Vigil:
             return (WatchTraffic(on=False),)
         return WatchTraffic(on=True), LookAtTraffic(active.tunnel)
 
-    def patience(self, active: Held, patience: Seconds, longest: Seconds) -> Seconds:
-        """Rule 5: how long the active one may leave probes unanswered, `patience` if it brings
-        nothing."""
+    def patience(self, active: Held) -> Seconds:
+        """Rule 5: how long the active one may leave probes unanswered."""
+        patience = self._warmth.patience(active, self._dead_after)
         silent = active.liveness.waiting_since
-        if silent is None or self._traffic is None:
+        if silent is None:
             return patience
-        return Seconds(min(longest, max(patience, self._traffic.heard_until - silent)))
+        return Seconds(min(self._dead_after, max(patience, self._heard_until - silent)))
+
+    def verdict(self, held: Held, active: Held | None, now: Instant) -> Verdict:
+        """How this one is, which is asked."""
+        others = [h for h in (active, *self._warmth.warm) if h is not None and h is not held]
+        if held is active:
+            return verdict(held, others, self._heard_until, self.patience(held), now)
+        return verdict(held, others, now, self._dead_after, now)
+
+    @property
+    def _heard_until(self) -> Instant:
+        return self._traffic.heard_until if self._traffic is not None else Instant(0.0)
 
 
 def _spis(tunnels: Iterable[Held]) -> frozenset[int]:

@@ -465,6 +465,7 @@ class Endpoint:
         failure = machine.failure_of(path)
         active = path == machine.active_path
         liveness = machine.liveness_of(path)
+        verdict = machine.verdict_of(path, self._now())
         return {
             "link": path.link_name,
             "ifindex": path.link,
@@ -482,7 +483,8 @@ class Endpoint:
                 if tunnel
                 else "usable"
             ),
-            "health": str(liveness.health(self._now())) if liveness else None,
+            "health": str(verdict.health) if verdict else None,
+            "health_reasons": sorted(verdict.signs) if verdict else [],
             "rtt_ms": round(liveness.srtt * 1000, 2) if liveness and liveness.srtt else None,
             "reasons": [str(failure[0])] if failure else [],
             "detail": failure[1] if failure else None,

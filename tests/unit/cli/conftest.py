@@ -59,6 +59,7 @@ PATHS: list[dict[str, object]] = [
         "server": "203.0.113.10",
         "state": "active",
         "health": "alive",
+        "health_reasons": ["answered"],
         "rtt_ms": 21.34,
         "reasons": [],
         "ike_sa": 7,

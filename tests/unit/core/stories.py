@@ -49,6 +49,7 @@ from orchestrator.core.mobility_events import (
     Terminate,
     Tick,
     TrafficSeen,
+    TrafficStirs,
     WatchTraffic,
 )
 from orchestrator.core.paths import LinkChoice, Path
@@ -201,6 +202,12 @@ class EndpointStory:
                 said += self.answered(after=0.0)
         self.now = end
         return said
+
+    def stirs(self) -> list[str]:
+        """The kernel tells that the active tunnel counts, if it was asked to."""
+        active = self.machine.active
+        assert active is not None
+        return self.hears(TrafficStirs(frozenset({active.spi_in}))) if self.watched else []
 
     def waits_for_an_attempt(self) -> None:
         while self.attempt is None:
