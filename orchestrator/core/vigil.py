@@ -73,7 +73,7 @@ class Vigil:
         self._sequence = successor(self._sequence)
         within = None
         if active and not asleep:
-            if held.liveness.waiting_since is not None:
+            if held.liveness.waiting_since is not None or not held.liveness.proven:
                 self._rhythm.hurry()
             within = self._rhythm.announce()
         if active:

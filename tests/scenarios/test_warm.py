@@ -15,6 +15,8 @@ from tests.scenarios.world import LIMIT, PEER, World, eventually, for_a_while
 
 SOON = 1.0
 """Seconds, on a slow and busy CPU; alone it takes 0.6 s."""
+USUAL = 2.0
+"""Seconds between two probes under traffic, by default."""
 SILENT = 2.0
 """Seconds: how long a silent path is believed by default."""
 
@@ -100,6 +102,24 @@ def test_the_traffic_goes_on_over_it_when_the_first_is_lost(both: World) -> None
 
 def test_a_path_that_dies_without_a_sign_is_left_soon(both: World) -> None:
     assert silence(both) < SOON
+    assert "path-dead" in both.attached("lte")["reasons"]
+
+
+def rests(world: World) -> bool:
+    """Whether no path was asked for longer than is usual under traffic."""
+    asked = world.endpoint.status()["counters"]["path-probe-sent"]
+    for_a_while(USUAL + 1.5)
+    return bool(world.endpoint.status()["counters"]["path-probe-sent"] == asked)
+
+
+def test_one_that_died_while_nobody_sent_is_left_with_the_first_packets(both: World) -> None:
+    eventually(lambda: rests(both), lambda resting: resting)
+    both.lab.link("wifi").cut()
+    peer = both.lab.host("peer1")
+    began = time.monotonic()
+    with Ticker(both.endpoint.host, both.vip, peer, PEER) as ticker:
+        back = [ticker.wait_for(way, began, began, LIMIT) for way in Way]
+    assert max(at - began for at in back if at is not None) < SOON
     assert "path-dead" in both.attached("lte")["reasons"]
 
 

@@ -250,6 +250,8 @@ class EndpointHost(EndpointStory):
         self.sas: list[Sa] = []
         self.queue = HoldQueue(limits)
         self.refuses_moves = False
+        self.kernel_tells = True
+        """When an SA counts, if it was asked to."""
         self.probes = 0
         """Sent, over whatever tunnel."""
         self.ticks = 0
@@ -287,7 +289,7 @@ class EndpointHost(EndpointStory):
 
     def _counts(self, spi: Spi) -> None:
         """The kernel tells, if it was asked to."""
-        if self.watched:
+        if self.watched and self.kernel_tells:
             stirs = endpoint_events.TrafficStirs(frozenset({spi}))
 
             def tell() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies
 
 from orchestrator.core.absence import LONGEST_SILENCE, SessionPolicy, SessionState
-from orchestrator.core.mobility_events import State
+from orchestrator.core.mobility_events import State, Woke
 from orchestrator.core.quantities import Seconds
 from orchestrator.core.rhythm import Rhythm
 from orchestrator.core.session_events import AnswerProbe, Heard
@@ -144,6 +144,17 @@ def died(net: Internet) -> float:
     return net.now - since
 
 
+def left_under_traffic(net: Internet) -> float:
+    """The Wi-Fi is dead when the endpoint begins to send, one way."""
+    net.silent.add(WIFI.pop)
+    since = net.now
+    while net.endpoint.machine.active_path == path(WIFI):
+        net.endpoint.send(net.up.next_packet(net.now))
+        net.run(SEND_INTERVAL)
+        assert net.now < since + 60
+    return net.now - since
+
+
 class TestBudget:
     """What an idle endpoint with two links costs: docs/operations.md has it in octets."""
 
@@ -182,13 +193,19 @@ class TestNoticing:
         assert died(net) <= NOTICED
 
     def test_with_its_first_packets_it_does_at_once(self) -> None:
+        assert left_under_traffic(idle()) <= NOTICED_UNDER_TRAFFIC
+
+    def test_unless_the_kernel_does_not_tell(self) -> None:
         net = idle()
-        net.silent.add(WIFI.pop)
-        since = net.now
-        while net.endpoint.machine.active_path == path(WIFI):
-            net.endpoint.send(net.up.next_packet(net.now))
-            net.run(SEND_INTERVAL)
-            assert net.now - since <= NOTICED_UNDER_TRAFFIC
+        net.endpoint.kernel_tells = False
+        assert NOTICED_UNDER_TRAFFIC < left_under_traffic(net) <= NOTICED
+
+    def test_after_a_sleep_it_begins_anew(self) -> None:
+        net = idle()
+        net.endpoint.hears(Woke(Seconds(3600.0)))
+        net.run(0.1)
+        assert net.endpoint.machine.liveness is not None
+        assert net.endpoint.machine.liveness.interval == USUAL
 
     def test_a_single_packet_is_asked_about(self) -> None:
         net = idle()
