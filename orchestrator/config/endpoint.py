@@ -160,7 +160,7 @@ class Links:
     warm: Annotated[int, Between(1, 8)] = 2
     """On how many links, the best ones, a tunnel is kept at the same time. When the one in use
     is lost, traffic goes on over the next within a round trip. A tunnel that waits costs some
-    35 kB an hour; 1 keeps none waiting."""
+    40 kB an hour; 1 keeps none waiting."""
 
     def __post_init__(self) -> None:
         missing = tuple(glob for glob in NEVER_OUTER if glob not in self.exclude)

@@ -14,7 +14,7 @@ from orchestrator.adapters.charon import Charon as Vici
 from orchestrator.adapters.charon import NotNegotiated, ViciValue
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.quantities import IPAddress
-from orchestrator.lab.charon import VICI_SOCKET
+from orchestrator.lab.charon import VICI_SOCKET, Charon
 from orchestrator.lab.netns import Lab
 
 CONNECTION: Final = "stock"
@@ -40,6 +40,8 @@ class StockTunnel:
         Raises OrchestratorError with charon's own words if they do not connect.
         """
         self.vip: IPAddress = VIP
+        self.charons: Final[dict[str, Charon]] = {}
+        """By host."""
         conf = lab.folder / "stock.conf"
         conf.write_text(_CONF)
         lab.host("server").run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
@@ -47,7 +49,7 @@ class StockTunnel:
             ("server", _serve()),
             ("endpoint", _connect(lab.internet.address("server"), dpd_delay_s)),
         ):
-            lab.start_charon(name, conf)
+            self.charons[name] = lab.start_charon(name, conf)
             # Sockets below /run are the host's own: whoever speaks to them does so inside.
             lab.host(name).inside(asyncio.run, work)
 

@@ -278,7 +278,8 @@ class Endpoint:
             case LookAtTraffic(tunnel):
                 return self._traffic(tunnel)
             case WatchTraffic(on):
-                self._counting.hear(Group.AEVENTS, on=on)
+                with contextlib.suppress(KernelError):  # it is looked at with each probe, too
+                    self._counting.hear(Group.AEVENTS, on=on)
             case MaySleep():
                 self._sleep.may_sleep()
             case Release():
