@@ -189,7 +189,8 @@ class EndpointTimers:
     back; a change of the network ends any pause at once."""
     probe_interval: Annotated[Seconds, Between(0.1, 60)] = Seconds(2.0)
     """Between an answered probe and the next one while there is traffic: its round trip is
-    what a silence is measured by. A probe and its answer are some 250 octets."""
+    what a silence is measured by. A probe and its answer are some 250 octets. Above 25 s
+    some NATs forget the path in between: nothing else keeps them from it."""
     probe_idle: Annotated[Seconds, Between(0.1, 20)] = Seconds(12.5)
     """The same while nothing else is sent, where the server agrees; it is reached from
     `probe_interval` by doubling. A path that dies meanwhile is noticed when something is sent,
