@@ -70,6 +70,7 @@ from orchestrator.core.mobility_events import (
     Release,
     RememberVips,
     RoamRequested,
+    ServersKnown,
     Started,
     State,
     Tell,
@@ -79,7 +80,7 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     Woke,
 )
-from orchestrator.core.network import Snapshot
+from orchestrator.core.network import Change
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId, successor
@@ -165,7 +166,10 @@ class Mobility:
             case Started():
                 self._started(event, now)
             case NetworkChanged(snapshot):
-                self._network(snapshot, now)
+                self._network(self._places.look(snapshot, self.vips), now)
+            case ServersKnown(servers):
+                used = (held.path for held in self._tunnels.held)
+                self._network(self._places.know(servers, used), now)
             case TunnelUp(tunnel):
                 self._tunnel_up(tunnel, now)
             case TunnelRekeyed(old, tunnel):
@@ -310,8 +314,7 @@ class Mobility:
         self._set_state(State.DETACHED, {Reason.STARTED, *self._places.why_none()}, now)
         self._apply()
 
-    def _network(self, snapshot: Snapshot, now: Instant) -> None:
-        what = self._places.look(snapshot, self.vips)
+    def _network(self, what: frozenset[Change], now: Instant) -> None:
         self._attempts.keep(self.paths)
         self._penalties.keep(map(place_of, self.paths))
         if self._active is not None:

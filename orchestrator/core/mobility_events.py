@@ -7,7 +7,7 @@ from enum import StrEnum
 from orchestrator.core.endpoint_state import EndpointState
 from orchestrator.core.ike import IkeEvent, IkeFailure, Tunnel
 from orchestrator.core.network import Change, Snapshot
-from orchestrator.core.paths import Absence, Path
+from orchestrator.core.paths import Absence, Path, Servers
 from orchestrator.core.quantities import IPAddress, Seconds, Spi
 
 
@@ -65,6 +65,13 @@ class Started:
 @dataclass(frozen=True, slots=True)
 class NetworkChanged:
     snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class ServersKnown:
+    """Where the server is: all that is known of it, not what is new."""
+
+    servers: Servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,7 @@ class Tick:
 Event = (
     Started
     | NetworkChanged
+    | ServersKnown
     | AttemptFailed
     | MoveEnded
     | ProbeAnswered

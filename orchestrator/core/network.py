@@ -55,6 +55,8 @@ class Change(StrEnum):
     ADDRESS_GONE = "address-gone"
     GATEWAY_NEW = "gateway-new"
     GATEWAY_GONE = "gateway-gone"
+    SERVER_ADDRESSES = "server-addresses"
+    """The server is known to be elsewhere, or also elsewhere: by its name, or by NAT64."""
 
 
 def changes(old: Snapshot, new: Snapshot) -> frozenset[Change]:

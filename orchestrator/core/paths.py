@@ -1,17 +1,20 @@
 """Which ways lead from here to the server, best first, and why the others do not.
 
 A path is a link, our address on it (the point of presence), its gateway and one address of
-the server. Rules:
+the server, of either family. Rules:
 
 1. A link counts when it is up, the operator does not exclude it, and it is not our TUN.
 2. An address counts when it is usable and not a virtual one: a VIP is never an outer path.
 3. The link must have a gateway of the server address's family.
-4. Order: the operator's preference, then the route metric, then the lower link index. The
-   metric alone never decides against the operator.
+4. The server may have other addresses as seen from one link than from another: what its name
+   means there, what the network translates there (`core.lookups`).
+5. Order: the operator's preference, then the route metric, then the lower link index. The
+   metric alone never decides against the operator. On one link the server's addresses keep the
+   order they are given in.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
@@ -33,6 +36,18 @@ class Path:
 
     def __str__(self) -> str:
         return f"{self.link_name} {self.pop} -> {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The server's addresses, best first."""
+
+    everywhere: tuple[IPAddress, ...]
+    on: Mapping[LinkIndex, tuple[IPAddress, ...]] = field(default_factory=dict)
+    """Instead, on these links."""
+
+    def seen_from(self, link: LinkIndex) -> tuple[IPAddress, ...]:
+        return self.on.get(link, self.everywhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +82,34 @@ class Absence(StrEnum):
 
 def candidates(
     snapshot: Snapshot,
-    servers: Sequence[IPAddress],
+    servers: Servers,
     choice: LinkChoice,
     not_outer: frozenset[IPAddress],
 ) -> tuple[Path, ...]:
     """Every usable path, best first. `not_outer` are the virtual addresses."""
     found: list[tuple[tuple[int, int, int, int], Path]] = []
+    for link, pop, gateway in ways_out(snapshot, choice, not_outer):
+        for order, server in enumerate(servers.seen_from(link.index)):
+            if pop.version == server.version:
+                rank = (choice.rank(link.name), gateway.metric, link.index, order)
+                found.append((rank, Path(link.index, link.name, pop, gateway.address, server)))
+    return tuple(path for _, path in sorted(found, key=_by_rank))
+
+
+def ways_out(
+    snapshot: Snapshot, choice: LinkChoice, not_outer: frozenset[IPAddress]
+) -> Iterator[tuple[Link, IPAddress, Gateway]]:
+    """Every usable point of presence with its link, and the gateway of its family there."""
     for link in _usable_links(snapshot, choice):
         for pop in _usable_addresses(snapshot, link, not_outer):
-            for order, server in enumerate(servers):
-                gateway = _gateway(snapshot, link, server)
-                if pop.version == server.version and gateway is not None:
-                    rank = (choice.rank(link.name), gateway.metric, link.index, order)
-                    found.append(
-                        (rank, Path(link.index, link.name, pop, gateway.address, server))
-                    )
-    return tuple(path for _, path in sorted(found, key=_by_rank))
+            gateway = _gateway(snapshot, link, pop.version)
+            if gateway is not None:
+                yield link, pop, gateway
 
 
 def absence(
     snapshot: Snapshot,
-    servers: Sequence[IPAddress],
+    servers: Servers,
     choice: LinkChoice,
     not_outer: frozenset[IPAddress],
 ) -> Absence:
@@ -102,8 +124,11 @@ def absence(
     ]
     if not addresses:
         return Absence.NO_ADDRESS
-    versions = {server.version for server in servers}
-    if not any(pop.version in versions for _, pop in addresses):
+    if not any(
+        pop.version == server.version
+        for link, pop in addresses
+        for server in servers.seen_from(link.index)
+    ):
         return Absence.OTHER_FAMILY
     return Absence.NO_GATEWAY
 
@@ -125,11 +150,11 @@ def _usable_addresses(
     return sorted((e.address for e in snapshot.addresses if counts(e)), key=lambda a: a.packed)
 
 
-def _gateway(snapshot: Snapshot, link: Link, server: IPAddress) -> Gateway | None:
+def _gateway(snapshot: Snapshot, link: Link, version: int) -> Gateway | None:
     of_link = [
         gateway
         for gateway in snapshot.gateways
-        if gateway.link == link.index and gateway.version == server.version
+        if gateway.link == link.index and gateway.version == version
     ]
     return min(of_link, key=lambda gateway: gateway.metric, default=None)
 

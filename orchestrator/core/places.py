@@ -12,14 +12,16 @@ The rules, each with the method that keeps it:
    others are not used (`_tables_for`).
 5. The link that the operator asked for is better than any other, whatever is preferred
    otherwise (`rank`).
+6. The server is where it is said to be, and also where a tunnel of ours leads: that one works,
+   whatever a name means by now (`know`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.kernel import TABLE_PATHS
 from orchestrator.core.network import Change, Snapshot, changes
-from orchestrator.core.paths import Absence, LinkChoice, Path, absence, candidates
+from orchestrator.core.paths import Absence, LinkChoice, Path, Servers, absence, candidates
 from orchestrator.core.quantities import IPAddress, LinkIndex, TableId
 
 
@@ -46,7 +48,7 @@ class Places:
         """Each path with the routing table of its point of presence."""
         self.pinned: str | None = None
         """The link that the operator asked for."""
-        self._servers = servers
+        self._servers = Servers(tuple(servers))
         self._choice = choice
         self._snapshot = Snapshot()
         self._vips: frozenset[IPAddress] = frozenset()
@@ -55,11 +57,22 @@ class Places:
         """Takes the snapshot in, says what is different; a virtual address is no way out."""
         what = changes(self._snapshot, snapshot)
         self._snapshot, self._vips = snapshot, frozenset(vips)
-        self.tables = self._tables_for(
-            candidates(snapshot, self._servers, self._choice, self._vips)
-        )
-        self.paths = tuple(self.tables)
+        self._find_paths()
         return what
+
+    def know(self, servers: Servers, used: Iterable[Path]) -> frozenset[Change]:
+        """Where the server is, from now on: there, and where these paths lead (rule 6)."""
+        on = dict(servers.on)
+        for path in used:
+            seen = on.get(path.link, servers.everywhere)
+            if path.server not in seen:
+                on[path.link] = (*seen, path.server)
+        servers = Servers(servers.everywhere, on)
+        if servers == self._servers:
+            return frozenset()
+        self._servers = servers
+        self._find_paths()
+        return frozenset({Change.SERVER_ADDRESSES})
 
     def at(self, path: Path) -> Path | None:
         """The usable path of the same place; None: that place is gone."""
@@ -79,6 +92,12 @@ class Places:
             return frozenset()
         why = absence(self._snapshot, self._servers, self._choice, self._vips)
         return frozenset({why})
+
+    def _find_paths(self) -> None:
+        self.tables = self._tables_for(
+            candidates(self._snapshot, self._servers, self._choice, self._vips)
+        )
+        self.paths = tuple(self.tables)
 
     def _tables_for(self, found: Sequence[Path]) -> dict[Path, TableId]:
         """Rules 3 and 4."""

@@ -32,11 +32,12 @@ from orchestrator.core.mobility_events import (
     MoveTunnel,
     ProbeAnswered,
     RoamRequested,
+    ServersKnown,
     State,
     Tick,
     Woke,
 )
-from orchestrator.core.paths import LinkChoice
+from orchestrator.core.paths import LinkChoice, Servers
 from orchestrator.core.quantities import Seconds, Spi, UniqueId
 from orchestrator.core.tunnels import MOVE_HORIZON
 from tests.unit.core.builders import (
@@ -53,7 +54,7 @@ from tests.unit.core.builders import (
     tunnel,
     without_carrier,
 )
-from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
+from tests.unit.core.stories import NAMES, POLICY, RTT, EndpointStory, attached
 
 FLIP_TO_LTE = ["protect lte", "probe", "release"]
 OPTIMISTIC_MOVE = ["hold", "move lte", *FLIP_TO_LTE, "negotiate lte"]
@@ -236,6 +237,15 @@ class TestBreakBeforeMake:
         assert story.is_at(LTE6) == ["hold", "negotiate lte6"]
         assert story.negotiated() == ["protect lte6", "probe", "release"]
 
+    def test_one_family_goes_while_the_other_stays(self) -> None:
+        both = replace(POLICY, servers=(SERVER4, SERVER6))
+        for left, gone in ((LTE6, LTE), (LTE, LTE6)):
+            way = NAMES[ip_address(left.pop)]
+            story = attached(gone, policy=both)
+            story.is_at(LTE, LTE6)
+            assert story.is_at(left)[:2] == ["hold", f"negotiate {way}"]
+            assert story.negotiated() == [f"protect {way}", "probe", "release"]
+
     def test_moves_to_its_own_family_though_the_other_comes_first(self) -> None:
         story = attached(WIFI, policy=replace(POLICY, servers=(SERVER4, SERVER6)))
         assert story.is_at(LTE, LTE6)[:3] == ["hold", "move lte", "protect lte"]
@@ -274,6 +284,43 @@ class TestBreakBeforeMake:
         story.answered(after=0.1)
         fields = story.told("attached").fields or {}
         assert fields["elapsed_ms"] == pytest.approx(3100, abs=1)
+
+
+class TestServers:
+    """They become known, or others, while the endpoint runs."""
+
+    def test_a_server_that_becomes_known_is_gone_to_at_once(self) -> None:
+        story = EndpointStory(replace(POLICY, servers=()))
+        story.starts(WIFI)
+        assert story.finds_charon() == []
+        assert "no-address-of-the-servers-family" in story.reasons()
+        assert story.hears(ServersKnown(Servers((SERVER4,)))) == ["hold", "negotiate wifi"]
+        assert story.reasons() == {"server-addresses"}
+
+    def test_that_it_is_said_to_be_elsewhere_is_no_reason_to_leave(self) -> None:
+        story = attached(WIFI)
+        assert story.hears(ServersKnown(Servers((SERVER6,)))) == []
+        assert story.state() is State.ATTACHED
+        assert story.machine.paths == (path(WIFI),)
+
+    def test_but_when_the_way_there_is_lost_it_is_looked_for_elsewhere(self) -> None:
+        story = attached(WIFI)
+        elsewhere = ip_address("203.0.113.77")
+        story.hears(ServersKnown(Servers((elsewhere,))))
+        story.hears(IkeDown(UniqueId(1)))
+        story.hears(ServersKnown(Servers((elsewhere,))))
+        story.waits_for_an_attempt()
+        assert story.attempt is not None
+        assert story.attempt.path.server == elsewhere
+
+    def test_one_link_may_lead_there_by_another_address(self) -> None:
+        story = attached(WIFI)
+        translated = ip_address("2001:db8:64ff::203.0.113.10")
+        lte = path(LTE6, translated)
+        assert story.is_at(WIFI, LTE6) == []
+        story.hears(ServersKnown(Servers((SERVER4,), {lte.link: (SERVER4, translated)})))
+        assert story.machine.paths == (path(WIFI), lte)
+        assert story.is_at(LTE6) == ["hold", "negotiate lte6"]
 
 
 class TestCountingRoams:

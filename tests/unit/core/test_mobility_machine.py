@@ -33,12 +33,13 @@ from orchestrator.core.mobility_events import (
     MoveEnded,
     ProbeAnswered,
     RoamRequested,
+    ServersKnown,
     State,
     Tick,
     Woke,
 )
-from orchestrator.core.paths import LinkChoice
-from orchestrator.core.quantities import IPAddress, Seconds, Spi, UniqueId
+from orchestrator.core.paths import LinkChoice, Servers
+from orchestrator.core.quantities import IPAddress, LinkIndex, Seconds, Spi, UniqueId
 from tests.unit.core.builders import (
     LTE,
     LTE6,
@@ -56,6 +57,7 @@ from tests.unit.core.builders import (
 from tests.unit.core.stories import POLICY, EndpointStory
 
 FLIPS_PER_RUN = 65536
+TRANSLATED: IPAddress = ip_address("2001:db8:64ff::203.0.113.10")
 OTHER_VIP: IPAddress = ip_address("10.99.0.8")
 
 places = strategies.builds(
@@ -114,6 +116,18 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
             for place in self.network
         )
         self.story.is_at(*self.network)
+
+    @rule(
+        everywhere=strategies.sampled_from(((SERVER4,), (SERVER6, SERVER4), ())),
+        over_lte=strategies.sampled_from((None, (SERVER6,), (TRANSLATED, SERVER4))),
+    )
+    def the_server_is_elsewhere(
+        self, everywhere: tuple[IPAddress, ...], over_lte: tuple[IPAddress, ...] | None
+    ) -> None:
+        before = self.story.machine.active_path
+        lte = {LinkIndex(LTE.index): over_lte} if over_lte else {}
+        self.story.hears(ServersKnown(Servers(everywhere, lte)))
+        assert self.story.machine.active_path == before or before is None
 
     @rule(seconds=strategies.sampled_from((0.05, 0.3, 1.1, 2.5, 14.0, 40.0)))
     def time_goes_by(self, seconds: float) -> None:
@@ -310,6 +324,7 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
         self.story.kernel_moves = True
         self.story.hears(CharonGone("restarted"))
         self.charon.clear()
+        self.story.hears(ServersKnown(Servers(self.policy.servers)))
         self.story.is_at(WIFI)
         self.story.finds_charon()
         end = self.story.now + 90

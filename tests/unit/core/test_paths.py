@@ -8,7 +8,7 @@ from hypothesis import given, strategies
 
 from orchestrator.core.kernel import TUN_ENDPOINT
 from orchestrator.core.network import Snapshot
-from orchestrator.core.paths import Absence, LinkChoice, Path, absence, candidates
+from orchestrator.core.paths import Absence, LinkChoice, Path, Servers, absence, candidates
 from orchestrator.core.quantities import IPAddress
 from tests.unit.core.builders import (
     LTE,
@@ -36,7 +36,7 @@ def ways(
     choice: LinkChoice = ANY,
     vips: frozenset[IPAddress] = NOTHING,
 ) -> list[Path]:
-    return list(candidates(snapshot(*places), servers, choice, vips))
+    return list(candidates(snapshot(*places), Servers(servers), choice, vips))
 
 
 def why_none(
@@ -46,7 +46,7 @@ def why_none(
     vips: frozenset[IPAddress] = NOTHING,
 ) -> Absence:
     assert ways(*places, servers=servers, choice=choice, vips=vips) == []
-    return absence(snapshot(*places), servers, choice, vips)
+    return absence(snapshot(*places), Servers(servers), choice, vips)
 
 
 class TestOrder:
@@ -141,7 +141,7 @@ choices = strategies.builds(
     preference=strategies.sampled_from(((), ("wwan*",), ("wlan1", "wwan0"))),
 )
 worlds = strategies.lists(places, max_size=5).map(lambda found: snapshot(*found))
-BOTH = (SERVER4, SERVER6)
+BOTH = Servers((SERVER4, SERVER6))
 
 
 @given(worlds, choices)

@@ -8,7 +8,7 @@ from hypothesis import given, strategies
 
 from orchestrator.core.kernel import TABLE_PATHS
 from orchestrator.core.network import Change
-from orchestrator.core.paths import Absence, LinkChoice
+from orchestrator.core.paths import Absence, LinkChoice, Servers
 from orchestrator.core.places import Places, place_of
 from orchestrator.core.quantities import IPAddress
 from tests.unit.core.builders import (
@@ -179,3 +179,28 @@ def test_a_table_is_one_points_of_presence_for_as_long_as_that_lasts(
     for (before, _), (after, there) in pairwise(owners):
         for pop, table in before.items():
             assert pop not in there or after[pop] == table, "a table changed hands"
+
+
+class TestServers:
+    def test_they_may_be_others_on_one_link(self) -> None:
+        now = places(WIFI, LTE)
+        lte = path(LTE)
+        what = now.know(Servers((SERVER4,), {lte.link: (SECOND_SERVER,)}), ())
+        assert what == {Change.SERVER_ADDRESSES}
+        assert now.paths == (path(WIFI), path(LTE, SECOND_SERVER))
+
+    def test_what_is_known_already_is_no_change(self) -> None:
+        now = places(WIFI)
+        assert now.know(Servers((SERVER4, SERVER6)), ()) == frozenset()
+
+    def test_a_path_in_use_stays_one(self) -> None:
+        now = places(WIFI, LTE)
+        now.know(Servers((SECOND_SERVER,)), [path(WIFI)])
+        elsewhere = [path(WIFI, SECOND_SERVER), path(LTE, SECOND_SERVER)]
+        assert list(now.paths) == [elsewhere[0], path(WIFI), elsewhere[1]]
+        now.know(Servers((SECOND_SERVER,)), [])
+        assert list(now.paths) == elsewhere
+
+    def test_without_one_there_is_no_path(self) -> None:
+        now = places(WIFI, servers=())
+        assert now.why_none() == {Absence.OTHER_FAMILY}
