@@ -7,7 +7,8 @@ there, never half of one. A file that cannot be read is set aside and counts as 
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -29,8 +30,8 @@ class Remembered:
     vips: tuple[IPAddress, ...] = ()
     epoch: int = 0
     """How often the daemon has started: its flips begin above those of its predecessors."""
-    servers: tuple[IPAddress, ...] = ()
-    """What the server's names meant when they were last looked up."""
+    names: Mapping[str, tuple[IPAddress, ...]] = field(default_factory=dict)
+    """What the server's names meant when they were last looked up, last answers first."""
 
     @property
     def first_flip(self) -> int:
@@ -50,13 +51,17 @@ class StateFile:
         try:
             found = json.loads(self._path.read_text())
             vips = tuple(ip_address(vip) for vip in found["vips"])
-            servers = tuple(ip_address(server) for server in found["servers"])
-            return Remembered(vips, int(found["epoch"]), servers)
+            # A file of an earlier release has no such thing.
+            names = {
+                str(name): tuple(ip_address(address) for address in addresses)
+                for name, addresses in found.get("names", {}).items()
+            }
+            return Remembered(vips, int(found["epoch"]), names)
         except FileNotFoundError:
             return Remembered()
         except OSError as error:
             raise self._translated(error, "read") from error
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             self._set_aside()
             return Remembered()
 
@@ -73,7 +78,10 @@ class StateFile:
                     {
                         "vips": [str(vip) for vip in state.vips],
                         "epoch": state.epoch,
-                        "servers": [str(server) for server in state.servers],
+                        "names": {
+                            name: [str(address) for address in addresses]
+                            for name, addresses in state.names.items()
+                        },
                     },
                     file,
                 )

@@ -29,6 +29,7 @@ from orchestrator.config.values import (
     Otherwise,
     Secret,
 )
+from orchestrator.core.paths import LinkChoice
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 
 NEVER_OUTER: Final = tuple(map(InterfaceGlob, ("lo", "vip0", "vips0")))
@@ -51,11 +52,13 @@ class Server:
     ] = ()
     """Its addresses on the underlay, of both families if it has both, best first. Every one
     is tried: an endpoint can move from a network that only has IPv6 to one that only has
-    IPv4."""
+    IPv4. On a network that only has IPv6, IPv4 addresses are reached by its NAT64, if it has
+    one (RFC 7050)."""
     names: tuple[HostName, ...] = ()
-    """Names to look up when the daemon starts, in addition to `addresses`. The answers are
-    kept for starts without a network. Addresses are better: while the device is detached no
-    name can be looked up."""
+    """Names of it, in addition to `addresses`. They are looked up over each link by itself,
+    with the resolvers of that link's network and never through the tunnel, when a link comes
+    and when an answer is not good any more. What they meant last is kept for times without an
+    answer, and for restarts."""
 
     def contradictions(self) -> Iterator[Contradiction]:
         if not self.addresses and not self.names:
@@ -165,6 +168,10 @@ class Links:
     def __post_init__(self) -> None:
         missing = tuple(glob for glob in NEVER_OUTER if glob not in self.exclude)
         object.__setattr__(self, "exclude", (*self.exclude, *missing))
+
+    @property
+    def choice(self) -> LinkChoice:
+        return LinkChoice(self.include, self.exclude, self.preference)
 
     def contradictions(self) -> Iterator[Contradiction]:
         if not self.include:

@@ -17,8 +17,7 @@ from orchestrator.config.toml import AnyConfig
 from orchestrator.faces.control import ControlServer
 from orchestrator.faces.lock import DaemonLock
 from orchestrator.faces.metrics import MetricsServer
-from orchestrator.services import names
-from orchestrator.services.endpoint import Endpoint, mobility_policy
+from orchestrator.services.endpoint import Endpoint
 from orchestrator.services.server import Server
 
 STATE_FILE: Final = "endpoint.json"
@@ -42,11 +41,9 @@ async def run(
 
 async def _run_endpoint(config: EndpointConfig, clock: Clock) -> None:
     statefile = StateFile(config.state.directory / STATE_FILE)
-    looked_up = await names.look_up(config.server.names, statefile)
     async with Rtnetlink() as rtnetlink:
         with Xfrm() as xfrm:
-            policy = mobility_policy(config, looked_up)
-            endpoint = Endpoint(config, policy, statefile, rtnetlink, xfrm, clock)
+            endpoint = Endpoint(config, statefile, rtnetlink, xfrm, clock)
             async with (
                 ControlServer(config.control, endpoint) as control,
                 MetricsServer(config.metrics.listen, control.metrics),

@@ -34,6 +34,7 @@ from orchestrator.core.kernel import (
     TUN_ENDPOINT,
     KernelObject,
 )
+from orchestrator.core.lookups import Lookups
 from orchestrator.core.metric import Metric
 from orchestrator.core.mobility import Mobility, MobilityPolicy
 from orchestrator.core.mobility_events import (
@@ -55,6 +56,7 @@ from orchestrator.core.mobility_events import (
     RememberVips,
     RoamRequested,
     SendProbe,
+    ServersKnown,
     Started,
     State,
     Tell,
@@ -64,7 +66,7 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     WatchTraffic,
 )
-from orchestrator.core.paths import LinkChoice, Path
+from orchestrator.core.paths import Path
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
@@ -82,6 +84,7 @@ from orchestrator.services.metrics import (
     hold_metrics,
     journal_metrics,
 )
+from orchestrator.services.names import Names
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
@@ -96,12 +99,11 @@ from orchestrator.wire.xfrm_structs import Group
 SCOPE: Final = "endpoint"
 
 
-def mobility_policy(config: EndpointConfig, looked_up: tuple[IPAddress, ...]) -> MobilityPolicy:
-    """The deciding part of the configuration; `looked_up` is what the server's names mean."""
-    servers = dict.fromkeys((*config.server.addresses, *looked_up))
+def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> MobilityPolicy:
+    """The deciding part of the configuration; `servers` is where the server was last known."""
     return MobilityPolicy(
-        servers=tuple(servers),
-        choice=LinkChoice(config.links.include, config.links.exclude, config.links.preference),
+        servers=servers,
+        choice=config.links.choice,
         warm_links=config.links.warm,
         inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
         static_vips=tuple(config.tunnel.vips),
@@ -120,7 +122,6 @@ class Endpoint:
     def __init__(
         self,
         config: EndpointConfig,
-        policy: MobilityPolicy,
         statefile: StateFile,
         rtnetlink: Rtnetlink,
         xfrm: Xfrm,
@@ -136,6 +137,9 @@ class Endpoint:
         )
         self._credentials = Credentials(config)
         self._memory = Memory(statefile, self.journal)
+        server, remembered = config.server, self._memory.names
+        lookups = Lookups(server.addresses, server.names, config.links.choice, remembered)
+        policy = mobility_policy(config, lookups.servers.everywhere)
         self._machine = Mobility(policy, self._memory.first_flip)
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), self._now
@@ -162,6 +166,14 @@ class Endpoint:
             self._holder.slept,
             rtnetlink.snapshot,
             clock.wakes,
+            self.journal,
+        )
+        self._names = Names(
+            lookups,
+            lambda servers: self._driver.post_latest(ServersKnown(servers)),
+            lambda: self._machine.state is State.ATTACHED,
+            self._now,
+            self._memory,
             self.journal,
         )
         self._started_at = self._now()
@@ -193,6 +205,7 @@ class Endpoint:
                 tasks.begin(self._reconciler.sweep(), "sweep")
                 tasks.begin(self._repair.watch_firewall(), "firewall")
                 tasks.begin(self._freezer.run(), "freezer")
+                tasks.begin(self._names.run(), "names")
                 tasks.begin(
                     ike.follow(self._charon, self._prepare_charon, self._driver.post), "charon"
                 )
@@ -213,6 +226,7 @@ class Endpoint:
                 self._repair.touched(Aspect.ROUTING)
             self._reconciler.doubt_routes()
             self._driver.post_latest(NetworkChanged(news.snapshot))
+            self._names.network(news.snapshot, self._machine.vips)
 
     async def _prepare_charon(self) -> None:
         try:
@@ -384,6 +398,8 @@ class Endpoint:
     def _tell(self, effect: Tell) -> None:
         if effect.what == State.ATTACHED:
             self._freezer.thaw()
+        elif effect.what == State.DETACHED:
+            self._names.look_again()
         warning = effect.what in (State.DETACHED, "failed", "roam-refused", "vip-changed")
         path = str(effect.path) if effect.path else None
         fields = {"path": path, **(effect.fields or {})}

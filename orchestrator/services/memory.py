@@ -1,9 +1,11 @@
-"""What an endpoint knows of the time before its restart: its virtual addresses and its flips.
+"""What an endpoint knows of the time before its restart: its virtual addresses, its flips, and
+where its server was.
 
 At the start a file that cannot be used is an error: without it every connection of before would
 be lost. Later it costs a warning: the addresses work all the same, until the next restart.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.adapters.statefile import StateFile, StateFileError
@@ -29,17 +31,32 @@ class Memory:
         return self._remembered.vips
 
     @property
+    def names(self) -> Mapping[str, tuple[IPAddress, ...]]:
+        """What the server's names meant."""
+        return self._remembered.names
+
+    @property
     def first_flip(self) -> int:
         return self._remembered.first_flip
 
     def keep(self, vips: tuple[IPAddress, ...]) -> None:
         """Writes the virtual addresses down; where that fails, says so and goes on."""
         self._remembered = replace(self._remembered, vips=vips)
+        cost = "connections will end when this daemon is restarted"
+        self._save(cost, {"vip": str(vips[0]) if vips else None})
+
+    def keep_names(self, names: Mapping[str, tuple[IPAddress, ...]]) -> None:
+        """Writes down what they mean; otherwise as `keep`."""
+        if names != self._remembered.names:
+            self._remembered = replace(self._remembered, names=dict(names))
+            self._save("a restart without a network will not find the server", {})
+
+    def _save(self, cost: str, fields: dict[str, object]) -> None:
         try:
             self._statefile.save(self._remembered)
         except StateFileError as error:
-            self.problem = f"{error}; connections will end when this daemon is restarted"
-            fields = {"vip": str(vips[0]) if vips else None, "detail": self.problem}
+            self.problem = f"{error}; {cost}"
+            fields = {**fields, "detail": self.problem}
             self._journal.tell("not-remembered", fields=fields, warning=True)
         else:
             self.problem = None

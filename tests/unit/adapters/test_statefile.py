@@ -13,7 +13,7 @@ from orchestrator.adapters.statefile import (
 STATE = Remembered(
     vips=(ip_address("10.99.0.2"), ip_address("fd00:99::2")),
     epoch=7,
-    servers=(ip_address("203.0.113.10"),),
+    names={"vpn.example.org": (ip_address("203.0.113.10"), ip_address("2001:db8:113::10"))},
 )
 DISK_FULL = Path("/dev/full")
 
@@ -26,6 +26,12 @@ def path(tmp_path: Path) -> Path:
 def test_loads_what_was_saved(path: Path) -> None:
     StateFile(path).save(STATE)
     assert StateFile(path).load() == STATE
+
+
+def test_loads_what_an_earlier_release_saved(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"vips": ["10.99.0.2"], "epoch": 7, "servers": ["203.0.113.10"]}')
+    assert StateFile(path).load() == Remembered((ip_address("10.99.0.2"),), 7)
 
 
 def test_knows_nothing_before_the_first_save(path: Path) -> None:
@@ -44,10 +50,12 @@ def test_each_epoch_has_flips_of_its_own() -> None:
         b'{"vips": ["10.99.0.2"]',
         b"\xff\xfe",
         b"[]",
-        b'{"vips": ["10.99.0.2"], "servers": []}',
-        b'{"vips": ["me"], "epoch": 1, "servers": []}',
-        b'{"vips": [], "epoch": "one", "servers": []}',
-        b'{"vips": [], "epoch": Infinity, "servers": []}',
+        b'{"vips": ["10.99.0.2"]}',
+        b'{"vips": ["me"], "epoch": 1}',
+        b'{"vips": [], "epoch": "one"}',
+        b'{"vips": [], "epoch": Infinity}',
+        b'{"vips": [], "epoch": 1, "names": []}',
+        b'{"vips": [], "epoch": 1, "names": {"vpn": ["there"]}}',
     ],
 )
 def test_a_damaged_file_is_set_aside(path: Path, damaged: bytes) -> None:

@@ -8,6 +8,7 @@ from orchestrator.services.journal import Journal
 from orchestrator.services.memory import Memory
 
 VIPS = (ip_address("10.99.0.2"),)
+SERVERS = (ip_address("203.0.113.10"), ip_address("2001:db8:113::10"))
 OTHER_VIPS = (ip_address("10.99.0.3"),)
 
 
@@ -27,6 +28,26 @@ def fill_the_disk(path: Path) -> None:
 def test_a_restarted_daemon_knows_its_addresses(path: Path) -> None:
     begin(path).keep(VIPS)
     assert begin(path).vips == VIPS
+
+
+def test_a_restarted_daemon_knows_where_the_server_was(path: Path) -> None:
+    memory = begin(path)
+    memory.keep(VIPS)
+    memory.keep_names({"vpn.example.org": SERVERS})
+    again = begin(path)
+    assert (again.names, again.vips) == ({"vpn.example.org": SERVERS}, VIPS)
+
+
+def test_what_is_written_down_already_is_not_written_again(path: Path) -> None:
+    memory = begin(path)
+    memory.keep_names({"vpn.example.org": SERVERS})
+    fill_the_disk(path)
+    problems = [memory.problem]
+    for meaning in (SERVERS, ()):
+        memory.keep_names({"vpn.example.org": meaning})
+        problems.append(memory.problem)
+    assert problems[:2] == [None, None]
+    assert "will not find the server" in str(problems[2])
 
 
 def test_the_flips_of_a_restarted_daemon_are_higher(path: Path) -> None:
