@@ -1,10 +1,13 @@
 """Describes the lab's internet: the one place that knows its hosts, links and addresses.
 
                                     +-- ap1 --- wifi  --+
-    peer1 --+                       |   (NAT)           |
-            lan --- server --- internet -- ap2 --- wifi2 --- endpoint
-    peer2 --+                       |                   |
-                                    +-- lte --- lte   --+
+                                    |   (NAT)           |
+    peer1 --+                       +-- ap2 --- wifi2 --+
+            lan --- server --- internet                 endpoint
+    peer2 --+                       +-- lte --- lte   --+
+                                    |                   |
+                                    +-- ap3 --- wifi6 --+
+                                        (NAT64)
 
 The server has an underlay side (`wan0`) and a LAN side (`lan0`). Between them and above it all
 only the server knows the way: `internet` has no route to the LAN or to virtual addresses.
@@ -17,6 +20,7 @@ from dataclasses import asdict, dataclass
 from ipaddress import (
     IPv4Interface,
     IPv6Interface,
+    IPv6Network,
     ip_address,
     ip_interface,
     ip_network,
@@ -52,6 +56,8 @@ class Host:
     routes: tuple[Route, ...] = ()
     masquerades: str | None = None
     """The device on whose way out source addresses become the router's own (NAT)."""
+    nat64: IPv6Network | None = None
+    """The prefix under which it translates to IPv4, where somebody starts that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +185,23 @@ INTERNET: Final = Internet(
             ),
         ),
         Host(
+            "ap3",
+            forwards=True,
+            routes=(
+                _route("0.0.0.0/0", "100.64.2.1"),
+                _route("::/0", "2001:db8:0:66::1"),
+            ),
+            masquerades="wan0",
+            nat64=IPv6Network("2001:db8:64ff::/96"),
+        ),
+        Host(
             "internet",
             forwards=True,
             routes=(
                 _route("192.0.2.128/25", "192.0.2.2"),
                 _route("100.64.0.0/24", "100.64.1.2"),
                 _route("2001:db8:64::/64", "2001:db8:0:64::2"),
+                _route("2001:db8:66::/64", "2001:db8:0:66::2"),
             ),
         ),
         Host(
@@ -298,6 +315,24 @@ INTERNET: Final = Internet(
             near=_end("lan:peer2", "10.51.2.1/24", "fd00:51:2::1/64"),
             far=_end("peer2:eth0", "10.51.2.2/24", "fd00:51:2::2/64"),
             underlay=False,
+        ),
+        Link(
+            "wifi6",
+            near=_end("ap3:wlan0", "2001:db8:66::1/64"),
+            far=_end("endpoint:wlan2"),
+            quality=Quality(delay_ms=6, rate_mbit=100),
+            lease=_lease(
+                "2001:db8:66::2/64",
+                alternates=("2001:db8:66::3/64",),
+                gateways=("2001:db8:66::1",),
+                metric=602,
+            ),
+            uplink="ap3-internet",
+        ),
+        Link(
+            "ap3-internet",
+            near=_end("internet:ap3", "100.64.2.1/24", "2001:db8:0:66::1/64"),
+            far=_end("ap3:wan0", "100.64.2.2/24", "2001:db8:0:66::2/64"),
         ),
     ),
     vip_pools=(ip_network("10.99.0.0/24"), ip_network("fd00:99::/64")),

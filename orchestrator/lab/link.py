@@ -32,8 +32,10 @@ class Link:
         uplink: internet.Link | None,
         hosts: Mapping[str, Host],
         index: DeviceIndex,
+        configured: Callable[[], None] = lambda: None,
     ) -> None:
-        """Lays the cable. `index` knows the number of every device of the lab."""
+        """Lays the cable. `index` knows the number of every device of the lab; `configured` is
+        called when the endpoint has got other addresses."""
         self.name: Final = description.name
         self.description: Final = description
         self.quality = description.quality
@@ -45,6 +47,7 @@ class Link:
             (hosts[end.host], index(end.host, end.device))
             for end in (description if uplink is None else uplink).ends
         ]
+        self._configured = configured
         self._addresses: tuple[IPInterface, ...] = ()
         self.is_cut = False
         self.carrier = False
@@ -58,6 +61,11 @@ class Link:
     def addresses(self) -> tuple[IPInterface, ...]:
         """What the endpoint has on this access link now."""
         return self._addresses
+
+    @property
+    def gateways(self) -> list[IPAddress]:
+        """What the endpoint reaches everything else by, on this access link, now."""
+        return self._usable_gateways(self._lease(), self._addresses)
 
     @property
     def device(self) -> str:
@@ -209,6 +217,7 @@ class Link:
         since = time.monotonic()
         self._far.rtnetlink.say(*sentences, fine=rtnl.GONE)
         self._addresses = wanted
+        self._configured()
         return since
 
     @staticmethod

@@ -23,9 +23,11 @@ from orchestrator.lab.host import Host
 from orchestrator.lab.internet import Internet
 from orchestrator.lab.link import Address, Link
 from orchestrator.lab.peers import Peers, start_peers
+from orchestrator.lab.resolvers import Resolvers, Zone, list_resolvers
 
 _LAST_RESORT: Final = 1 << 20
 """A route metric above all others."""
+ENDPOINT: Final = "endpoint"
 _FIRST_INDEX: Final = 101
 """Device numbers are unique in the whole lab (see rtnl.veth); hosts' own devices come below."""
 
@@ -40,6 +42,7 @@ class Lab:
         self._hosts: dict[str, Host] = {}
         self._links: dict[str, Link] = {}
         self._captures: list[Capture] = []
+        self._resolvers: Resolvers | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -89,6 +92,23 @@ class Lab:
         """Real servers on the peers; what they serve and how to log in is in the answer."""
         return start_peers([self.host("peer1"), self.host("peer2")], self.folder, file_bytes)
 
+    def start_resolvers(self, zone: Zone) -> Resolvers:
+        """DNS on every access router, for whoever attaches, and NAT64 where the network has no
+        IPv4. From now on the endpoint's list of resolvers is kept as DHCP and SLAAC would."""
+        routers = [
+            (self._hosts[link.near.host], self.internet.host(link.near.host), link.near)
+            for link in self.internet.access_links
+        ]
+        self._resolvers = Resolvers(routers, self.folder, zone)
+        self._list_resolvers()
+        return self._resolvers
+
+    def _list_resolvers(self) -> None:
+        if self._resolvers is not None:
+            attached = (link for link in self.access_links if link.attached)
+            found = [gateway for link in attached for gateway in link.gateways]
+            self._hosts[ENDPOINT].inside(list_resolvers, found)
+
     def start_charon(
         self, host: str, conf: Path, extra: Mapping[str, str] | None = None
     ) -> Charon:
@@ -124,6 +144,7 @@ class Lab:
                 None if link.uplink is None else self.internet.link(link.uplink),
                 self._hosts,
                 lambda host, device: numbers[host, device],
+                self._list_resolvers,
             )
         for built in self._links.values():
             built.apply_first_quality()
