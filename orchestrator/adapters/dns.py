@@ -22,7 +22,7 @@ import dns.rdatatype
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 
-from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.errors import OrchestratorError, PeerError
 from orchestrator.core.kernel import MARK_UNDERLAY
 from orchestrator.core.lookups import Answer
 from orchestrator.core.quantities import IPAddress, Seconds
@@ -117,12 +117,9 @@ class _Inquiry:
         if not known:
             return
         try:
-            message = dns.message.from_wire(packet)
-            if not self._query.is_response(message):
-                return
-            found = _addresses(message, self._version)
-        except (dns.exception.DNSException, ValueError):
-            return  # nonsense: perhaps it is somebody else's
+            found = read(self._query, packet, self._version)
+        except PeerError:
+            return  # the true answer may be on its way
         self._waiting.remove(known[0])
         if found is not None and found.addresses:
             if not self.outcome.done():
@@ -136,13 +133,19 @@ class _Inquiry:
             self.outcome.set_result(self.nothing)
 
 
-def _addresses(message: dns.message.Message, version: int) -> Answer | None:
-    """None: the resolver could not find out."""
-    if message.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        return None
-    if not isinstance(message, dns.message.QueryMessage):
-        return None
-    result = message.resolve_chaining()
+def read(query: dns.message.Message, packet: bytes, version: int) -> Answer | None:
+    """What the packet answers; None: that the resolver could not find out. Raises PeerError: it
+    is no answer to the query.
+    """
+    try:
+        message = dns.message.from_wire(packet)
+        if not isinstance(message, dns.message.QueryMessage) or not query.is_response(message):
+            raise PeerError("dns: an answer to something else")
+        if message.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            return None
+        result = message.resolve_chaining()
+    except (dns.exception.DNSException, ValueError) as error:
+        raise PeerError(f"dns: {error or type(error).__name__}") from error
     records = result.answer or ()
     found = tuple(
         ip_address(record.address)

@@ -2,9 +2,10 @@
 
     python -m orchestrator.lab.dns ZONE PREFIX ADDRESS...
 
-ZONE is a file of JSON, from a name to its addresses, read anew for each question. With PREFIX
-(otherwise "-") it is a DNS64: a name without IPv6 addresses gets its IPv4 addresses as the
-network's NAT64 writes them (RFC 6147). It says "ready" when it listens, then what is asked.
+ZONE is a file of JSON, from a name to its addresses, read anew for each question; "null" is
+silence. With PREFIX (otherwise "-") it is a DNS64: a name without IPv6 addresses gets its IPv4
+addresses as the network's NAT64 writes them (RFC 6147). It says "ready" when it listens, then
+what is asked.
 """
 
 import json
@@ -70,8 +71,9 @@ def serve(zone: Path, prefix: IPv6Network | None, addresses: Sequence[str]) -> N
             packet, source = opened.recvfrom(_OCTETS)
             asked = dns.message.from_wire(packet).question[0]
             _say(f"{asked.name} {dns.rdatatype.to_text(asked.rdtype)} {source[0]}")
-            known: Zone = json.loads(zone.read_text())
-            opened.sendto(answer(packet, known, prefix), source)
+            known: Zone | None = json.loads(zone.read_text())
+            if known is not None:
+                opened.sendto(answer(packet, known, prefix), source)
 
 
 def _open(address: str) -> socket.socket:

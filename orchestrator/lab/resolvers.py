@@ -49,8 +49,8 @@ class Resolvers:
             if process.stdout is None or process.stdout.readline() != READY:
                 raise OrchestratorError("the lab's NAT64 did not start")
 
-    def change(self, zone: Zone) -> None:
-        """From now on names mean this, everywhere."""
+    def change(self, zone: Zone | None) -> None:
+        """From now on names mean this, everywhere; None: nobody answers."""
         fresh = self._zone.with_suffix(".new")
         fresh.write_text(json.dumps(zone))
         fresh.replace(self._zone)

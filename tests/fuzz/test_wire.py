@@ -1,4 +1,4 @@
-"""Whatever octets arrive, a codec answers with a value or with PeerError.
+"""Whatever octets arrive, their reader answers with a value or with PeerError.
 
 Two kinds of octets: any at all, and honest ones with a few damaged, which get further in.
 """
@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from dns import rrset
+from dns.message import make_query, make_response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.adapters import dns
 from orchestrator.core.errors import PeerError
 from orchestrator.wire import netlink, netlink_xfrm, packets, probe
 from orchestrator.wire.netlink import Flag, Frame
@@ -20,6 +23,25 @@ from tests.unit.wire import captured
 from tests.unit.wire.test_netlink_xfrm import COUNTS, MAPPING
 from tests.unit.wire.test_packets import SYN4, UDP6
 from tests.unit.wire.test_probe import PROBE
+
+NAME = "vpn.example.org."
+QUERY = make_query(NAME, "A", id=4711)
+
+
+def answered(*records: str) -> bytes:
+    response = make_response(QUERY)
+    for record in records:
+        name, lives, kind, value = record.split(maxsplit=3)
+        section = response.authority if kind == "SOA" else response.answer
+        section.append(rrset.from_text(name, int(lives), "IN", kind, value))
+    return response.to_wire()
+
+
+ANSWERS = (
+    answered(f"{NAME} 60 A 203.0.113.10"),
+    answered(f"{NAME} 60 CNAME a.example.org.", "a.example.org. 5 A 203.0.113.10"),
+    answered("example.org. 60 SOA a. b. 1 2 3 4 5"),
+)
 
 
 def read_netlink(datagram: bytes) -> None:
@@ -49,6 +71,10 @@ def read_probe(octets: bytes) -> None:
     probe.decode(octets)
 
 
+def read_answer(packet: bytes) -> None:
+    dns.read(QUERY, packet, 4)
+
+
 READERS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "netlink": (
         read_netlink,
@@ -66,6 +92,7 @@ READERS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
         ),
     ),
     "packet": (read_packet, (SYN4, UDP6)),
+    "answer": (read_answer, ANSWERS),
     "probe": (read_probe, tuple(encode(replace(PROBE, kind=kind)) for kind in Kind)),
 }
 
