@@ -3,6 +3,7 @@
 The routing, read from the top (`ip rule`):
 
     11101   underlay packets from a POP     -> the table of their path
+    11102   the same, without a route there -> nowhere
     11140   other underlay packets          -> main
     11150   from the VIP                    -> the inner table, whatever else is there
     11160   destinations on attached links  -> main (full tunnel with local networks)
@@ -30,6 +31,7 @@ from orchestrator.core.kernel import (
     POLICY_PRIORITY_PROBE,
     POLICY_PRIORITY_SERVICE,
     TABLE_INNER,
+    TABLE_NOWHERE,
     TUN_ENDPOINT,
     Address,
     Direction,
@@ -60,6 +62,13 @@ TABLE_MAIN: Final = TableId(254)
 LAST_RESORT: Final = 0xFFFF
 """A route metric below every other route of the inner table."""
 PRIORITY_PATH: Final = 11101
+PRIORITY_NOWHERE: Final = 11102
+"""Where the route of its link is gone, a packet would leave over another one.
+
+A last resort in the table of the path would stop it too, but IPv6 would take it whenever the
+gateway was not heard for a moment: of the routes of a table the kernel prefers any to one whose
+neighbour has failed, and then nobody asks for that neighbour again (net/ipv6/route.c,
+rt6_check_neigh)."""
 PRIORITY_UNDERLAY: Final = 11140
 PRIORITY_VIP: Final = 11150
 PRIORITY_LOCAL: Final = 11160
@@ -145,9 +154,8 @@ def _inner_routes(state: EndpointState) -> Iterator[Route]:
 
 
 def _path_routes(state: EndpointState) -> Iterator[Route]:
-    for table, version in {(t, p.server.version): None for p, t in state.tables.items()}:
-        # Without the route of its link a packet would leave over another one.
-        yield Route(table, EVERYTHING[version], RouteKind.UNREACHABLE, metric=LAST_RESORT)
+    for version in {path.server.version: None for path in state.tables}:
+        yield Route(TABLE_NOWHERE, EVERYTHING[version], RouteKind.UNREACHABLE)
     for path, table in state.tables.items():
         yield Route(
             table, EVERYTHING[path.server.version], link=path.link_name, gateway=path.gateway
@@ -156,13 +164,14 @@ def _path_routes(state: EndpointState) -> Iterator[Route]:
 
 def _rules(state: EndpointState) -> Iterator[Rule]:
     for path, table in state.tables.items():
-        yield Rule(
-            PRIORITY_PATH,
-            path.pop.version,
-            table,
-            source=host_network(path.pop),
-            mark=MARK_UNDERLAY,
-        )
+        for priority, way in ((PRIORITY_PATH, table), (PRIORITY_NOWHERE, TABLE_NOWHERE)):
+            yield Rule(
+                priority,
+                path.pop.version,
+                way,
+                source=host_network(path.pop),
+                mark=MARK_UNDERLAY,
+            )
     for vip in state.vips:
         yield Rule(PRIORITY_VIP, vip.version, TABLE_INNER, source=host_network(vip))
     for version in (4, 6):

@@ -18,7 +18,9 @@ ROUTE_PROTOCOL: Final = 111
 RULE_PRIORITIES: Final = range(11100, 11200)
 TABLE_INNER: Final = TableId(11100)
 """Endpoint: what applications use. Server: where TPROXY delivers."""
-TABLE_PATHS: Final = range(11101, 11200)
+TABLE_PATHS: Final = range(11101, 11199)
+TABLE_NOWHERE: Final = TableId(11199)
+"""Leads nowhere."""
 MARK_MASK: Final = 0xFF00_0000
 MARK_UNDERLAY: Final = 0x6F00_0000
 """On IKE and ESP packets, so that they never enter the tunnel."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -12,7 +13,14 @@ import pytest
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.core.endpoint_state import EndpointState, Inner, endpoint_objects
-from orchestrator.core.kernel import ENDPOINT_REQID, Direction, Policy, Template, Verdict
+from orchestrator.core.kernel import (
+    ENDPOINT_REQID,
+    MARK_UNDERLAY,
+    Direction,
+    Policy,
+    Template,
+    Verdict,
+)
 from orchestrator.core.paths import Path as NetworkPath
 from orchestrator.core.quantities import LinkIndex, TableId
 from orchestrator.services.journal import Journal
@@ -25,6 +33,13 @@ PATIENCE = 30.0
 SERVER = ip_address("203.0.113.10")
 POP = ip_address("192.168.10.2")
 WIFI = NetworkPath(LinkIndex(1), "wlan0", POP, ip_address("192.168.10.1"), SERVER)
+WIFI6 = NetworkPath(
+    LinkIndex(1),
+    "wlan0",
+    ip_address("2001:db8:66::2"),
+    ip_address("2001:db8:66::1"),
+    ip_address("2001:db8:113::10"),
+)
 HELD = EndpointState(
     Inner(),
     (ip_address("10.99.0.2"), ip_address("fd00:99::2")),
@@ -121,7 +136,41 @@ def test_a_route_that_went_with_its_link_is_back_at_once(
         await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
         there = network_namespace.run("ip route show table 11101")
         assert ("default via 192.168.10.1" in there) is doubted
-        assert "unreachable default" in there, "nothing leaves over another link meanwhile"
+        nowhere = network_namespace.run("ip route show table 11199")
+        assert "unreachable default" in nowhere, "nothing leaves over another link meanwhile"
+
+    in_kernel(tmp_path, work)
+
+
+@pytest.mark.parametrize("last_resort", [False, True], ids=["rule", "control"])
+def test_a_gateway_that_was_not_heard_for_a_moment_is_asked_for_again(
+    network_namespace: Namespace, tmp_path: Path, *, last_resort: bool
+) -> None:
+    """With a last resort in the same table, as the control has it, it never is."""
+    build(network_namespace)
+    pop, gateway = WIFI6.pop, WIFI6.gateway
+    network_namespace.ip(f"addr add {pop}/64 dev wlan0", "route add ::/0 dev router")
+    state = replace(HELD, tables={WIFI6: TableId(11101)})
+
+    def way() -> str:
+        asked = f"ip route get {WIFI6.server} from {pop} mark {MARK_UNDERLAY:#x}"
+        try:
+            return network_namespace.run(asked)
+        except subprocess.CalledProcessError as error:
+            return str(error.stderr)
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", endpoint_objects(state))
+        if last_resort:
+            network_namespace.run(
+                "ip -6 route add unreachable default table 11101 metric 65535"
+            )
+        assert f"via {gateway} dev wlan0" in way()
+        network_namespace.ip(f"neigh replace {gateway} dev wlan0 nud failed")
+        assert ("dev wlan0" in way()) is not last_resort
+        # And without the route of its link it leaves over no other.
+        network_namespace.run("ip -6 route del default dev wlan0 table 11101")
+        assert "No route to host" in way()
 
     in_kernel(tmp_path, work)
 

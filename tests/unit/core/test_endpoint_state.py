@@ -27,6 +27,7 @@ from orchestrator.core.kernel import (
     MARK_UNDERLAY,
     RULE_PRIORITIES,
     TABLE_INNER,
+    TABLE_NOWHERE,
     TABLE_PATHS,
     TUN_ENDPOINT,
     Address,
@@ -368,6 +369,7 @@ class TestPolicies:
         objects = endpoint_objects(EndpointState(Inner(), (VIP4,), tables, WIFI_TEMPLATE))
         own, all4, all6 = host_network(VIP4), ip_network("0.0.0.0/0"), ip_network("::/0")
         from_all, to_all = (Selector(all4, own), Selector(own, all4))
+        pop = host_network(ip_address(WIFI.pop))
         assert set(objects) == {
             Tun("vip0", 1380),
             Address("vip0", VIP4),
@@ -376,14 +378,9 @@ class TestPolicies:
             Route(TableId(11100), all4, RouteKind.UNREACHABLE, metric=LAST_RESORT),
             Route(TableId(11100), all6, RouteKind.UNREACHABLE, metric=LAST_RESORT),
             Route(TableId(11101), all4, link="wlan0", gateway=ip_address("192.168.10.1")),
-            Route(TableId(11101), all4, RouteKind.UNREACHABLE, metric=0xFFFF),
-            Rule(
-                11101,
-                4,
-                TableId(11101),
-                source=host_network(ip_address(WIFI.pop)),
-                mark=MARK_UNDERLAY,
-            ),
+            Route(TableId(11199), all4, RouteKind.UNREACHABLE),
+            Rule(11101, 4, TableId(11101), source=pop, mark=MARK_UNDERLAY),
+            Rule(11102, 4, TableId(11199), source=pop, mark=MARK_UNDERLAY),
             Rule(11140, 4, MAIN, mark=MARK_UNDERLAY),
             Rule(11140, 6, MAIN, mark=MARK_UNDERLAY),
             Rule(11150, 4, TableId(11100), source=own),
@@ -459,7 +456,8 @@ def test_everything_is_recognisably_ours(wanted: EndpointState) -> None:
         if isinstance(subject, Rule):
             assert subject.priority in RULE_PRIORITIES
         if isinstance(subject, Route):
-            assert subject.table == TABLE_INNER or subject.table in TABLE_PATHS
+            ours = (TABLE_INNER, *TABLE_PATHS, TABLE_NOWHERE)
+            assert subject.table in ours
 
 
 @given(states)
