@@ -1,7 +1,9 @@
 """Policies run on any kernel with XFRM; SAs where there is ESP."""
 
+import contextlib
 import errno
 import select
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -56,6 +58,8 @@ PATH6 = Template(ip_address("2001:db8:64::2"), ip_address("2001:db8:113::10"), E
 ANYWHERE = Template(None, None, ENDPOINT_REQID)
 NAMED = replace(PATH, spi=Spi(0xA1))
 YOUNGER = Spi(0xA2)
+ACQUIRES = 1 << 0
+"""XFRMNLGRP_ACQUIRE, as bind(2) has it."""
 
 OUT = Policy(Direction.OUT, Selector(VIP4, ANY4), Verdict.PROTECT, PATH)
 POLICIES = (
@@ -534,6 +538,27 @@ def test_a_younger_sa_takes_nothing_from_the_one_that_a_policy_names(
     first, second = road.esp_on_the_wire(2)
     assert first.spi == SPI_OUT
     assert second.spi == (SPI_OUT if named else YOUNGER)
+
+
+@pytest.mark.parametrize("charon_listens", [True, False], ids=["listens", "control"])
+def test_an_spi_that_a_policy_names_too_early_is_taken(
+    road: Road, *, charon_listens: bool
+) -> None:
+    """Where somebody listens for wishes, as charon does, the kernel keeps the SPI for what
+    comes of this one (xfrm_state_find). So an SA is not named before it is there."""
+    like = road.xfrm.state(RIGHT[0], SPI_OUT)
+    with road.left.entered(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 6) as listener:
+        listener.bind((0, ACQUIRES if charon_listens else 0))
+        road.protect(LEFT[0], spi=YOUNGER)
+        with contextlib.suppress(OSError):
+            road.send()
+        fresh = replace(like, spi=YOUNGER)
+        if charon_listens:
+            with pytest.raises(KernelError) as refused:
+                road.xfrm._add(fresh)
+            assert refused.value.errno == errno.EEXIST
+        else:
+            road.xfrm._add(fresh)
 
 
 def test_both_directions_move(road: Road) -> None:
