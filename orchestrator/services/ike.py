@@ -26,6 +26,10 @@ PROPOSALS: Final = ("aes128gcm16-prfsha256-ecp256", "aes256gcm16-prfsha384-ecp38
 ESP_PROPOSALS: Final = ("aes128gcm16-esn", "aes256gcm16-esn", "aes128gcm16", "default")
 REPLAY_WINDOW: Final = 256
 """Packets. The default of 32 is too small where two paths of different delay overlap."""
+NAT_PORT: Final = "4500"
+"""Of IKE and ESP alike. RFC 7296, 2.23, allows it from the first message on: with ESP in UDP a
+network that does not let it through is of no use, one that blocks 500 is, and a NAT has one
+mapping to keep. charon marks IKE as such where neither port is 500 (libcharon, sender.c)."""
 UNDERLAY_MARK: Final = f"{MARK_UNDERLAY:#x}/{MARK_MASK:#x}"
 EVERYTHING: Final = ("0.0.0.0/0", "::/0")
 
@@ -67,6 +71,8 @@ def endpoint_connection(
         **_common(keys),
         "local_addrs": [str(path.pop)],
         "remote_addrs": [str(path.server)],
+        "local_port": NAT_PORT,
+        "remote_port": NAT_PORT,
         # The server must take us for being behind a NAT, so that it follows our packets.
         "encap": "yes",
         **({"vips": ["0.0.0.0", "::"]} if ask is Ask.ASSIGN else {}),
