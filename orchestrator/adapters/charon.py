@@ -52,6 +52,8 @@ EVENTS: Final = ("child-updown", "child-rekey", "ike-updown", "ike-rekey", "ike-
 _ESTABLISHED: Final = (b"INSTALLED", b"UPDATING", b"REKEYING")
 """States of a CHILD_SA that is used. REKEYING has no successor yet; REKEYED has one, and goes
 without a word when it has drained (child_sa.h, child_delete.c)."""
+ANSWER: Final = "parsed IKE_SA_INIT response"
+"""In charon's control log: the first that a server says (libcharon, encoding/message.c)."""
 
 _FAILURES: Final[tuple[tuple[str, IkeFailure], ...]] = (
     ("subject certificate invalid", IkeFailure.CERTIFICATE),
@@ -239,13 +241,24 @@ class Charon:
             return  # nothing matched: it is over already
 
     async def initiate(
-        self, connection: str, child: str, limit: float
+        self,
+        connection: str,
+        child: str,
+        limit: float,
+        on_answer: Callable[[], object] = lambda: None,
     ) -> Negotiated | NotNegotiated:
         """Negotiates `child`; returns charon's verdict after `limit` seconds at most.
 
+        `on_answer` is called when the server says something, again if it says that again.
         Raises CharonError only if charon itself went away.
         """
         log: list[str] = []
+
+        def hear(line: Section) -> None:
+            log.append(_text(line, "msg"))
+            if ANSWER in log[-1]:
+                on_answer()
+
         message = {
             "ike": connection,
             "child": child,
@@ -257,9 +270,7 @@ class Charon:
             async with asyncio.timeout(limit + INITIATE_GRACE):
                 async with await _Connection.open(self._socket) as vici:
                     await vici.register("control-log")
-                    answer = await vici.command(
-                        "initiate", message, lambda line: log.append(_text(line, "msg"))
-                    )
+                    answer = await vici.command("initiate", message, hear)
         except TimeoutError:
             return NotNegotiated(IkeFailure.SILENT, f"no answer within {limit:g} s")
         if answer.get("success") == b"yes":

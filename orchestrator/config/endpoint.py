@@ -31,6 +31,7 @@ from orchestrator.config.values import (
 )
 from orchestrator.core.paths import LinkChoice
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
+from orchestrator.core.race import WIDTH
 
 NEVER_OUTER: Final = tuple(map(InterfaceGlob, ("lo", "vip0", "vips0")))
 """The way out of the tunnel is never through our own devices (invariant 2)."""
@@ -164,6 +165,12 @@ class Links:
     """On how many links, the best ones, a tunnel is kept at the same time. When the one in use
     is lost, traffic goes on over the next within a round trip. A tunnel that waits costs some
     40 kB an hour; 1 keeps none waiting."""
+
+    race: Annotated[int, Between(1, 8)] = WIDTH
+    """How many negotiations run at the same time while nothing works, over other links and to
+    other addresses of the server: the next begins a quarter of a second after the one before.
+    1: one after the other, where each network that is dead without a sign costs
+    `[timers] attempt`."""
 
     def __post_init__(self) -> None:
         missing = tuple(glob for glob in NEVER_OUTER if glob not in self.exclude)

@@ -1,9 +1,10 @@
-"""Negotiations: the one under way, and how each place treated those before it.
+"""Negotiations: those under way, and how each place treated those before them.
 
 The rules, each with the method that keeps it:
 
-1. One negotiation at a time, under a connection name that no other ever had: a name is how it
-   is abandoned, so that it must never mean an older tunnel as well (`begin`).
+1. At a place there is one negotiation at a time, under a connection name that no other ever
+   had: a name is how it is abandoned, so that it must never mean an older tunnel as well
+   (`begin`). How many there are in all is for `core.race` to say.
 2. A place where one failed has to wait before the next, twice as long after each failure, up to
    a bound. Other places need not wait for it (`failed`, `retry_at`).
 3. That a virtual address must be requested is an answer, not a failure: the next negotiation
@@ -14,9 +15,12 @@ The rules, each with the method that keeps it:
    `forgive`).
 6. A negotiation of which nothing at all is heard is overdue some time after its limit, and
    taken for failed then (`Attempt.overdue`).
+7. One that nobody wants any more is abandoned if the server never answered it. If it did, the
+   server may have its tunnel already, and charon would forget it without a word there: it is
+   let end, and its tunnel is ended as one that comes too late is (`withdraw`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -55,6 +59,8 @@ class Attempt:
     path: Path
     reasons: frozenset[AnyReason]
     overdue: Instant
+    answered: bool = False
+    """The server has said something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ class Attempts:
     def __init__(
         self, patience: Patience, fixed_vips: tuple[IPAddress, ...], first_flip: int
     ) -> None:
-        self.current: Attempt | None = None
+        self._under_way: dict[str, Attempt] = {}
+        """By connection, in the order of their beginning."""
         self._patience = patience
         self._fixed_vips = fixed_vips
         self._names = f"{CONNECTION_PREFIX}{first_flip}-"
@@ -84,50 +91,71 @@ class Attempts:
         self._ask = Ask.LEASED
         self._failures: dict[Place, _Failures] = {}
 
-    # The one under way
+    # Those under way
+
+    @property
+    def under_way(self) -> tuple[Attempt, ...]:
+        """The oldest first."""
+        return tuple(self._under_way.values())
+
+    @property
+    def requesting(self) -> bool:
+        """Whether the next one requests a virtual address (rule 3)."""
+        return self._ask is Ask.ASSIGN
+
+    def at(self, path: Path) -> Attempt | None:
+        """The one at the place of this path."""
+        place = place_of(path)
+        return next((a for a in self.under_way if place_of(a.path) == place), None)
 
     def begin(self, path: Path, reasons: frozenset[AnyReason], now: Instant) -> Negotiate:
-        """Begins on this path; only while none is under way."""
+        """Begins on this path; only while none is under way at its place."""
         self._begun += 1
         name, limit = f"{self._names}{self._begun}", self._patience.limit
-        self.current = Attempt(name, path, reasons, Instant(now + limit + OVERTIME))
+        overdue = Instant(now + limit + OVERTIME)
+        self._under_way[name] = Attempt(name, path, reasons, overdue)
         ask = Ask.FIXED if self._fixed_vips else self._ask
         return Negotiate(name, path, ask, self._fixed_vips, limit)
 
+    def answered(self, connection: str) -> bool:
+        """The server has said something. False: it is not under way, or not any more."""
+        attempt = self._under_way.get(connection)
+        if attempt is not None:
+            self._under_way[connection] = replace(attempt, answered=True)
+        return attempt is not None
+
     def won(self, connection: str) -> Attempt | None:
-        """It ended in a tunnel. None: it is not the one under way, or not any more."""
-        attempt = self._end(connection)
+        """It ended in a tunnel. None: it is not under way, or not any more."""
+        attempt = self._under_way.pop(connection, None)
         if attempt is not None:
             self._ask = Ask.LEASED
         return attempt
 
     def lost(self, connection: str, why: IkeFailure) -> Attempt | None:
-        """It ended without. None: nothing failed, for one of two reasons: it is not the one
-        under way, or it had an answer (rule 3)."""
-        attempt = self._end(connection)
-        if attempt is None:
-            return None
-        if why is IkeFailure.MUST_ASK and self._ask is Ask.LEASED:
-            self._ask = Ask.ASSIGN
-            return None
-        self._ask = Ask.LEASED
+        """It ended without: it has failed, unless the next one is `requesting` now (rule 3).
+        None: it is not under way, or not any more."""
+        attempt = self._under_way.pop(connection, None)
+        if attempt is not None:
+            again = why is IkeFailure.MUST_ASK and not self.requesting
+            self._ask = Ask.ASSIGN if again else Ask.LEASED
         return attempt
 
-    def abandon(self) -> tuple[Abandon, ...]:
-        """Gives up what is under way, if anything is."""
-        attempt, self.current = self.current, None
-        return () if attempt is None else (Abandon(attempt.connection),)
+    def withdraw(self, unwanted: Callable[[Path], bool]) -> tuple[Abandon, ...]:
+        """Rule 7, for those on paths that are not wanted."""
+        gone = [attempt for attempt in self.under_way if unwanted(attempt.path)]
+        for attempt in gone:
+            del self._under_way[attempt.connection]
+        return tuple(Abandon(attempt.connection) for attempt in gone if not attempt.answered)
+
+    def give_up(self, attempt: Attempt) -> Abandon:
+        """Whatever the server may have: nothing was heard of it for too long, or there is no
+        way to hear from it."""
+        del self._under_way[attempt.connection]
+        return Abandon(attempt.connection)
 
     def drop(self) -> None:
         """charon is gone, or new: it would not know what to abandon."""
-        self.current = None
-
-    def _end(self, connection: str) -> Attempt | None:
-        attempt = self.current
-        if attempt is None or attempt.connection != connection:
-            return None
-        self.current = None
-        return attempt
+        self._under_way.clear()
 
     # The places
 

@@ -2,9 +2,9 @@
 
 What it decides about has rules of its own: where we are (`core.places`), the tunnels we have
 (`core.tunnels`), those that wait (`core.warmth`), where one is wanted (`core.wishes`), the
-negotiation under way and those that failed (`core.attempts`), the probes (`core.vigil`,
-`core.liveness`), what is too old to be echoed (`core.echoes`). The rules that join them, each
-with the method that keeps it:
+negotiations under way, and those that failed (`core.attempts`, `core.race`), the probes
+(`core.vigil`, `core.liveness`), what is too old to be echoed (`core.echoes`). The rules that
+join them, each with the method that keeps it:
 
 1. The active path is gone: hold, before anything else (`_lose`).
 2. Then the cheapest way back, in this order (`_recover`): the same point of presence returned:
@@ -28,7 +28,10 @@ with the method that keeps it:
     (`_give_up_the_silent`).
 11. A warm tunnel takes the traffic when the active path is gone (`_recover`), and when it is
     where we would rather be, and answers (`_warm_answered`).
-12. Only tunnels negotiated by us are ours: other people's connections in the same charon are
+12. While nothing works several negotiations run (`core.race`). The first that ends in a tunnel
+    gets the traffic; of several it is the first that is answered (`_warm_answered`). Then
+    those are withdrawn that are of no use any more (`_answered`).
+13. Only tunnels negotiated by us are ours: other people's connections in the same charon are
     left alone (`_tunnel_up`, `_charon_up`).
 """
 
@@ -56,6 +59,7 @@ from orchestrator.core.liveness import Liveness, PathHealth
 from orchestrator.core.mobility_events import (
     AnyReason,
     Apply,
+    AttemptAnswered,
     AttemptFailed,
     Effect,
     Event,
@@ -84,6 +88,7 @@ from orchestrator.core.network import Change
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId, successor
+from orchestrator.core.race import WIDTH, Race
 from orchestrator.core.tunnels import Held, Tunnels
 from orchestrator.core.verdict import Verdict
 from orchestrator.core.vigil import Vigil
@@ -114,6 +119,8 @@ class MobilityPolicy:
     static_vips: tuple[IPAddress, ...] = ()
     warm_links: int = 1
     """On how many links there is a tunnel at the same time."""
+    race: int = WIDTH
+    """So many negotiations at the same time while nothing works."""
     drain: Seconds = Seconds(1.0)
     """A replaced tunnel still receives this long: more than any RTT we work with."""
 
@@ -139,7 +146,8 @@ class Mobility:
         self._tunnels = Tunnels(self._places)
         self._warmth = Warmth(self._tunnels, self._places, policy.warm_links)
         self._penalties = Penalties()
-        self._wishes = Wishes(self._places, self._attempts, self._warmth)
+        self._wishes = Wishes(self._places, self._attempts, self._tunnels, self._warmth)
+        self._race = Race(self._attempts, self._wishes, policy.race)
         usual, longest = policy.probe_interval, policy.probe_idle
         self._vigil = Vigil(self._warmth, usual, longest, policy.dead_after)
         self._active: Held | None = None
@@ -186,6 +194,8 @@ class Mobility:
                 self._charon_up(version, tunnels, now)
             case CharonGone():
                 self._charon_gone()
+            case AttemptAnswered(connection):
+                self._race.answered(connection, now)
             case AttemptFailed():
                 self._attempt_failed(event, now)
             case MoveEnded():
@@ -208,8 +218,10 @@ class Mobility:
                 self._tick(now)
             case _:
                 assert_never(event)
-        attached = self.state is State.ATTACHED
-        for held in self._warmth.look(self._active, now, attached=attached):
+        racing = self._wishes.races(self._active)
+        for held in self._warmth.look(
+            self._active, now, attached=self._attached, racing=racing
+        ):
             held.retire_at = Instant(now + self.policy.drain)
         self._apply_what_changed()
         if self._watches:
@@ -232,13 +244,16 @@ class Mobility:
             times.append(self._asleep_until)
         if self._echoes.turns_at is not None:
             times.append(self._echoes.turns_at)
-        if self._attempts.current is not None:
-            times.append(self._attempts.current.overdue)
-        elif self.charon is not None and self._asleep_until is None:
-            times += [self._attempts.retry_at(path) for path, _ in self._targets]
+        times += [attempt.overdue for attempt in self._attempts.under_way]
+        if self._can_negotiate:
+            times += self._race.deadlines(self._active, attached=self._attached)
         return min(times, default=None)
 
     # For status
+
+    @property
+    def _attached(self) -> bool:
+        return self.state is State.ATTACHED
 
     @property
     def liveness(self) -> Liveness | None:
@@ -273,8 +288,8 @@ class Mobility:
         return self._active.path if self._active else None
 
     @property
-    def attempt_path(self) -> Path | None:
-        return self._attempts.current.path if self._attempts.current else None
+    def attempt_paths(self) -> tuple[Path, ...]:
+        return tuple(attempt.path for attempt in self._attempts.under_way)
 
     def tunnel_of(self, path: Path) -> Tunnel | None:
         active = self._active
@@ -324,9 +339,9 @@ class Mobility:
             else:
                 self._active.path = path
         self._apply_what_changed()
-        attempt = self._attempts.current
-        if attempt is not None and self._places.at(attempt.path) is None:
-            self._effects += self._attempts.abandon()
+        for attempt in self._attempts.under_way:
+            if self._places.at(attempt.path) is None:
+                self._effects.append(self._attempts.give_up(attempt))
         if self._active is None and what:
             if self._places.why_none() != self.reasons & frozenset(Absence):
                 self._set_state(State.DETACHED, what | self._places.why_none(), now)
@@ -353,7 +368,7 @@ class Mobility:
     def _doubt(self, reason: Reason, now: Instant) -> None:
         """The next answer, or its absence, decides; until then only probes are sent."""
         self._doubted = True
-        self._effects += self._attempts.abandon()
+        self._effects += self._attempts.withdraw(lambda _: True)
         if self._active is not None:
             self._active.liveness = self._liveness(now)
             self._set_state(State.MOVING, {reason}, now)
@@ -434,10 +449,10 @@ class Mobility:
             self._woke(now)
         for held in self._tunnels.over(now):
             self._discard(held)
-        attempt = self._attempts.current
-        if attempt and now >= attempt.overdue:
-            self._effects += self._attempts.abandon()
-            self._fail(attempt.path, IkeFailure.SILENT, "no outcome", now)
+        for attempt in self._attempts.under_way:
+            if now >= attempt.overdue:
+                self._effects.append(self._attempts.give_up(attempt))
+                self._fail(attempt.path, IkeFailure.SILENT, "no outcome", now)
         if self._watches:
             self._give_up_the_silent(now)
         if self._active is None:
@@ -483,9 +498,8 @@ class Mobility:
         if active.unproven:
             # Negotiated, and never a sign of data: the same again would end the same.
             self._fail(active.path, IkeFailure.SILENT, "probes unanswered", now)
-        attempt, silent = self._attempts.current, self._attempts.silent
-        if attempt and silent(attempt.path) and not all(map(silent, self.paths)):
-            self._effects += self._attempts.abandon()
+        if not all(map(self._attempts.silent, self.paths)):
+            self._effects += self._attempts.withdraw(self._attempts.silent)
         self._recover(frozenset({Reason.PATH_DEAD}), now)
 
     # Probes
@@ -524,14 +538,19 @@ class Mobility:
             self._lost_at = None
             times = {"elapsed_ms": round(elapsed * 1000, 1), "rtt_ms": round(rtt * 1000, 1)}
             self._set_state(State.ATTACHED, {*self.reasons, Reason.ANSWERED}, now, **times)
+            self._effects += self._race.settle(self._active)
 
     def _warm_answered(self, sequence: int, now: Instant) -> None:
         """Rule 11: a warm tunnel where we would rather be takes the traffic once it answers."""
         for held in self._warmth.warm:
             if held.liveness.answered(sequence, now) is None:
                 continue
+            racing = self._wishes.races(self._active)
             self._warmth.heard(held, self._active, now)
             self._attempts.forgive(held.path)
+            if racing:
+                self._activate(held, {Reason.NEGOTIATED}, now)
+                return
             if self._active is None:
                 self._recover(frozenset({Reason.ANSWERED}), now)
                 return
@@ -543,26 +562,29 @@ class Mobility:
     # Negotiating
 
     def _negotiate_if_needed(self, now: Instant) -> None:
-        """Rule 8: one negotiation at a time, on the best path whose pause is over."""
-        if self._attempts.current is not None or self.charon is None:
-            return
-        if self._asleep_until is not None:
-            return
-        for path, why in self._targets:
-            if self._attempts.retry_at(path) <= now:
-                reasons = why or self.reasons
-                self._effects.append(self._attempts.begin(path, reasons, now))
-                self._tell("negotiating", reasons, path)
-                return
+        """Rule 8."""
+        if self._can_negotiate:
+            chosen = self._race.next(self._active, now, attached=self._attached)
+            if chosen is not None:
+                path, why = chosen
+                self._negotiate(path, why or self.reasons, now)
+
+    def _negotiate(self, path: Path, reasons: frozenset[AnyReason], now: Instant) -> None:
+        self._effects.append(self._race.begin(path, reasons, now))
+        self._tell("negotiating", reasons, path)
 
     @property
-    def _targets(self) -> Sequence[tuple[Path, frozenset[AnyReason]]]:
-        attached = self.state is State.ATTACHED
-        return self._wishes.targets(self._active, attached=attached)
+    def _can_negotiate(self) -> bool:
+        return self.charon is not None and self._asleep_until is None
 
     def _attempt_failed(self, event: AttemptFailed, now: Instant) -> None:
-        attempt = self._attempts.lost(event.connection, event.why)
-        if attempt is not None:
+        attempt = self._race.lost(event.connection, event.why, now)
+        if attempt is None:
+            return
+        if self._attempts.requesting:
+            self._effects += self._attempts.withdraw(lambda _: True)
+            self._negotiate(attempt.path, attempt.reasons, now)
+        else:
             self._fail(attempt.path, event.why, event.detail, now)
 
     def _fail(self, path: Path, why: IkeFailure, detail: str, now: Instant) -> None:
@@ -577,7 +599,7 @@ class Mobility:
         """Rule 3."""
         if not tunnel.connection.startswith(CONNECTION_PREFIX):
             return
-        attempt = self._attempts.won(tunnel.connection)
+        attempt = self._race.won(tunnel.connection, now)
         if attempt is None:
             if not self._tunnels.of(tunnel.ike, None):
                 self._effects.append(Terminate(tunnel))  # an answer that came too late
@@ -593,9 +615,12 @@ class Mobility:
             self._fail(path, IkeFailure.OTHER, detail, now)
             return
         self._take_vips(tunnel.given)
+        racing = self._wishes.races(self._active)
         held = self._tunnels.take(tunnel, path, now, self._liveness(now))
         if self._active is None or (
-            self._wishes.why_flip(path, self._active) and self._may_return(path, now)
+            not racing
+            and self._wishes.why_flip(path, self._active)
+            and self._may_return(path, now)
         ):
             self._activate(held, {*attempt.reasons, Reason.NEGOTIATED}, now)
 

@@ -75,6 +75,13 @@ class ServersKnown:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptAnswered:
+    """The server has said something to this negotiation; how it ends is not known yet."""
+
+    connection: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptFailed:
     connection: str
     why: IkeFailure
@@ -144,6 +151,7 @@ Event = (
     Started
     | NetworkChanged
     | ServersKnown
+    | AttemptAnswered
     | AttemptFailed
     | MoveEnded
     | ProbeAnswered

@@ -13,6 +13,7 @@ The rules, each with the method that keeps it:
 4. When the active path does not answer, the others are asked at once (`look`).
 5. A place that was given up is not gone back to for a while, and for twice as long each time
    that it is given up again: a link at the edge of its coverage shall not bounce (`Penalties`).
+6. While fresh tunnels race, and none has been answered, each of them is asked (`look`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -81,15 +82,22 @@ class Warmth:
         for held in self._tunnels.held:
             held.watched = False
 
-    def look(self, active: Held | None, now: Instant, *, attached: bool) -> Sequence[Held]:
-        """Begins to watch what is warm now, and no longer what is not (rules 2 and 4).
+    def _contends(self, held: Held) -> bool:
+        """Rule 6."""
+        return held.unproven and held.renew is None and self._places.at(held.path) is not None
+
+    def look(
+        self, active: Held | None, now: Instant, *, attached: bool, racing: bool
+    ) -> Sequence[Held]:
+        """Begins to watch what is warm now, and no longer what is not (rules 2, 4 and 6).
 
         Returns what is of no use: while the traffic is `attached`, whatever is not kept; it may
         have come up where a better path of the same link is by now.
         """
         surplus: list[Held] = []
         for held in self._tunnels.held:
-            keeps = held.retire_at is None and self.keeps(held, active)
+            contends = racing and held is not active and self._contends(held)
+            keeps = held.retire_at is None and (contends or self.keeps(held, active))
             interval = ASK_BETTER if self._is_better(held, active) else ASK
             if keeps and not held.watched:
                 held.liveness.begin(interval, now)

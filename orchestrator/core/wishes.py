@@ -1,6 +1,6 @@
 """Where the endpoint would have a tunnel, or its traffic, and why.
 
-1. Without an active tunnel it wants one anywhere, best place first.
+1. While no tunnel works it wants one anywhere, best place first (`nothing_works`).
 2. The active one is renewed where it was moved, where charon does not know it, and where the
    operator asks for it; a better link is better than the one in use (`why_flip`).
 3. Where a warm tunnel is, its answer decides, not a negotiation (`_why`).
@@ -15,7 +15,7 @@ from orchestrator.core.attempts import Attempts
 from orchestrator.core.mobility_events import AnyReason, Reason
 from orchestrator.core.paths import Path
 from orchestrator.core.places import Places, place_of
-from orchestrator.core.tunnels import Held
+from orchestrator.core.tunnels import Held, Tunnels
 from orchestrator.core.warmth import Warmth
 
 Reasons = frozenset[AnyReason]
@@ -24,22 +24,40 @@ Reasons = frozenset[AnyReason]
 class Wishes:
     """Of one endpoint; for reading."""
 
-    def __init__(self, places: Places, attempts: Attempts, warmth: Warmth) -> None:
+    def __init__(
+        self, places: Places, attempts: Attempts, tunnels: Tunnels, warmth: Warmth
+    ) -> None:
         self._places = places
+        self._tunnels = tunnels
         self._attempts = attempts
         self._warmth = warmth
 
     def targets(self, active: Held | None, *, attached: bool) -> Sequence[tuple[Path, Reasons]]:
         """Where a negotiation would help now, and why beside what is known; best first."""
         wanted: list[tuple[Path, Reasons]] = []
+        anywhere = self.nothing_works(active)
         for path in self._places.paths:
             why = frozenset() if active is None else self._why(path, active, attached=attached)
-            if active is None or why:
+            lacks = active is None or self._tunnels.at(path) is None
+            if why or (anywhere and lacks):
                 wanted.append((path, why))
         pinned = self._places.pinned
         return sorted(
             wanted, key=lambda w: (self._attempts.silent(w[0]), w[0].link_name != pinned)
         )
+
+    def nothing_works(self, active: Held | None) -> bool:
+        """Whether no tunnel is known to carry data from where we are."""
+        return active is None or self.races(active)
+
+    def races(self, active: Held | None) -> bool:
+        """Whether the tunnel in use is fresh, and nothing else could be used in its place."""
+        fresh = active is not None and active.unproven
+        return fresh and not any(map(self._works, self._tunnels.latest()))
+
+    def _works(self, held: Held) -> bool:
+        path = self._places.at(held.path)
+        return held.answered and path is not None and not self._attempts.silent(path)
 
     def _why(self, path: Path, active: Held, *, attached: bool) -> Reasons:
         """Why to do that here although there is a tunnel; empty: there is no reason."""

@@ -7,7 +7,7 @@ here.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -40,6 +40,7 @@ from orchestrator.core.mobility import Mobility, MobilityPolicy
 from orchestrator.core.mobility_events import (
     Abandon,
     Apply,
+    AttemptAnswered,
     AttemptFailed,
     Bury,
     Effect,
@@ -105,6 +106,7 @@ def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> M
         servers=servers,
         choice=config.links.choice,
         warm_links=config.links.warm,
+        race=config.links.race,
         inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
         static_vips=tuple(config.tunnel.vips),
         attempt_limit=config.timers.attempt,
@@ -365,7 +367,9 @@ class Endpoint:
                 order.path, order.ask, order.vips, local, remote, self.config.keys
             )
             await self._charon.load_connection(order.connection, connection)
-            outcome = await self._charon.initiate(order.connection, ike.CHILD, order.limit)
+            outcome = await self._charon.initiate(
+                order.connection, ike.CHILD, order.limit, self._answers(order.connection)
+            )
         except CharonError as error:
             outcome = NotNegotiated(IkeFailure.CHARON, str(error))
         except ConfigError as error:
@@ -375,6 +379,9 @@ class Endpoint:
             await self._abandon(order.connection)
         with contextlib.suppress(CharonError):
             await self._charon.unload_connection(order.connection)
+
+    def _answers(self, connection: str) -> Callable[[], None]:
+        return lambda: self._driver.post(AttemptAnswered(connection))
 
     async def _abandon(self, connection: str) -> None:
         with contextlib.suppress(CharonError):
@@ -493,7 +500,7 @@ class Endpoint:
                 "active"
                 if active
                 else "negotiating"
-                if path == machine.attempt_path
+                if path in machine.attempt_paths
                 else "warm"
                 if liveness
                 else "draining"

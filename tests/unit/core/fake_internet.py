@@ -361,18 +361,24 @@ class EndpointHost(EndpointStory):
             )
             net.endpoint.hears(why)  # nothing, if there was an outcome before
 
+        def answered() -> None:
+            if order.connection in net.endpoint.abandoned:
+                return
+            net.endpoint.answered_attempts.add(order.connection)
+            net.endpoint.hears(endpoint_events.AttemptAnswered(order.connection))
+            net.carries(agreed.local, accepted)
+
         def accepted() -> None:
             if net.server.charon_lives:
                 net.server.agrees(agreed, net.public[str(agreed.local)])
                 net.carries(agreed.local, lambda: net.endpoint.agrees(agreed))
 
         net.later(order.limit, refused)
-        net.carries(agreed.local, accepted, trips=3)
+        net.carries(agreed.local, answered, trips=2)
 
     def agrees(self, agreed: Tunnel) -> None:
         if agreed.connection in self.abandoned:
-            self.internet.server.told_of_the_end(agreed.ike)
-            return
+            return  # charon destroyed it without a word
         self.sas.append(Sa(agreed, agreed.local, agreed.remote))
         self.hears(TunnelUp(agreed))
 

@@ -28,6 +28,7 @@ from orchestrator.core.mobility import Mobility, MobilityPolicy
 from orchestrator.core.mobility_events import (
     Abandon,
     Apply,
+    AttemptAnswered,
     AttemptFailed,
     Bury,
     Effect,
@@ -53,6 +54,7 @@ from orchestrator.core.mobility_events import (
     WatchTraffic,
 )
 from orchestrator.core.paths import LinkChoice, Path
+from orchestrator.core.places import place_of
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from tests.unit.core.builders import (
     LTE,
@@ -105,8 +107,9 @@ class EndpointStory:
         """What the last Apply ordered."""
         self.kernel_moves = True
         """Whether the kernel will carry out a MoveTunnel."""
-        self.attempt: Negotiate | None = None
-        """What charon is negotiating for us."""
+        self.attempts: dict[str, Negotiate] = {}
+        """What charon is negotiating for us, as far as anybody waits for it."""
+        self.answered_attempts: set[str] = set()
         self.probe: SendProbe | None = None
         """The latest with the traffic."""
         self.warm_probe: SendProbe | None = None
@@ -163,19 +166,55 @@ class EndpointStory:
         return self.hears(CharonUp("5.9.8", tunnels))
 
     def negotiated(
-        self, vips: tuple[IPAddress, ...] = (VIP4,), after: float = RTT
+        self,
+        vips: tuple[IPAddress, ...] = (VIP4,),
+        after: float = RTT,
+        place: Place | None = None,
     ) -> list[str]:
         """charon reports the tunnel that was being negotiated."""
-        return self.hears(TunnelUp(self.next_tunnel(vips)), after)
+        return self.hears(TunnelUp(self.next_tunnel(vips, place)), after)
 
-    def next_tunnel(self, vips: tuple[IPAddress, ...] = (VIP4,)) -> Tunnel:
-        assert self.attempt is not None, "nothing is being negotiated"
+    @property
+    def attempt(self) -> Negotiate | None:
+        """The latest of those that charon is negotiating."""
+        return next(reversed(self.attempts.values()), None)
+
+    def attempt_at(self, place: Place | None) -> Negotiate:
+        """The one at this place, or the latest."""
+        found = (
+            each
+            for each in reversed(self.attempts.values())
+            if place is None or each.path.pop == ip_address(place.pop)
+        )
+        attempt = next(found, None)
+        assert attempt is not None, "nothing is being negotiated"
+        return attempt
+
+    def next_tunnel(
+        self, vips: tuple[IPAddress, ...] = (VIP4,), place: Place | None = None
+    ) -> Tunnel:
+        attempt = self.attempt_at(place)
         self.numbers += 1
-        return tunnel(self.attempt.path, self.numbers, self.attempt.connection, vips)
+        return tunnel(attempt.path, self.numbers, attempt.connection, vips)
 
-    def fails(self, why: IkeFailure = IkeFailure.SILENT, after: float = 0.0) -> list[str]:
-        assert self.attempt is not None, "nothing is being negotiated"
-        return self.hears(AttemptFailed(self.attempt.connection, why, "in the test"), after)
+    def server_answers(self, place: Place | None = None, after: float = RTT) -> list[str]:
+        """To a negotiation's first message."""
+        attempt = self.attempt_at(place)
+        self.answered_attempts.add(attempt.connection)
+        return self.hears(AttemptAnswered(attempt.connection), after)
+
+    def fails(
+        self,
+        why: IkeFailure = IkeFailure.SILENT,
+        after: float = 0.0,
+        place: Place | None = None,
+    ) -> list[str]:
+        return self.fails_by_name(self.attempt_at(place).connection, why, after)
+
+    def fails_by_name(
+        self, connection: str, why: IkeFailure = IkeFailure.SILENT, after: float = 0.0
+    ) -> list[str]:
+        return self.hears(AttemptFailed(connection, why, "in the test"), after)
 
     def answered(self, after: float = RTT) -> list[str]:
         assert self.probe is not None, "no probe was sent"
@@ -244,15 +283,14 @@ class EndpointStory:
             case Release():
                 assert self.holds_nothing, "traffic is released into the hold"
             case Negotiate():
-                assert self.attempt is None, "two negotiations at a time"
+                assert len(self.attempts) < self.machine.policy.race, "too many negotiations"
                 assert effect.connection not in self.connections, "a name is used twice"
                 assert effect.path in self.machine.paths
                 self.connections.add(effect.connection)
-                self.attempt = effect
+                self.attempts[effect.connection] = effect
             case Abandon(connection):
-                assert self.attempt is not None
-                assert self.attempt.connection == connection, "another one is abandoned"
-                self.attempt = None
+                assert connection in self.attempts, "another one is abandoned"
+                del self.attempts[connection]
             case Terminate(ended):
                 if self.machine.active is not None:
                     assert ended.ike != self.machine.active.ike, "the active one is ended"
@@ -296,18 +334,16 @@ class EndpointStory:
         match event:
             case TunnelUp(up):
                 self._appeared(up)
-                if self.attempt is not None and up.connection == self.attempt.connection:
-                    self.attempt = None
+                self.attempts.pop(up.connection, None)
             case AttemptFailed(connection):
-                if self.attempt is not None and connection == self.attempt.connection:
-                    self.attempt = None
+                self.attempts.pop(connection, None)
             case CharonUp(_, tunnels):
-                self.attempt = None
+                self.attempts.clear()
                 self.in_charon.clear()
                 for each in tunnels:
                     self._appeared(each)
             case CharonGone():
-                self.attempt = None
+                self.attempts.clear()
                 self.in_charon.clear()
             case TunnelDown(ike) | IkeDown(ike):
                 self.in_charon.pop(ike, None)
@@ -415,13 +451,21 @@ def a_virtual_address_is_never_an_outer_one(story: EndpointStory) -> None:
     assert not vips & {way.pop for way in story.machine.paths}
     if story.kernel is not None and story.kernel.active is not None:
         assert story.kernel.active.source not in vips
-    if story.attempt is not None:
-        assert story.attempt.path.pop not in vips
+    assert not vips & {attempt.path.pop for attempt in story.attempts.values()}
 
 
-def the_attempt_is_the_one_that_charon_works_on(story: EndpointStory) -> None:
-    expected = None if story.attempt is None else story.attempt.path
-    assert story.machine.attempt_path == expected
+def the_attempts_are_those_that_charon_works_on(story: EndpointStory) -> None:
+    known = {attempt.connection for attempt in story.machine._attempts.under_way}
+    assert known <= set(story.attempts)
+    for let_end in set(story.attempts) - known:
+        assert let_end in story.answered_attempts, "it was forgotten before it was abandoned"
+        del story.attempts[let_end]
+
+
+def attempts_are_no_more_than_allowed_and_one_at_a_place(story: EndpointStory) -> None:
+    at_places = [place_of(path) for path in story.machine.attempt_paths]
+    assert len(set(at_places)) == len(at_places) <= story.machine.policy.race
+    assert all(map(story.machine._places.at, story.machine.attempt_paths))
 
 
 def every_tunnel_of_ours_is_held_or_ended(story: EndpointStory) -> None:
@@ -448,7 +492,11 @@ def warm_tunnels_lead_somewhere_and_are_no_more_than_allowed(story: EndpointStor
     machine = story.machine
     warm = machine._warmth.warm
     assert len({held.slot for held in machine._tunnels.held}) == len(machine._tunnels.held)
-    assert len(warm) < max(machine.policy.warm_links + (machine.active is None), 1) or not warm
+    if machine._wishes.races(machine._active):
+        assert len(warm) < len(machine.paths)
+    else:
+        most = max(machine.policy.warm_links + (machine.active is None), 1)
+        assert len(warm) < most or not warm
     for held in warm:
         assert held.tunnel != machine.active
         assert held.retire_at is None
@@ -474,7 +522,8 @@ RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     attached_means_an_active_tunnel_on_a_usable_path,
     attached_means_that_traffic_flows,
     a_virtual_address_is_never_an_outer_one,
-    the_attempt_is_the_one_that_charon_works_on,
+    the_attempts_are_those_that_charon_works_on,
+    attempts_are_no_more_than_allowed_and_one_at_a_place,
     every_tunnel_of_ours_is_held_or_ended,
     echoes_are_hidden_in_and_after_an_outage_only,
     with_a_way_and_charon_it_never_rests_detached,

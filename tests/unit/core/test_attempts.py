@@ -1,4 +1,4 @@
-"""One negotiation at a time, and what each place is remembered for."""
+"""Negotiations under way, and what each place is remembered for."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -26,16 +26,27 @@ def begun(some: Attempts, way: Path = ON_WIFI, now: float = 0.0) -> Negotiate:
     return some.begin(way, BECAUSE, at(now))
 
 
-class TestTheOneUnderWay:
-    def test_is_known_until_it_ends_in_a_tunnel(self) -> None:
+def everywhere(_: Path) -> bool:
+    return True
+
+
+class TestThoseUnderWay:
+    def test_are_known_until_they_end_in_a_tunnel(self) -> None:
+        some = attempts()
+        first, second = begun(some), begun(some, ON_LTE)
+        assert [attempt.path for attempt in some.under_way] == [ON_WIFI, ON_LTE]
+        assert some.won(first.connection) is not None
+        assert [attempt.connection for attempt in some.under_way] == [second.connection]
+
+    def test_are_found_by_their_place(self) -> None:
         some = attempts()
         order = begun(some)
-        assert some.current is not None
-        assert some.current.path == ON_WIFI
-        assert some.won(order.connection) is not None
-        assert some.current is None
+        found = some.at(path(replace(WIFI, gateway="192.168.10.9")))
+        assert found is not None
+        assert found.connection == order.connection
+        assert some.at(ON_LTE) is None
 
-    def test_remembers_why_it_was_begun(self) -> None:
+    def test_remember_why_they_were_begun(self) -> None:
         some = attempts()
         won = some.won(begun(some).connection)
         assert won is not None
@@ -44,12 +55,12 @@ class TestTheOneUnderWay:
     def test_an_outcome_of_another_changes_nothing(self) -> None:
         some = attempts()
         late = begun(some).connection
-        some.abandon()
+        some.withdraw(everywhere)
         begun(some, ON_LTE)
         assert some.won(late) is None
         assert some.lost(late, IkeFailure.SILENT) is None
-        assert some.current is not None
-        assert some.current.path == ON_LTE
+        assert not some.answered(late)
+        assert [attempt.path for attempt in some.under_way] == [ON_LTE]
 
     def test_an_outcome_comes_once(self) -> None:
         some = attempts()
@@ -57,23 +68,39 @@ class TestTheOneUnderWay:
         assert some.lost(order.connection, IkeFailure.SILENT) is not None
         assert some.lost(order.connection, IkeFailure.SILENT) is None
 
-    def test_is_abandoned_by_its_name(self) -> None:
+    def test_are_abandoned_by_their_names_where_they_are_not_wanted(self) -> None:
         some = attempts()
         order = begun(some)
-        assert some.abandon() == (Abandon(order.connection),)
-        assert some.abandon() == ()
+        begun(some, ON_LTE)
+        assert some.withdraw(lambda way: way == ON_WIFI) == (Abandon(order.connection),)
+        assert some.withdraw(lambda way: way == ON_WIFI) == ()
+        assert [attempt.path for attempt in some.under_way] == [ON_LTE]
 
-    def test_is_not_abandoned_when_charon_is_gone(self) -> None:
+    def test_are_let_end_where_the_server_may_have_a_tunnel(self) -> None:
+        some = attempts()
+        order = begun(some)
+        assert some.answered(order.connection)
+        assert some.withdraw(everywhere) == ()
+        assert some.under_way == ()
+        assert some.won(order.connection) is None, "its tunnel comes too late"
+
+    def test_are_given_up_whatever_the_server_has_where_there_is_no_way(self) -> None:
+        some = attempts()
+        order = begun(some)
+        some.answered(order.connection)
+        assert some.give_up(some.under_way[0]) == Abandon(order.connection)
+        assert some.under_way == ()
+
+    def test_are_not_abandoned_when_charon_is_gone(self) -> None:
         some = attempts()
         begun(some)
         some.drop()
-        assert some.abandon() == ()
+        assert some.withdraw(everywhere) == ()
 
-    def test_is_overdue_some_time_after_its_limit(self) -> None:
+    def test_are_overdue_some_time_after_their_limit(self) -> None:
         some = attempts()
         begun(some, now=100.0)
-        assert some.current is not None
-        assert some.current.overdue == 100.0 + PATIENCE.limit + OVERTIME
+        assert some.under_way[0].overdue == 100.0 + PATIENCE.limit + OVERTIME
 
 
 class TestNames:
@@ -86,7 +113,7 @@ class TestNames:
             some = attempts(first_flip=first_flip)
             for _ in range(120):
                 names.append(begun(some).connection)
-                some.abandon()
+                some.withdraw(everywhere)
         assert len(set(names)) == len(names)
 
 
@@ -97,13 +124,15 @@ class TestAsk:
 
     def test_requests_an_address_once_it_is_told_to(self) -> None:
         some = attempts()
-        assert some.lost(begun(some).connection, IkeFailure.MUST_ASK) is None
+        assert some.lost(begun(some).connection, IkeFailure.MUST_ASK) is not None
+        assert some.requesting
         assert begun(some).ask is Ask.ASSIGN
 
     def test_to_be_told_so_again_is_a_failure(self) -> None:
         some = attempts()
         some.lost(begun(some).connection, IkeFailure.MUST_ASK)
-        assert some.lost(begun(some).connection, IkeFailure.MUST_ASK) is not None
+        some.lost(begun(some).connection, IkeFailure.MUST_ASK)
+        assert not some.requesting
         assert begun(some).ask is Ask.LEASED
 
     def test_offers_everything_again_when_it_has_an_address(self) -> None:
@@ -122,7 +151,7 @@ class TestAsk:
         some = attempts()
         some.lost(begun(some).connection, IkeFailure.MUST_ASK)
         begun(some)
-        some.abandon()
+        some.withdraw(everywhere)
         assert begun(some, ON_LTE).ask is Ask.ASSIGN
 
     def test_offers_what_the_operator_fixed(self) -> None:

@@ -402,11 +402,10 @@ class TestReturn:
         assert story.kernel.vips == (other,)
 
     def test_flips_to_a_warm_tunnel_at_once_when_the_active_one_ends(self) -> None:
-        story = attached(WIFI, policy=replace(POLICY, servers=(SERVER4, SERVER6)))
-        story.is_at(LTE6)
-        story.is_at(WIFI, LTE6)
-        story.answered()
+        policy = replace(POLICY, servers=(SERVER4, SERVER6), warm_links=2)
+        story = attached(WIFI, LTE6, policy=policy)
         story.negotiated()
+        story.warm_answered()
         said = story.hears(IkeDown(UniqueId(1)))
         assert said == ["hold", "protect lte6", "probe", "release", "negotiate wifi"]
 

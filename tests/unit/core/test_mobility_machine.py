@@ -28,6 +28,7 @@ from orchestrator.core.ike import (
 )
 from orchestrator.core.mobility import MobilityPolicy
 from orchestrator.core.mobility_events import (
+    AttemptAnswered,
     AttemptFailed,
     FallsAsleep,
     MoveEnded,
@@ -77,6 +78,7 @@ policies = strategies.sampled_from(
         replace(POLICY, choice=LinkChoice(), servers=(SERVER4, SERVER6)),
         replace(POLICY, static_vips=(VIP4, VIP6)),
         replace(POLICY, warm_links=2),
+        replace(POLICY, race=1, warm_links=2),
         replace(POLICY, warm_links=3, servers=(SERVER6, SERVER4)),
     )
 )
@@ -169,25 +171,35 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
         sequence = self.old_probes[-1 - back % len(self.old_probes)]
         self.story.hears(ProbeAnswered(sequence))
 
-    @precondition(lambda self: self.story.attempt is not None)
-    @rule(vips=given_vips)
-    def a_negotiation_succeeds(self, vips: tuple[IPAddress, ...]) -> None:
-        fresh = self.story.next_tunnel(vips)
-        self.old_connections.append(fresh.connection)
+    @precondition(lambda self: self.story.attempts)
+    @rule(which=choice)
+    def the_server_answers_a_negotiation(self, which: int) -> None:
+        connection = self._one_under_way(which)
+        self.story.answered_attempts.add(connection)
+        self.story.hears(AttemptAnswered(connection), after=0.01)
+
+    @precondition(lambda self: self.story.attempts)
+    @rule(which=choice, vips=given_vips)
+    def a_negotiation_succeeds(self, which: int, vips: tuple[IPAddress, ...]) -> None:
+        connection = self._one_under_way(which)
+        self.old_connections.append(connection)
+        self.story.numbers += 1
+        path = self.story.attempts[connection].path
+        fresh = tunnel(path, self.story.numbers, connection, vips)
         self.charon[fresh.ike] = fresh
         self.story.hears(TunnelUp(fresh), after=0.02)
 
-    @precondition(lambda self: self.story.attempt is not None)
-    @rule(why=strategies.sampled_from(IkeFailure))
-    def a_negotiation_fails(self, why: IkeFailure) -> None:
-        assert self.story.attempt is not None
-        self.old_connections.append(self.story.attempt.connection)
-        self.story.fails(why, after=0.02)
+    @precondition(lambda self: self.story.attempts)
+    @rule(which=choice, why=strategies.sampled_from(IkeFailure))
+    def a_negotiation_fails(self, which: int, why: IkeFailure) -> None:
+        connection = self._one_under_way(which)
+        self.old_connections.append(connection)
+        self.story.fails_by_name(connection, why, after=0.02)
 
     @rule(back=choice, place=strategies.sampled_from((WIFI, LTE)))
     def a_tunnel_comes_too_late(self, back: int, place: Place) -> None:
         connection = self.old_connections[-1 - back % len(self.old_connections)]
-        if self.story.attempt is not None and self.story.attempt.connection == connection:
+        if connection in self.story.attempts:
             return
         self.story.numbers += 1
         late = tunnel(path(place), self.story.numbers, connection)
@@ -201,7 +213,7 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
     @rule(back=choice, why=strategies.sampled_from(IkeFailure))
     def a_failure_comes_too_late(self, back: int, why: IkeFailure) -> None:
         connection = self.old_connections[-1 - back % len(self.old_connections)]
-        if self.story.attempt is None or self.story.attempt.connection != connection:
+        if connection not in self.story.attempts:
             self.story.hears(AttemptFailed(connection, why, "late"))
 
     @rule(place=strategies.sampled_from((WIFI, LTE)), moved=strategies.booleans())
@@ -340,6 +352,9 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
         assert len(self.story.in_charon) == 1
 
     # Small things
+
+    def _one_under_way(self, which: int) -> str:
+        return sorted(self.story.attempts)[which % len(self.story.attempts)]
 
     def _one_of_charon(self, which: int) -> UniqueId:
         return sorted(self.charon)[which % len(self.charon)]
