@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -280,5 +281,40 @@ def test_routes_of_ours_that_a_link_takes_along_are_missed(
             lambda: network_namespace.ip("link set wlan0 down", "link set wlan0 up"),
         )
         assert route not in await rtnetlink.present([])
+
+    in_kernel(work)
+
+
+def usable(news: NetworkNews, address: str) -> bool | None:
+    """Whether this address may be used; None: it is not there."""
+    found = (each for each in news.snapshot.addresses if each.address == ip_address(address))
+    return next((each.usable for each in found), None)
+
+
+def test_an_address_is_used_when_nobody_else_has_it_and_not_before(
+    network_namespace: Namespace, make_namespace: Callable[[], Namespace]
+) -> None:
+    """Duplicate address detection (RFC 4862, 5.4) takes a second, and may fail."""
+    neighbour = make_namespace()
+    build(network_namespace)
+    network_namespace.ip(f"link set router netns {neighbour.path}")
+    neighbour.ip("link set router up", "addr add 2001:db8::2/64 dev router nodad")
+    Path("/proc/sys/net/ipv6/conf/wlan0/accept_dad").write_text("1")
+    own, taken = "2001:db8::3", "2001:db8::2"
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        seen: list[bool | None] = []
+
+        def ready(news: NetworkNews) -> bool:
+            seen.append(usable(news, own))
+            return seen[-1] is True
+
+        commands = (f"addr add {address}/64 dev wlan0" for address in (own, taken))
+        await first(rtnetlink, ready, lambda: network_namespace.ip(*commands))
+        assert seen[0] is False, "it was tentative first"
+        news = NetworkNews(await rtnetlink.snapshot(), ours_touched=False)
+        assert usable(news, own) is True
+        assert usable(news, taken) is False, "somebody else has it"
+        assert "dadfailed" in network_namespace.run("ip addr show dev wlan0")
 
     in_kernel(work)
