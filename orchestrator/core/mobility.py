@@ -42,6 +42,7 @@ from typing import Final, assert_never
 from orchestrator.core.attempts import CONNECTION_PREFIX, Attempts, Patience
 from orchestrator.core.echoes import Echoes
 from orchestrator.core.endpoint_state import EndpointState, Inner
+from orchestrator.core.flaps import Flaps
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -145,9 +146,10 @@ class Mobility:
         self._attempts = Attempts(patience, policy.static_vips, first_flip)
         self._tunnels = Tunnels(self._places)
         self._warmth = Warmth(self._tunnels, self._places, policy.warm_links)
-        self._penalties = Penalties()
+        self._flaps = Flaps()
+        self._penalties = Penalties(self._flaps)
         self._wishes = Wishes(self._places, self._attempts, self._tunnels, self._warmth)
-        self._race = Race(self._attempts, self._wishes, policy.race)
+        self._race = Race(self._attempts, self._wishes, self._flaps, policy.race)
         usual, longest = policy.probe_interval, policy.probe_idle
         self._vigil = Vigil(self._warmth, usual, longest, policy.dead_after)
         self._active: Held | None = None
@@ -330,6 +332,7 @@ class Mobility:
         self._apply()
 
     def _network(self, what: frozenset[Change], now: Instant) -> None:
+        self._flaps.look(map(place_of, self.paths), now)
         self._attempts.keep(self.paths)
         self._penalties.keep(map(place_of, self.paths))
         if self._active is not None:
@@ -564,14 +567,8 @@ class Mobility:
     def _negotiate_if_needed(self, now: Instant) -> None:
         """Rule 8."""
         if self._can_negotiate:
-            chosen = self._race.next(self._active, now, attached=self._attached)
-            if chosen is not None:
-                path, why = chosen
-                self._negotiate(path, why or self.reasons, now)
-
-    def _negotiate(self, path: Path, reasons: frozenset[AnyReason], now: Instant) -> None:
-        self._effects.append(self._race.begin(path, reasons, now))
-        self._tell("negotiating", reasons, path)
+            because, attached = self.reasons, self._attached
+            self._effects += self._race.next(self._active, because, now, attached=attached)
 
     @property
     def _can_negotiate(self) -> bool:
@@ -579,12 +576,9 @@ class Mobility:
 
     def _attempt_failed(self, event: AttemptFailed, now: Instant) -> None:
         attempt = self._race.lost(event.connection, event.why, now)
-        if attempt is None:
-            return
-        if self._attempts.requesting:
-            self._effects += self._attempts.withdraw(lambda _: True)
-            self._negotiate(attempt.path, attempt.reasons, now)
-        else:
+        if attempt is not None and self._attempts.requesting:
+            self._effects += self._race.again(attempt, now)
+        elif attempt is not None:
             self._fail(attempt.path, event.why, event.detail, now)
 
     def _fail(self, path: Path, why: IkeFailure, detail: str, now: Instant) -> None:

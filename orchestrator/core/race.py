@@ -7,22 +7,24 @@ method that keeps it:
    allows: a place that is dead without a sign costs a moment then, not its limit
    (`_may_begin`).
 2. A virtual address is requested by one negotiation at a time: two would be given two
-   (`_may_begin`).
+   (`_may_begin`, `again`).
 3. The next one begins a while after the latest, and at once when one fails. Where one was
    answered the while is longer, counted from the answer: that one will soon be through
-   (`begin`, `answered`, `lost`).
+   (`_earliest`).
 4. On the link that has the fewest under way, then in the family that has, comes the next.
    Otherwise the order is that of the wishes (`next`).
 5. The first tunnel that is answered wins (`core.mobility`, rule 12). Of the others those go on
    that are wanted all the same (`settle`).
+6. While a tunnel works nothing is begun at a place that comes and goes (`_ready_at`).
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.core.attempts import Attempt, Attempts
+from orchestrator.core.flaps import Flaps
 from orchestrator.core.ike import IkeFailure
-from orchestrator.core.mobility_events import Abandon, AnyReason, Negotiate
+from orchestrator.core.mobility_events import Abandon, AnyReason, Effect, Tell
 from orchestrator.core.paths import Path
 from orchestrator.core.places import place_of
 from orchestrator.core.quantities import Instant, Seconds
@@ -45,19 +47,27 @@ Target = tuple[Path, frozenset[AnyReason]]
 class Race:
     """Of one endpoint. `active` is the tunnel in use; `attached`: it has proved itself."""
 
-    def __init__(self, attempts: Attempts, wishes: Wishes, most: int) -> None:
+    def __init__(self, attempts: Attempts, wishes: Wishes, flaps: Flaps, most: int) -> None:
         """`most` negotiations at the same time; 1: one after the other."""
         self._attempts = attempts
         self._wishes = wishes
+        self._flaps = flaps
         self._most = most
         self._due = Instant(0.0)
         """When the next may begin, while others run."""
 
-    def next(self, active: Held | None, now: Instant, *, attached: bool) -> Target | None:
-        """Rule 4: the one that is to begin now."""
+    def next(
+        self,
+        active: Held | None,
+        because: frozenset[AnyReason],
+        now: Instant,
+        *,
+        attached: bool,
+    ) -> tuple[Effect, ...]:
+        """Rule 4: begins the one whose turn it is; `because` while nothing works."""
         under_way = [attempt.path for attempt in self._attempts.under_way]
         if not self._may_begin(active) or now < self._earliest(active):
-            return None
+            return ()
 
         def same(target: Target) -> tuple[int, int]:
             path, _ = target
@@ -65,9 +75,22 @@ class Race:
             families = sum(other.pop.version == path.pop.version for other in under_way)
             return links, families
 
-        retry_at = self._attempts.retry_at
         waiting = self._waiting(active, attached=attached)
-        return min((w for w in waiting if retry_at(w[0]) <= now), key=same, default=None)
+        ready = (each for each in waiting if self._ready_at(each[0], active) <= now)
+        chosen = min(ready, key=same, default=None)
+        return () if chosen is None else self._begin(chosen[0], chosen[1] or because, now)
+
+    def again(self, attempt: Attempt, now: Instant) -> tuple[Effect, ...]:
+        """Rule 2: at the same place, which answers, and nowhere else."""
+        others = self._attempts.withdraw(lambda _: True)
+        return *others, *self._begin(attempt.path, attempt.reasons, now)
+
+    def _begin(
+        self, path: Path, reasons: frozenset[AnyReason], now: Instant
+    ) -> tuple[Effect, ...]:
+        self._due = Instant(now + STAGGER)
+        told = Tell("negotiating", reasons, path, {})
+        return self._attempts.begin(path, reasons, now), told
 
     def deadlines(self, active: Held | None, *, attached: bool) -> list[Instant]:
         """When `next` may have one that it does not have now."""
@@ -75,11 +98,7 @@ class Race:
             return []
         due = self._earliest(active)
         waiting = self._waiting(active, attached=attached)
-        return [max(due, self._attempts.retry_at(path)) for path, _ in waiting]
-
-    def begin(self, path: Path, reasons: frozenset[AnyReason], now: Instant) -> Negotiate:
-        self._due = Instant(now + STAGGER)
-        return self._attempts.begin(path, reasons, now)
+        return [max(due, self._ready_at(path, active)) for path, _ in waiting]
 
     def answered(self, connection: str, now: Instant) -> None:
         if self._attempts.answered(connection):
@@ -108,6 +127,12 @@ class Race:
         """Rule 3. A fresh tunnel that was not answered yet runs, too."""
         runs = self._attempts.under_way or self._wishes.races(active)
         return self._due if runs else Instant(0.0)
+
+    def _ready_at(self, path: Path, active: Held | None) -> Instant:
+        retry_at = self._attempts.retry_at(path)
+        if self._wishes.nothing_works(active):
+            return retry_at
+        return max(retry_at, self._flaps.steady_at(place_of(path)))
 
     def _may_begin(self, active: Held | None) -> bool:
         """Rules 1 and 2: whether there may be one more."""

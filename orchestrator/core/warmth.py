@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.core.flaps import Flaps
 from orchestrator.core.liveness import PathHealth
 from orchestrator.core.paths import Path
 from orchestrator.core.places import Place, Places, place_of
@@ -163,17 +164,20 @@ class _Record:
 
 
 class Penalties:
-    """Rule 5."""
+    """Rule 5; and a place that comes and goes is not gone back to before it is steady."""
 
-    def __init__(self) -> None:
+    def __init__(self, flaps: Flaps) -> None:
+        self._flaps = flaps
         self._records: dict[Place, _Record] = {}
 
     def forgive(self, place: Place) -> None:
         """It has a clean record: the operator wants it."""
         self._records.pop(place, None)
+        self._flaps.forgive(place)
 
     def forgive_all(self) -> None:
         self._records.clear()
+        self._flaps.forgive_all()
 
     def given_up(self, place: Place, now: Instant) -> None:
         before = self._records.get(place)
@@ -183,6 +187,8 @@ class Penalties:
 
     def over(self, place: Place, now: Instant) -> bool:
         """Whether one may go back there."""
+        if now < self._flaps.steady_at(place):
+            return False
         record = self._records.get(place)
         if record is None:
             return True
