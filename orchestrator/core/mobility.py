@@ -609,7 +609,7 @@ class Mobility:
             self._fail(path, IkeFailure.OTHER, detail, now)
             return
         self._take_vips(tunnel.given)
-        racing = self._wishes.races(self._active)
+        racing = self._wishes.races(self._active) and self.tunnel_of(path) is None
         held = self._tunnels.take(tunnel, path, now, self._liveness(now))
         if self._active is None or (
             not racing

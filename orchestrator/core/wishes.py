@@ -51,9 +51,10 @@ class Wishes:
         return active is None or self.races(active)
 
     def races(self, active: Held | None) -> bool:
-        """Whether the tunnel in use is fresh, and nothing else could be used in its place."""
-        fresh = active is not None and active.unproven
-        return fresh and not any(map(self._works, self._tunnels.latest()))
+        """Whether nothing is known of the tunnel in use, where it leads now, and nothing else
+        could be used in its place."""
+        unknown = active is not None and not active.answered
+        return unknown and not any(map(self._works, self._tunnels.latest()))
 
     def _works(self, held: Held) -> bool:
         path = self._places.at(held.path)

@@ -505,7 +505,7 @@ class TestSilence:
         assert "protect wifi" not in story.is_at(WIFI, LTE)
 
     def test_a_negotiation_on_the_silent_path_is_given_up_for_one_that_may_work(self) -> None:
-        story = attached(WIFI2)
+        story = attached(WIFI2, policy=replace(POLICY, race=1))
         story.is_at(WIFI, LTE)  # the move to wifi meets a captive portal
         assert story.attempt is not None
         assert story.attempt.path == path(WIFI)

@@ -10,7 +10,7 @@ from orchestrator.core.mobility_events import Ask, State
 from orchestrator.core.quantities import UniqueId
 from orchestrator.core.race import ANSWERED_STAGGER, STAGGER
 from tests.unit.core.builders import LTE, LTE6, SERVER4, SERVER6, WIFI, WIFI2, Place, path
-from tests.unit.core.stories import POLICY, RTT, EndpointStory
+from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
 
 BOTH_FAMILIES: Final = replace(POLICY, servers=(SERVER4, SERVER6))
 WIFI6: Final = Place("wlan0", 3, "2001:db8:64::2", "2001:db8:64::1")
@@ -129,6 +129,27 @@ class TestWinning:
         assert "protect wifi" not in story.negotiated(place=WIFI, after=0.0)
         story.answered()
         assert story.machine.active_path == path(LTE)
+
+    def test_a_tunnel_that_was_moved_has_to_be_answered_too(self) -> None:
+        story = attached(WIFI2)
+        story.is_at(WIFI, LTE)  # the move to wifi meets a captive portal
+        assert story.machine.active_path == path(WIFI)
+        assert "negotiate lte" in story.waits(STAGGER)
+        story.negotiated(place=LTE)
+        assert "protect lte" in story.warm_answered()
+        story.answered()
+        assert story.state() is State.ATTACHED
+
+    def test_a_moved_tunnel_that_is_answered_soon_races_with_nobody(self) -> None:
+        story = attached(WIFI2)
+        story.is_at(WIFI, LTE)
+        story.answered()
+        assert "negotiate lte" not in story.waits(2, answering=True)
+
+    def test_its_successor_takes_the_traffic_at_once(self) -> None:
+        story = attached(WIFI2)
+        story.is_at(WIFI, LTE)
+        assert "protect wifi" in story.negotiated(place=WIFI)
 
     def test_it_may_fail_thereafter_as_any_other(self) -> None:
         story = begun(WIFI, LTE)
