@@ -439,6 +439,15 @@ def attached_means_an_active_tunnel_on_a_usable_path(story: EndpointStory) -> No
         assert machine.active.remote == machine.active_path.server
 
 
+def an_active_path_is_asked_again_soon_enough(story: EndpointStory) -> None:
+    policy, machine = story.machine.policy, story.machine
+    if machine.state is State.ATTACHED:
+        deadline = machine.deadline()
+        assert deadline is not None
+        longest = max(policy.probe_interval, policy.probe_idle)
+        assert deadline <= story.now + longest + ROUNDING
+
+
 def attached_means_that_traffic_flows(story: EndpointStory) -> None:
     machine = story.machine
     if machine.state is State.ATTACHED:
@@ -520,6 +529,7 @@ def no_more_than_a_handful_is_held(story: EndpointStory) -> None:
 RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     the_kernel_is_as_the_machine_believes,
     attached_means_an_active_tunnel_on_a_usable_path,
+    an_active_path_is_asked_again_soon_enough,
     attached_means_that_traffic_flows,
     a_virtual_address_is_never_an_outer_one,
     the_attempts_are_those_that_charon_works_on,

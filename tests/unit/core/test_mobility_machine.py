@@ -37,6 +37,7 @@ from orchestrator.core.mobility_events import (
     ServersKnown,
     State,
     Tick,
+    TrafficStirs,
     Woke,
 )
 from orchestrator.core.paths import LinkChoice, Servers
@@ -157,6 +158,13 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
         self.story.received += received
         self.story.sent += sent
 
+    @rule(ours=strategies.booleans())
+    def the_kernel_tells_that_an_sa_counts(self, *, ours: bool) -> None:
+        """Late as well, when it was not asked to any more."""
+        active = self.story.machine.active
+        spi = active.spi_out if ours and active is not None else Spi(0xDEAD_0001)
+        self.story.hears(TrafficStirs(frozenset({spi})))
+
     # Answers
 
     @rule()
@@ -164,12 +172,12 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
         if self.story.warm_probe is not None:
             self.story.warm_answered()
 
-    @rule(back=choice)
-    def a_probe_is_answered(self, back: int) -> None:
+    @rule(back=choice, agreed=strategies.sampled_from((None, 1.0, 8.0, 60.0)))
+    def a_probe_is_answered(self, back: int, agreed: float | None) -> None:
         if self.story.probe is not None:
             self.old_probes.append(self.story.probe.sequence)
         sequence = self.old_probes[-1 - back % len(self.old_probes)]
-        self.story.hears(ProbeAnswered(sequence))
+        self.story.hears(ProbeAnswered(sequence, None if agreed is None else Seconds(agreed)))
 
     @precondition(lambda self: self.story.attempts)
     @rule(which=choice)
