@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final
 
 _DAYS: Final = "2"
+_ELLIPTIC: Final = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+_RSA: Final = ("rsa:3072",)
 _LONG_AGO: Final = "20200101000000Z"
 _STILL_LONG_AGO: Final = "20200102000000Z"
 
@@ -16,7 +18,7 @@ class Authority:
         folder.mkdir(parents=True)
         self._folder: Final = folder
         self._openssl(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "req", "-x509", "-newkey", *_ELLIPTIC, "-nodes",
             "-keyout", "ca.key", "-out", "ca.pem", "-days", _DAYS, "-subj", "/CN=lab authority",
             "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         )  # fmt: skip
@@ -29,11 +31,14 @@ class Authority:
             "[any]\ncommonName = supplied\n"
         )
 
-    def issue(self, identity: str, *, expired: bool = False) -> dict[str, str]:
-        """The files of somebody with this identity: own.pem, own.key and ca.pem."""
+    def issue(
+        self, identity: str, *, expired: bool = False, large: bool = False
+    ) -> dict[str, str]:
+        """The files of somebody with this identity: own.pem, own.key and ca.pem. `large`: no
+        message with the certificate in it fits into one packet."""
         kind = "email" if "@" in identity else "DNS"
         self._openssl(
-            "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "req", "-new", "-newkey", *(_RSA if large else _ELLIPTIC), "-nodes",
             "-keyout", "own.key", "-out", "own.csr", "-subj", f"/CN={identity}",
         )  # fmt: skip
         (self._folder / "names").write_text(f"subjectAltName = {kind}:{identity}\n")
