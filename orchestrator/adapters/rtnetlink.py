@@ -281,6 +281,8 @@ def _route(route: Route) -> dict[str, object]:
         arguments["prefsrc"] = str(route.source)
     if route.metric:
         arguments["priority"] = route.metric
+    if route.mtu is not None:
+        arguments["metrics"] = {"mtu": route.mtu}
     return arguments
 
 
@@ -472,6 +474,7 @@ def _parse_route(message: Message, names: dict[int, str]) -> Route:
     via = message.get("gateway")
     source = message.get("prefsrc")
     metric = int(message.get("priority") or 0)
+    metrics = message.get("metrics")
     kind = _KIND_OF.get(message["type"], RouteKind.UNICAST)
     return Route(
         table=TableId(message.get("table") or message["table"]),
@@ -481,6 +484,7 @@ def _parse_route(message: Message, names: dict[int, str]) -> Route:
         gateway=ip_address(via) if via else None,
         source=ip_address(source) if source else None,
         metric=0 if version == 6 and metric == 1024 else metric,
+        mtu=metrics.get("mtu") if metrics else None,
     )
 
 

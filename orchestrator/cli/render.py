@@ -187,7 +187,18 @@ def paths(answer: Sequence[Answer]) -> str:
     if not answer:
         return "no path: see `orchestrator status` for the reason"
     return table(
-        ("LINK", "POP", "GATEWAY", "SERVER", "STATE", "RTT MS", "IKE_SA", "SPI IN", "WHY"),
+        (
+            "LINK",
+            "POP",
+            "GATEWAY",
+            "SERVER",
+            "STATE",
+            "RTT MS",
+            "MTU",
+            "IKE_SA",
+            "SPI IN",
+            "WHY",
+        ),
         [
             (
                 path.get("link"),
@@ -196,6 +207,7 @@ def paths(answer: Sequence[Answer]) -> str:
                 path.get("server"),
                 coloured(str(path.get("state"))),
                 path.get("rtt_ms"),
+                path.get("mtu"),
                 path.get("ike_sa"),
                 path.get("spi_in"),
                 path.get("reasons"),

@@ -127,6 +127,10 @@ class Tunnel:
     mtu: Annotated[int, Between(1280, 9000)] = 1380
     """The largest packet inside the tunnel. 1380 leaves 120 octets for ESP in UDP over IPv6
     on a link of 1500: AES-GCM takes 85 of them at most, AES-CBC with SHA-512 takes 116."""
+    path_mtu: bool = True
+    """Whether it is looked for how much of that each path carries, by a padded probe or a few
+    when a path is new; all senders, also those behind the server, follow. True by default: a
+    path that drops large packets without a word would stop every transfer for good."""
     vips: AssignedVips = ()
     """Our virtual addresses: `"assigned"` by the server, which always gives us the same ones,
     or fixed here, one of each family at most. Fixed ones must stand in the server's

@@ -106,6 +106,8 @@ class EndpointState:
     """None: hold."""
     probed: Template | None = None
     """Where probes go while everything else is held; None: they take the active path."""
+    limit: int | None = None
+    """The largest packet that the active path carries, where that is less than `mtu`."""
     warm: tuple[tuple[int, Template], ...] = ()
     """Tunnels beside the active one: slot, and where the probes with its mark go."""
 
@@ -144,13 +146,18 @@ def lets_only_probes_out(found: Iterable[KernelObject]) -> bool:
 def _inner_routes(state: EndpointState) -> Iterator[Route]:
     by_version = {vip.version: vip for vip in state.vips}
     for version in (4, 6):
-        vip = by_version.get(version)
+        vip, service = by_version.get(version), host_network(SERVICE[version])
         for destination in state.inner.destinations(version):
             # Whatever becomes of the route to the TUN, and for a family without a virtual
             # address (yet): nothing leaves beside the tunnel.
             yield Route(TABLE_INNER, destination, RouteKind.UNREACHABLE, metric=LAST_RESORT)
-            if vip is not None:
-                yield Route(TABLE_INNER, destination, link=TUN_ENDPOINT, source=vip)
+            if vip is not None and destination != service:
+                yield Route(
+                    TABLE_INNER, destination, link=TUN_ENDPOINT, source=vip, mtu=state.limit
+                )
+        if vip is not None and (state.limit is not None or not state.inner.full):
+            # Without the limit: probes ask whether more is carried by now.
+            yield Route(TABLE_INNER, service, link=TUN_ENDPOINT, source=vip)
 
 
 def _path_routes(state: EndpointState) -> Iterator[Route]:

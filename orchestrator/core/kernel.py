@@ -26,8 +26,11 @@ MARK_UNDERLAY: Final = 0x6F00_0000
 """On IKE and ESP packets, so that they never enter the tunnel."""
 MARK_TPROXY: Final = 0x6E00_0000
 MARK_PROBE: Final = 0x6D00_0000
-"""On probes of a warm tunnel, with its slot, and on their answers: it chooses their policy. No
-rule and no firewall of ours looks for it."""
+"""On probes of a warm tunnel, with its slot, and on their answers: it chooses their policy.
+At the server it also chooses their route; no firewall of ours looks for it."""
+MARK_SIZED: Final = MARK_PROBE | 0xFFFF
+"""On the answer to a padded probe that goes with the traffic: that of no slot, hence of no
+policy of its own."""
 ENDPOINT_REQID: Final = Reqid(0x6F01)
 MARK_TO_SENDERS: Final = MARK_TPROXY | 0x53_4E44
 """On what a daemon sends to senders on its own host in the name of those that they sent to. The
@@ -103,6 +106,8 @@ class Route:
     """The preferred source address (RTA_PREFSRC)."""
     metric: int = 0
     """RTA_PRIORITY; the kernel turns 0 into 1024 for IPv6."""
+    mtu: int | None = None
+    """RTAX_MTU, where it is less than the link's."""
 
     @property
     def key(self) -> tuple[str, int, IPNetwork, int]:

@@ -31,7 +31,8 @@ join them, each with the method that keeps it:
 12. While nothing works several negotiations run (`core.race`). The first that ends in a tunnel
     gets the traffic; of several it is the first that is answered (`_warm_answered`). Then
     those are withdrawn that are of no use any more (`_answered`).
-13. Only tunnels negotiated by us are ours: other people's connections in the same charon are
+13. How large a packet each path carries is asked over its tunnel (`core.mtu`).
+14. Only tunnels negotiated by us are ours: other people's connections in the same charon are
     left alone (`_tunnel_up`, `_charon_up`).
 """
 
@@ -71,6 +72,7 @@ from orchestrator.core.mobility_events import (
     MoveTunnel,
     NetworkChanged,
     ProbeAnswered,
+    ProbeTooLarge,
     Reason,
     Release,
     RememberVips,
@@ -85,6 +87,7 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     Woke,
 )
+from orchestrator.core.mtu import PathMtus
 from orchestrator.core.network import Change
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
@@ -118,6 +121,8 @@ class MobilityPolicy:
     choice: LinkChoice = LinkChoice()
     inner: Inner = Inner()
     static_vips: tuple[IPAddress, ...] = ()
+    seeks_mtu: bool = False
+    """Whether it is asked how large a packet each path carries."""
     warm_links: int = 1
     """On how many links there is a tunnel at the same time."""
     race: int = WIDTH
@@ -152,6 +157,7 @@ class Mobility:
         self._race = Race(self._attempts, self._wishes, self._flaps, policy.race)
         usual, longest = policy.probe_interval, policy.probe_idle
         self._vigil = Vigil(self._warmth, usual, longest, policy.dead_after)
+        self._mtus = PathMtus(policy.inner.mtu if policy.seeks_mtu else None, self._vigil)
         self._active: Held | None = None
         self._activated_at: Place | None = None
         """Where the latest activation was, whatever became of it since."""
@@ -204,8 +210,13 @@ class Mobility:
                 self._move_ended(event, now)
             case ProbeAnswered():
                 self._answered(event, now)
+            case ProbeTooLarge(sequence):
+                self._mtus.refused(sequence, now)
             case TrafficSeen():
-                if self._vigil.seen(event, self._active, now):
+                silent = self._vigil.seen(event, self._active, now)
+                if not self._vigil.is_quiet:
+                    self._mtus.used(self._active, now, silent=silent)
+                if silent and self._vigil.may_ask(self._active, now):
                     self._probe(now)
             case TrafficStirs():
                 known = self._tunnels.held
@@ -225,7 +236,10 @@ class Mobility:
             self._active, now, attached=self._attached, racing=racing
         ):
             held.retire_at = Instant(now + self.policy.drain)
+        active, warm = (self._active, self._warmth.warm) if self._watches else (None, ())
+        sizes = self._mtus.look(active, warm, self.flip, now)
         self._apply_what_changed()
+        self._effects += sizes
         if self._watches:
             self._ask_the_warm(now)
         self._negotiate_if_needed(now)
@@ -242,6 +256,7 @@ class Mobility:
         if self._watches:
             times += [held.liveness.deadline() for held in self._warmth.warm]
             times += [self._vigil.next_look] if self._vigil.next_look is not None else []
+            times += self._mtus.deadlines(self._active, self._warmth.warm)
         if self._asleep_until is not None:
             times.append(self._asleep_until)
         if self._echoes.turns_at is not None:
@@ -276,6 +291,10 @@ class Mobility:
         asked = (*self._warmth.warm, *((self._active,) if self._active else ()))
         return next((held for held in asked if place_of(held.path) == place_of(path)), None)
 
+    def mtu_of(self, path: Path) -> int:
+        """The largest packet inside the tunnel that is sent along this path."""
+        return self._mtus.limit_at(place_of(path)) or self.policy.inner.mtu
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """The usable ones, best first."""
@@ -309,8 +328,9 @@ class Mobility:
             way = _template(self._active.tunnel)
         active, probed = (None, way) if self._doubted else (way, None)
         warm = tuple((held.slot, _template(held.tunnel)) for held in self._warmth.warm)
-        tables = self._places.tables
-        return EndpointState(self.policy.inner, self.vips, tables, active, probed, warm)
+        tables, limit = self._places.tables, self._mtus.limit(self._active)
+        inner = self.policy.inner
+        return EndpointState(inner, self.vips, tables, active, probed, limit, warm)
 
     # Start and network
 
@@ -335,6 +355,7 @@ class Mobility:
         self._flaps.look(map(place_of, self.paths), now)
         self._attempts.keep(self.paths)
         self._penalties.keep(map(place_of, self.paths))
+        self._mtus.keep(map(place_of, self.paths))
         if self._active is not None:
             path = self._places.at(self._active.path)
             if path is None:
@@ -366,6 +387,7 @@ class Mobility:
         self._lost_at = now
         self._echoes.long_lost(now)
         self._warmth.doubt()
+        self._mtus.ask_again(now)
         self._doubt(Reason.WOKE, now)
 
     def _doubt(self, reason: Reason, now: Instant) -> None:
@@ -431,6 +453,7 @@ class Mobility:
         self.roams += self._activated_at not in (None, place)
         self._activated_at = place
         self._vigil.begin(held, now)
+        self._mtus.begin(held, now)
         self._set_state(State.MOVING, reasons, now)
         self._apply()
         self._probe(now)
@@ -514,16 +537,19 @@ class Mobility:
         if self._active is not None:
             asleep = self._asleep_until is not None
             probe = self._vigil.ask(self._active, self.flip, now, active=True, asleep=asleep)
-            self._effects.append(probe)
+            self._effects.append(self._mtus.told(probe, self._active))
 
     def _answered(self, event: ProbeAnswered, now: Instant) -> None:
         """Rule 5."""
+        if self._mtus.answered(event.sequence, now):
+            return
         rtt = self._vigil.answered(self._active, event, now) if self._active else None
         if self._active is None or rtt is None:
             self._warm_answered(event.sequence, now)
             return
         self._active.heard = now
         self._active.answered = True
+        self._mtus.heard(self._active, rtt, now)
         if self._asleep_until is not None:
             self._active.liveness.due = self._asleep_until  # all is said
             self._effects.append(MaySleep())
@@ -546,9 +572,11 @@ class Mobility:
     def _warm_answered(self, sequence: int, now: Instant) -> None:
         """Rule 11: a warm tunnel where we would rather be takes the traffic once it answers."""
         for held in self._warmth.warm:
-            if held.liveness.answered(sequence, now) is None:
+            rtt = held.liveness.answered(sequence, now)
+            if rtt is None:
                 continue
             racing = self._wishes.races(self._active)
+            self._mtus.heard(held, rtt, now)
             self._warmth.heard(held, self._active, now)
             self._attempts.forgive(held.path)
             if racing:

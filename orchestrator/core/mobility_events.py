@@ -41,6 +41,7 @@ class Reason(StrEnum):
     CHARON_ABSENT = "charon-absent"
     NO_SUCH_PATH = "no-such-path"
     VIP_CHANGED = "virtual-address-changed"
+    LARGE_LOST = "large-packets-lost"
 
 
 AnyReason = Reason | Change | Absence | IkeFailure
@@ -106,6 +107,13 @@ class ProbeAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeTooLarge:
+    """The answer to SendProbe with a size, at once: the kernel knows of a smaller one."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficSeen:
     """The answer to LookAtTraffic, at once: what the tunnel's SAs have counted."""
 
@@ -155,6 +163,7 @@ Event = (
     | AttemptFailed
     | MoveEnded
     | ProbeAnswered
+    | ProbeTooLarge
     | TrafficSeen
     | TrafficStirs
     | RoamRequested
@@ -241,6 +250,11 @@ class SendProbe:
     within: Seconds | None = None
     """So soon comes the next one at the latest, if this one is answered. None: it does not
     say."""
+    size: int = 0
+    """Of the packet inside the tunnel, and of the answer: whether the path carries that is all
+    that is asked. 0: no larger than need be."""
+    limit: int = 0
+    """The largest packet that the server may send; 0: no other than it has."""
 
 
 @dataclass(frozen=True, slots=True)

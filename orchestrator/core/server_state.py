@@ -38,9 +38,13 @@ from orchestrator.core.kernel import (
     Tun,
     Verdict,
 )
-from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, host_network
+from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, TableId, host_network
 
 PRIORITY_TPROXY: Final = 11100
+PRIORITY_PROBE: Final = 11101
+TABLE_PROBES: Final = TableId(11101)
+"""For answers to probes: no session's limit stands there, so that they tell whether it still is
+one."""
 NONE_WARM: Final[Mapping[int, Template]] = MappingProxyType({})
 
 
@@ -69,6 +73,8 @@ def server_objects(state: ServerState) -> tuple[KernelObject, ...]:
         objects += [
             Address(TUN_SERVER, SERVICE[pool.version]),
             Route(TABLE_MAIN, pool, link=TUN_SERVER, source=SERVICE[pool.version]),
+            Route(TABLE_PROBES, pool, link=TUN_SERVER, source=SERVICE[pool.version]),
+            Rule(PRIORITY_PROBE, pool.version, TABLE_PROBES, mark=MARK_PROBE),
             Route(TABLE_INNER, everything, RouteKind.LOCAL, link="lo"),
             Rule(PRIORITY_TPROXY, pool.version, TABLE_INNER, mark=MARK_TPROXY),
         ]
@@ -98,10 +104,12 @@ def session_objects(
     reqid: Reqid | None,
     active: Template | None,
     warm: Mapping[int, Template] = NONE_WARM,
+    limit: int | None = None,
 ) -> tuple[KernelObject, ...]:
     """One session's policies. `reqid` None: it has no SA; `active` None: hold its packets.
 
-    `warm` has the tunnels, by slot, that answers with the mark `probe_mark` take.
+    `warm` has the tunnels, by slot, that answers with the mark `probe_mark` take. `limit` is
+    the largest packet for it: the kernel tells senders so (RFC 1191, RFC 8201).
     """
     objects: list[KernelObject] = []
     for vip in vips:
@@ -114,6 +122,9 @@ def session_objects(
                 active,
             )
         )
+        if limit is not None:
+            source = SERVICE[vip.version]
+            objects.append(Route(TABLE_MAIN, own, link=TUN_SERVER, source=source, mtu=limit))
         accepted = None if reqid is None else Template(None, None, reqid)
         objects += [
             Policy(

@@ -59,6 +59,8 @@ class Session:
     within: Seconds | None = None
     """After the newest probe, so soon wants the endpoint to be heard again; None: it did not
     say."""
+    limit: int | None = None
+    """The largest packet that its path carries, if that is less than what we send anyway."""
     roams: int = 0
     moved: bool = False
     """The active tunnel was followed to another place, where the endpoint replaces it soon."""
@@ -90,7 +92,7 @@ class Session:
             for tunnel in self.tunnels
             if (slot := self.slot_of(tunnel)) is not None
         }
-        return session_objects(self.vips, reqid, template, warm)
+        return session_objects(self.vips, reqid, template, warm, self.limit)
 
     def add(self, tunnel: Tunnel, now: Instant) -> None:
         """One more; the youngest."""

@@ -67,6 +67,8 @@ class Heard:
     """It is about to sleep, and takes nothing any more."""
     within: Seconds | None = None
     """So soon comes the next one at the latest; None: it does not say."""
+    limit: int = 0
+    """The largest packet that its path carries; 0: whatever we send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class HeardWarm:
     flip: int
     spi: Spi
     sequence: int = 0
+    padding: int = 0
+    """Octets; the answer has as many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,11 @@ The rules, each with the method that keeps it:
    life, and changes nothing else but rule 5's (`_heard_warm`).
 9. Of an endpoint that is here, idle tunnels that it does not ask for any more are deleted:
    where a link is lost nobody says good-bye (`_look`).
-10. There are no more sessions than may be: a further endpoint is refused, or takes the place
+10. No packet is sent to an endpoint that is larger than it says its path carries
+   (`_heed_limit`). Whether more is carried is answered past that (`_heard_warm`).
+11. There are no more sessions than may be: a further endpoint is refused, or takes the place
    of the one that has been away longest, never of an attached one (`_makes_room`).
-11. An endpoint says how soon it will be heard again, up to `LONGEST_SILENCE`; `detach_after` is
+12. An endpoint says how soon it will be heard again, up to `LONGEST_SILENCE`; `detach_after` is
    meant for one that asks every `USUAL` seconds, and who asks more rarely is given the
    difference (`_is_to_be_heard`, `core.absence`).
 """
@@ -55,6 +57,8 @@ from orchestrator.core.ike import (
     TunnelRekeyed,
     TunnelUp,
 )
+from orchestrator.core.kernel import MARK_SIZED
+from orchestrator.core.mtu import FLOOR
 from orchestrator.core.quantities import (
     Instant,
     IPAddress,
@@ -230,6 +234,7 @@ class Sessions:
         if newer or follows(event.sequence, session.sequence):
             session.sequence = event.sequence
             self._is_to_be_heard(session, event.within)
+            self._heed_limit(session, event.limit, again=not newer)
         if tunnel is None or not (newer or session.state is not SessionState.ATTACHED):
             return
         if tunnel != session.active and not session.is_settled(tunnel, now):
@@ -247,11 +252,22 @@ class Sessions:
         self._supersede(session, tunnel, now)
 
     def _is_to_be_heard(self, session: Session, within: Seconds | None) -> None:
-        """Rule 11."""
+        """Rule 12."""
         before = session.within
         session.within = None if within is None else min(within, LONGEST_SILENCE)
         if session.within != before:
             self._look_later(session)
+
+    def _heed_limit(self, session: Session, told: int, *, again: bool) -> None:
+        """Rule 10. `again`: of the path that is in use already."""
+        limit = max(told, FLOOR) if told else None
+        if limit == session.limit:
+            return
+        session.limit = limit
+        self._apply(session)
+        if again and session.active is not None and session.following is None:
+            # Senders that wait for what was too large begin anew.
+            self._effects.append(Release(session.vips))
 
     def _supersede(self, session: Session, tunnel: Tunnel, now: Instant) -> None:
         """Rule 5."""
@@ -263,6 +279,10 @@ class Sessions:
     ) -> None:
         """Rule 8. While charon rewrites its SAs an answer would prove the way of before."""
         session.heard = now
+        if event.padding and tunnel is not None and tunnel == session.active:
+            # It goes where the answer to a request does, if need be into the hold and out.
+            self._effects.append(AnswerProbe(event, MARK_SIZED))
+            return
         if tunnel is None or not session.is_settled(tunnel, now):
             return
         slot = session.slot_of(tunnel)
@@ -446,7 +466,7 @@ class Sessions:
             self._leave(session, SessionState.ASLEEP, SessionReason.SAID_ASLEEP, now)
 
     def _makes_room(self, identity: str) -> bool:
-        """Rule 10: whether there may be a session for this identity, now at the latest."""
+        """Rule 11: whether there may be a session for this identity, now at the latest."""
         if not self._is_one_too_many(identity):
             return True
         evicted = self._evictable()

@@ -89,7 +89,8 @@ class Traffic:
         self._answers -= answers
         if came:
             self._heard, self._sent_when_heard = now, sent
-            self._streaming = came > IDLE
+            # Until somebody asks: it may end with a packet or two.
+            self._streaming |= came > IDLE
         else:
             self._sent_when_heard += probes
         if came > answers:

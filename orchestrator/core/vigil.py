@@ -4,12 +4,13 @@
 2. The active tunnel is asked with the traffic, a warm one over itself (`ask`). How often the
    active one, `core.rhythm` says.
 3. What the active one carries is looked at, often while there is something; silence is a reason
-   to ask (`core.traffic`; `look`, `seen`). While it is quiet the kernel is asked to tell when
-   that changes, and it is looked at with each probe (`turn`, `stirred`, `look`).
+   to ask (`core.traffic`; `look`, `seen`, `may_ask`). While it is quiet the kernel is asked to
+   tell when that changes, and it is looked at with each probe (`turn`, `stirred`, `look`).
 4. Who is asked soon is asked now if another one is: a device that sleeps in between wakes once
    (`is_due`).
 5. A path that brings packets is not left because probes are lost, until the longest patience is
    over (`patience`).
+6. How large packets may be is asked in the same way, and proves nothing else (`ask_size`).
 """
 
 from collections.abc import Iterable
@@ -67,6 +68,11 @@ class Vigil:
     def next_look(self) -> Instant | None:
         return None if self._traffic is None else self._traffic.next_look
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is no traffic."""
+        return self._traffic is None or self._traffic.quiet
+
     def ask(
         self, held: Held, flip: int, now: Instant, *, active: bool, asleep: bool = False
     ) -> SendProbe:
@@ -83,6 +89,13 @@ class Vigil:
         held.liveness.sent(self._sequence, now)
         slot = None if active else held.slot
         return SendProbe(self._sequence, flip, held.tunnel.spi_in, asleep, slot, within)
+
+    def ask_size(self, held: Held, size: int, flip: int, *, active: bool) -> SendProbe:
+        self._sequence = successor(self._sequence)
+        if active and self._traffic is not None:
+            self._traffic.probed()
+        slot = None if active else held.slot
+        return SendProbe(self._sequence, flip, held.tunnel.spi_in, slot=slot, size=size)
 
     def is_due(self, held: Held, company: Iterable[Held], now: Instant) -> bool:
         """Rule 4; `company` is asked, if it has to be, after this one."""
@@ -116,15 +129,19 @@ class Vigil:
         return (LookAtTraffic(active.tunnel),)
 
     def seen(self, event: TrafficSeen, active: Held | None, now: Instant) -> bool:
-        """Whether that is a reason to ask."""
+        """Whether the traffic is silent."""
         if active is None or self._traffic is None or event.tunnel != active.tunnel:
             return False
         self._traffic.seen(event.received, event.sent, now)
         if self._traffic.wants_probes:
             self._rhythm.hurry()
             active.liveness.hurry(self._usual)
-        asks = self._traffic.silent(now) and active.liveness.waiting_since is None
-        if asks:
+        return self._traffic.silent(now)
+
+    def may_ask(self, active: Held | None, now: Instant) -> bool:
+        """Whether that is a reason to ask: not if somebody does already."""
+        asks = active is not None and active.liveness.waiting_since is None
+        if asks and self._traffic is not None:
             self._traffic.asked(now)
         return asks
 

@@ -53,6 +53,7 @@ from orchestrator.core.mobility_events import (
     Negotiate,
     NetworkChanged,
     ProbeAnswered,
+    ProbeTooLarge,
     Release,
     RememberVips,
     RoamRequested,
@@ -105,6 +106,7 @@ def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> M
     return MobilityPolicy(
         servers=servers,
         choice=config.links.choice,
+        seeks_mtu=config.tunnel.path_mtu,
         warm_links=config.links.warm,
         race=config.links.race,
         inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
@@ -290,7 +292,8 @@ class Endpoint:
                 return self._move(effect)
             case SendProbe():
                 self.journal.count("path-probe-sent")
-                self._probes.send(effect)
+                if not self._probes.send(effect):
+                    return ProbeTooLarge(effect.sequence)
             case LookAtTraffic(tunnel):
                 return self._traffic(tunnel)
             case WatchTraffic(on):
@@ -510,6 +513,7 @@ class Endpoint:
             "health": str(verdict.health) if verdict else None,
             "health_reasons": sorted(verdict.signs) if verdict else [],
             "rtt_ms": round(liveness.srtt * 1000, 2) if liveness and liveness.srtt else None,
+            "mtu": machine.mtu_of(path),
             "reasons": [str(failure[0])] if failure else [],
             "detail": failure[1] if failure else None,
             "ike_sa": tunnel.ike if tunnel else None,

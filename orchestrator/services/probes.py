@@ -7,7 +7,7 @@ same costs a counter.
 """
 
 import asyncio
-import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
@@ -24,6 +24,16 @@ from orchestrator.services.journal import Journal
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 
 READS_PER_WAKEUP: Final = 64
+LARGEST: Final = 9000
+"""Octets of a probe: `[tunnel] mtu` is not larger."""
+_WHOLE_ONLY: Final = {
+    4: (socket.IPPROTO_IP, 10, 2),
+    6: (socket.IPPROTO_IPV6, 23, 2),
+}
+"""IP_MTU_DISCOVER and IPV6_MTU_DISCOVER, *_PMTUDISC_DO (include/uapi/linux/in.h, in6.h): what
+would have to be cut is refused. A padded probe is to tell what is carried in one piece."""
+_HEADERS: Final = {4: 28, 6: 48}
+"""Octets of IP and UDP."""
 _MARK: Final = Struct("=I")
 """SO_MARK as ancillary data: __sock_cmsg_send in net/core/sock.c."""
 _FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -45,6 +55,7 @@ class _ProbeSockets:
             sock = socket.socket(_FAMILY[address.version], socket.SOCK_DGRAM)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
             try:
+                sock.setsockopt(*_WHOLE_ONLY[address.version])
                 sock.bind((str(address), SERVICE_PORT))
             except OSError:
                 sock.close()
@@ -64,7 +75,7 @@ class _ProbeSockets:
     def _read(self, sock: socket.socket) -> None:
         for _ in range(READS_PER_WAKEUP):
             try:
-                octets, sender = sock.recvfrom(PROBE_SIZE + 1)
+                octets, sender = sock.recvfrom(LARGEST)
             except OSError:
                 return
             host, port = sender[:2]
@@ -79,11 +90,15 @@ class _ProbeSockets:
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         raise NotImplementedError
 
-    def _send(self, sock: socket.socket, probe: Probe, to: IPAddress, mark: int) -> None:
-        """No route, no buffer: an unanswered probe says the same."""
+    def _send(self, sock: socket.socket, probe: Probe, to: IPAddress, mark: int) -> bool:
+        """False: the kernel knows that the way does not carry it. No route, no buffer: an
+        unanswered probe says the same."""
         marked = [(socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(mark))] if mark else []
-        with contextlib.suppress(OSError):
+        try:
             sock.sendmsg((encode(probe),), marked, 0, (str(to), SERVICE_PORT))
+        except OSError as error:
+            return error.errno != errno.EMSGSIZE
+        return True
 
 
 class EndpointProbes(_ProbeSockets):
@@ -93,16 +108,28 @@ class EndpointProbes(_ProbeSockets):
         super().__init__(journal)
         self._answered = answered
 
-    def send(self, order: SendProbe) -> None:
-        """One probe over the first virtual address; a lost one is repeated by the machine."""
+    def send(self, order: SendProbe) -> bool:
+        """One probe over the first virtual address; a lost one is repeated by the machine.
+
+        False: the kernel knows that the way does not carry its size.
+        """
         for vip, sock in self._sockets.items():
             kind, mark = Kind.ASLEEP if order.asleep else Kind.REQUEST, 0
             if order.slot is not None:
-                kind, mark = Kind.WARM, MARK_PROBE | order.slot
-            within = _milliseconds(order.within)
-            probe = Probe(kind, order.flip, order.sequence, order.spi, within)
-            self._send(sock, probe, SERVICE[vip.version], mark)
-            return
+                mark = MARK_PROBE | order.slot
+            if order.slot is not None or order.size:
+                kind = Kind.WARM
+            probe = Probe(
+                kind,
+                order.flip,
+                order.sequence,
+                order.spi,
+                _milliseconds(order.within),
+                order.limit,
+                max(order.size - _HEADERS[vip.version] - PROBE_SIZE, 0),
+            )
+            return self._send(sock, probe, SERVICE[vip.version], mark)
+        return True
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         if probe.kind is Kind.REPLY and sender == SERVICE[sender.version]:
@@ -121,11 +148,12 @@ class ServerProbes(_ProbeSockets):
             case Kind.REQUEST | Kind.ASLEEP:
                 asleep = probe.kind is Kind.ASLEEP
                 within = _seconds(probe.within_ms)
-                self._heard(
-                    Heard(sender, probe.flip, probe.spi, probe.sequence, asleep, within)
-                )
+                told = probe.flip, probe.spi, probe.sequence, asleep, within, probe.limit
+                self._heard(Heard(sender, *told))
             case Kind.WARM:
-                self._heard(HeardWarm(sender, probe.flip, probe.spi, probe.sequence))
+                self._heard(
+                    HeardWarm(sender, probe.flip, probe.spi, probe.sequence, probe.padding)
+                )
             case Kind.REPLY:
                 pass  # answering is our part
 
@@ -136,7 +164,10 @@ class ServerProbes(_ProbeSockets):
         if sock is None:
             return
         agreed = _milliseconds(order.agreed)
-        probe = Probe(Kind.REPLY, heard.flip, heard.sequence, heard.spi, agreed)
+        padding = heard.padding if isinstance(heard, HeardWarm) else 0
+        probe = Probe(
+            Kind.REPLY, heard.flip, heard.sequence, heard.spi, agreed, padding=padding
+        )
         self._send(sock, probe, heard.vip, order.mark)
 
 

@@ -42,6 +42,8 @@ OURS: tuple[RoutedObject, ...] = (
     Rule(11140, 6, TableId(254), mark=MARK_UNDERLAY),
     Rule(11160, 4, TableId(254), suppress_prefixlength=0),
     Rule(11170, 4, TABLE_INNER, mark=MARK_UNDERLAY, mark_inverted=True),
+    Route(TABLE_INNER, ip_network("10.51.0.0/16"), link="vip0", mtu=1218),
+    Route(TABLE_INNER, ip_network("fd00:51::/32"), link="vip0", mtu=1218),
 )
 
 

@@ -114,6 +114,8 @@ class EndpointStory:
         """The latest with the traffic."""
         self.warm_probe: SendProbe | None = None
         """The latest over a warm tunnel."""
+        self.question: SendProbe | None = None
+        """The latest that asks whether a size is carried."""
         self.received = self.sent = 0
         """What the kernel has counted."""
         self.watched = False
@@ -225,6 +227,11 @@ class EndpointStory:
         assert self.warm_probe is not None, "no warm tunnel was asked"
         return self.hears(ProbeAnswered(self.warm_probe.sequence), after)
 
+    def carried(self, after: float = RTT) -> list[str]:
+        """The latest padded probe is answered."""
+        assert self.question is not None, "no size was asked for"
+        return self.hears(ProbeAnswered(self.question.sequence), after)
+
     def waits(self, seconds: float, *, answering: bool = False) -> list[str]:
         """Time passes; the machine is woken at its deadlines, and probes may be answered."""
         end, ticks, said = self.now + seconds, 0, []
@@ -315,10 +322,14 @@ class EndpointStory:
     def _send(self, probe: SendProbe) -> None:
         if probe.slot is None:
             assert self.lets_probes_out, "a probe is sent into the hold"
-            self.probe = probe
         else:
             assert self.kernel is not None
             assert probe.slot in dict(self.kernel.warm), "a warm probe has no way of its own"
+        if probe.size:
+            self.question = probe
+        elif probe.slot is None:
+            self.probe = probe
+        else:
             self.warm_probe = probe
 
     @property
@@ -374,12 +385,8 @@ def describe(effect: Effect) -> str:
             return f"terminate {ended.ike}"
         case Bury(ended):
             return f"bury {ended.ike}"
-        case SendProbe(asleep=True):
-            return "say asleep"
-        case SendProbe(slot=None):
-            return "probe"
         case SendProbe():
-            return "ask"
+            return _describe_probe(effect)
         case RememberVips(vips):
             return f"remember {' '.join(map(str, vips))}"
         case (
@@ -392,6 +399,14 @@ def describe(effect: Effect) -> str:
             | WatchTraffic()
         ):
             return PLAIN[type(effect)]
+
+
+def _describe_probe(probe: SendProbe) -> str:
+    if probe.asleep:
+        return "say asleep"
+    if probe.size:
+        return f"ask for {probe.size}"
+    return "probe" if probe.slot is None else "ask"
 
 
 PLAIN: Final[dict[type[Effect], str]] = {

@@ -400,6 +400,26 @@ class TestPolicies:
         }
 
 
+class TestLimit:
+    def test_all_that_is_sent_keeps_to_what_the_path_carries_but_probes(self) -> None:
+        limited = set(endpoint_objects(EndpointState(Inner(), (VIP4, VIP6), limit=1218)))
+        without = set(endpoint_objects(EndpointState(Inner(), (VIP4, VIP6))))
+        inner = TableId(11100)
+        service4, service6 = (host_network(SERVICE[version]) for version in (4, 6))
+        assert limited - without == {
+            Route(inner, ip_network("0.0.0.0/0"), link="vip0", source=VIP4, mtu=1218),
+            Route(inner, ip_network("::/0"), link="vip0", source=VIP6, mtu=1218),
+            Route(inner, service4, link="vip0", source=VIP4),
+            Route(inner, service6, link="vip0", source=VIP6),
+        }
+
+    def test_so_it_is_in_a_split_tunnel(self) -> None:
+        prefix = ip_network("10.50.0.0/15")
+        objects = endpoint_objects(EndpointState(Inner((prefix,)), (VIP4,), limit=1218))
+        found = {o.destination: o.mtu for o in objects if isinstance(o, Route) and o.link}
+        assert found == {prefix: 1218, host_network(SERVICE[4]): None}
+
+
 vip_choices = strategies.sampled_from(((), (VIP4,), (VIP6,), (VIP4, VIP6)))
 inners = strategies.builds(
     Inner,

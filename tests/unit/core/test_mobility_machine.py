@@ -33,6 +33,7 @@ from orchestrator.core.mobility_events import (
     FallsAsleep,
     MoveEnded,
     ProbeAnswered,
+    ProbeTooLarge,
     RoamRequested,
     ServersKnown,
     State,
@@ -81,6 +82,7 @@ policies = strategies.sampled_from(
         replace(POLICY, warm_links=2),
         replace(POLICY, race=1, warm_links=2),
         replace(POLICY, warm_links=3, servers=(SERVER6, SERVER4)),
+        replace(POLICY, warm_links=2, seeks_mtu=True),
     )
 )
 given_vips = strategies.sampled_from(
@@ -171,6 +173,13 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
     def a_warm_tunnel_answers(self) -> None:
         if self.story.warm_probe is not None:
             self.story.warm_answered()
+
+    @rule(late=strategies.sampled_from((0.0, 0.02, 0.5)), carried=strategies.booleans())
+    def a_size_is_answered_for(self, *, late: float, carried: bool) -> None:
+        if self.story.question is not None:
+            sequence = self.story.question.sequence
+            outcome = ProbeAnswered(sequence) if carried else ProbeTooLarge(sequence)
+            self.story.hears(outcome, after=late)
 
     @rule(back=choice, agreed=strategies.sampled_from((None, 1.0, 8.0, 60.0)))
     def a_probe_is_answered(self, back: int, agreed: float | None) -> None:

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.core.endpoint_state import SERVICE
 from orchestrator.core.kernel import (
     MARK_MASK,
+    MARK_PROBE,
     MARK_TO_SENDERS,
     MARK_TPROXY,
     MARK_UNDERLAY,
@@ -32,6 +33,7 @@ from orchestrator.core.kernel import (
 from orchestrator.core.plan import plan
 from orchestrator.core.quantities import Reqid, Spi, TableId, host_network
 from orchestrator.core.server_state import (
+    TABLE_PROBES,
     ServerState,
     probe_mark,
     server_objects,
@@ -61,6 +63,8 @@ class TestServer:
             Sysctl("net/ipv6/conf/all/forwarding", "1"),
             Address("vips0", SERVICE[4]),
             Route(TableId(254), POOL4, link="vips0", source=SERVICE[4]),
+            Route(TableId(11101), POOL4, link="vips0", source=SERVICE[4]),
+            Rule(11101, 4, TableId(11101), mark=MARK_PROBE),
             Route(TableId(11100), EVERYTHING4, RouteKind.LOCAL, link="lo"),
             Rule(11100, 4, TableId(11100), mark=MARK_TPROXY),
             Policy(
@@ -105,7 +109,7 @@ class TestServer:
         for subject in server_objects(BOTH):
             if isinstance(subject, Rule):
                 assert subject.priority in RULE_PRIORITIES
-                assert subject.table == TABLE_INNER
+                assert subject.table in (TABLE_INNER, TABLE_PROBES)
 
 
 class TestSession:
@@ -117,6 +121,17 @@ class TestSession:
             Policy(Direction.IN, Selector(own, EVERYTHING4), Verdict.PROTECT, accepted),
             Policy(Direction.FWD, Selector(own, EVERYTHING4), Verdict.PROTECT, accepted),
         }
+
+    def test_no_packet_larger_than_its_path_carries_is_sent_to_it(self) -> None:
+        without = session_objects((VIP4, VIP6), REQID, TO_ENDPOINT)
+        limited = session_objects((VIP4, VIP6), REQID, TO_ENDPOINT, limit=1218)
+        main = TableId(254)
+        assert set(limited) - set(without) == {
+            Route(main, host_network(VIP4), link="vips0", source=SERVICE[4], mtu=1218),
+            Route(main, host_network(VIP6), link="vips0", source=SERVICE[6], mtu=1218),
+        }
+        answers = [o for o in server_objects(BOTH) if isinstance(o, Route) and o.table == 11101]
+        assert {(o.destination, o.mtu) for o in answers} == {(POOL4, None), (POOL6, None)}
 
     def test_following_a_move_is_held_and_still_taken_from_its_sas(self) -> None:
         found = policies(session_objects((VIP4,), REQID, None))

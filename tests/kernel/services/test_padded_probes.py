@@ -1,0 +1,87 @@
+"""Probes that ask for a size, on real sockets: both ends on one loopback, the path."""
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import pytest
+
+from orchestrator.core.endpoint_state import SERVICE
+from orchestrator.core.mobility_events import ProbeAnswered, SendProbe
+from orchestrator.core.quantities import IPAddress, Spi
+from orchestrator.core.session_events import AnswerProbe, Heard, HeardWarm
+from orchestrator.services.journal import Journal
+from orchestrator.services.probes import EndpointProbes, ServerProbes
+from tests.kernel.netns import Namespace
+
+PATIENCE = 10.0
+SPI = Spi(0xC0FFEE01)
+MTU = 1380
+VIPS: dict[int, IPAddress] = {4: ip_address("10.99.0.2"), 6: ip_address("fd00:99::2")}
+HEADERS = {4: 28, 6: 48}
+SMALL = 24
+
+
+@pytest.fixture(params=[4, 6])
+def version(request: pytest.FixtureRequest, network_namespace: Namespace) -> int:
+    found: int = request.param
+    network_namespace.ip(
+        f"link set lo mtu {MTU}",
+        f"addr add {VIPS[found]} dev lo",
+        f"addr add {SERVICE[found]} dev lo",
+    )
+    return found
+
+
+async def asked(
+    version: int, order: SendProbe, heard: Callable[[ServerProbes, Heard | HeardWarm], None]
+) -> tuple[bool, int]:
+    """Whether the kernel sent it, and the number of the answer. Raises TimeoutError."""
+    answers: asyncio.Queue[ProbeAnswered] = asyncio.Queue()
+    journal = Journal()
+    server = ServerProbes(lambda probe: heard(server, probe), journal)
+    endpoint = EndpointProbes(answers.put_nowait, journal)
+    server.bind([SERVICE[version]])
+    endpoint.bind([VIPS[version]])
+    try:
+        sent = endpoint.send(order)
+        async with asyncio.timeout(PATIENCE if sent else 0.1):
+            return sent, (await answers.get()).sequence
+    except TimeoutError:
+        return sent, 0
+    finally:
+        endpoint.close()
+        server.close()
+        assert not journal.counters
+
+
+@pytest.mark.parametrize("size", [1164, MTU])
+def test_the_answer_is_as_long_as_the_question(version: int, size: int) -> None:
+    lengths: list[int] = []
+
+    def answer(server: ServerProbes, probe: Heard | HeardWarm) -> None:
+        assert isinstance(probe, HeardWarm)
+        lengths.append(HEADERS[version] + SMALL + probe.padding)
+        server.answer(AnswerProbe(probe))
+
+    order = SendProbe(7, 1, SPI, size=size)
+    assert asyncio.run(asked(version, order, answer)) == (True, 7)
+    assert lengths == [size]
+
+
+def test_what_the_way_does_not_take_is_not_sent(version: int) -> None:
+    order = SendProbe(7, 1, SPI, size=MTU + 1)
+    assert asyncio.run(asked(version, order, lambda _server, _probe: None)) == (False, 0)
+
+
+def test_the_limit_is_told_with_the_traffic(version: int) -> None:
+    limits: list[int] = []
+
+    def answer(server: ServerProbes, probe: Heard | HeardWarm) -> None:
+        assert isinstance(probe, Heard)
+        limits.append(probe.limit)
+        server.answer(AnswerProbe(probe))
+
+    order = SendProbe(8, 1, SPI, limit=1218)
+    assert asyncio.run(asked(version, order, answer)) == (True, 8)
+    assert limits == [1218]
