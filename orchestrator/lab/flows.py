@@ -27,6 +27,7 @@ RECORD: Final = 8
 _CONNECT: Final = 20.0
 """Seconds for one connection to be there on both sides."""
 _BACKLOG: Final = 16
+_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _WRITE: Final = 1 << 16
 _READ: Final = 1 << 18
 _BLOCK: Final = 1 << 16
@@ -183,7 +184,10 @@ class Flows(Background):
         self._endpoint = endpoint
         self._target = (str(address), PORT)
         self._listener: socket.socket = peer.inside(
-            socket.create_server, self._target, backlog=_BACKLOG
+            socket.create_server,
+            self._target,
+            family=_FAMILY[address.version],
+            backlog=_BACKLOG,
         )
         self._listener.settimeout(_CONNECT)
         self.flows: Final[list[Flow]] = []
