@@ -37,6 +37,12 @@ def endpoint_metrics(machine: Mobility, now: Instant, frozen: int) -> Iterator[M
         "How much it varies.",
         liveness.rttvar if liveness and liveness.srtt is not None else None,
     )
+    path = machine.active_path
+    yield gauge(
+        "path_mtu_octets",
+        "The largest packet inside the tunnel that is sent along the active path.",
+        machine.mtu_of(path) if path else None,
+    )
     if liveness is not None:
         health = liveness.health(now)
         yield one_of("path_health", "1 for how the path is.", "health", health, PathHealth)
