@@ -21,6 +21,7 @@ from orchestrator.core.paths import Path
 from orchestrator.core.quantities import LinkIndex, Spi
 from orchestrator.lab.charon import VICI_SOCKET
 from orchestrator.lab.nat import Nat
+from orchestrator.lab.product import ENDPOINT
 from orchestrator.services.ike import CHILD, endpoint_connection
 from orchestrator.wire.control import Verb
 from orchestrator.wire.security_association import ReplayEsn, StateFlag
@@ -35,6 +36,16 @@ FAR_MS: Final = 100.0
 """One way: what two sides begin at once meets half way."""
 VERY_FAR_MS: Final = 400.0
 """A slow machine, too, knows of a rekeying before the endpoint has ended it."""
+
+
+PATIENT: Final = '[timers]\ndead_after = "20s"\n'
+"""A path that a busy machine answers late is not given up meanwhile; one that lost its SAs to a
+rekeying is, before anybody stops waiting for it."""
+
+
+@pytest.fixture(scope="module")
+def make_world() -> partial[World]:
+    return partial(World, endpoint=ENDPOINT + PATIENT)
 
 
 @dataclass(frozen=True, slots=True)
