@@ -25,6 +25,7 @@ from orchestrator.config.values import (
     Between,
     HostName,
     Identity,
+    InterfaceClass,
     InterfaceGlob,
     Otherwise,
     Secret,
@@ -162,9 +163,16 @@ class Links:
     """Interfaces that may not, whatever `include` says. By default those of containers and
     virtual machines, which lead nowhere, and other tunnels. `lo` and our own devices are
     always excluded."""
-    preference: tuple[InterfaceGlob, ...] = _globs("en*", "eth*", "wl*", "ww*", "ppp*", "usb*")
-    """Best first; interfaces that no pattern matches come last, and among equals the route
-    metric decides. By default wire, then Wi-Fi, then mobile networks: cheapest first."""
+    preference: tuple[InterfaceClass, ...] = (
+        _globs("en*", "eth*"), InterfaceGlob("wl*"), _globs("ww*", "ppp*", "usb*"),
+    )  # fmt: skip
+    """Best first; patterns in an array of their own are equal. Interfaces that no pattern
+    matches come last, and among equals the route metric decides. By default wire, then Wi-Fi,
+    then mobile networks: cheapest first."""
+    metered: tuple[InterfaceGlob, ...] = ()
+    """Interfaces whose traffic costs money. They come after all others, in the order of
+    `preference`, and a tunnel that waits there is asked every two minutes only. None by
+    default: what a contract counts is not to be seen from here."""
     warm: Annotated[int, Between(1, 8)] = 2
     """On how many links, the best ones, a tunnel is kept at the same time. When the one in use
     is lost, traffic goes on over the next within a round trip. A tunnel that waits costs some
@@ -182,7 +190,7 @@ class Links:
 
     @property
     def choice(self) -> LinkChoice:
-        return LinkChoice(self.include, self.exclude, self.preference)
+        return LinkChoice(self.include, self.exclude, self.preference, self.metered)
 
     def contradictions(self) -> Iterator[Contradiction]:
         if not self.include:

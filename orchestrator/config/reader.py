@@ -66,6 +66,11 @@ KINDS: Final[Mapping[object, Kind]] = {
     values.HostName: Kind(values.host_name, "host name"),
     values.InterfaceName: Kind(values.interface, "interface name"),
     values.InterfaceGlob: Kind(values.interface_glob, "interface name pattern"),
+    values.InterfaceClass: Kind(
+        values.interface_class,
+        "interface name pattern, or an array of several that are equal",
+        values.show_class,
+    ),
     IPAddress: Kind(values.address, "IP address", lambda address: f'"{address}"'),
     values.ListenAddress: Kind(values.listen_address, "IP address and port"),
     IPNetwork: Kind(values.network, "IP network", lambda network: f'"{network}"'),

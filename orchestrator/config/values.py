@@ -22,6 +22,8 @@ InterfaceName = NewType("InterfaceName", str)
 """The name of one network interface."""
 InterfaceGlob = NewType("InterfaceGlob", str)
 """A pattern of interface names: `*`, `?` and `[…]` as in a shell."""
+InterfaceClass = Annotated[InterfaceGlob | tuple[InterfaceGlob, ...], "one or several"]
+"""Interfaces that are equal: a pattern, or several."""
 Secret = NewType("Secret", str)
 """Never shown, not even in an error."""
 HostName = NewType("HostName", str)
@@ -276,6 +278,21 @@ def interface_glob(value: object) -> InterfaceGlob:
             'write a name or a pattern of names, like "wlan0" or "wl*"',
         )
     return InterfaceGlob(found)
+
+
+def interface_class(value: object) -> InterfaceClass:
+    if not isinstance(value, list):
+        return interface_glob(value)
+    if not value:
+        raise BadValue("no interface is equal to none", "write a pattern, or several")
+    return tuple(map(interface_glob, value))
+
+
+def show_class(equals: InterfaceClass) -> str:
+    """As `interface_class` reads it."""
+    if isinstance(equals, str):
+        return show(equals)
+    return f"[{', '.join(map(show, equals))}]"
 
 
 def show_duration(seconds: float) -> str:

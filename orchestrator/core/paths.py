@@ -11,6 +11,8 @@ the server, of either family. Rules:
 5. Order: the operator's preference, then the route metric, then the lower link index. The
    metric alone never decides against the operator. On one link the server's addresses keep the
    order they are given in.
+6. A link that costs money by what it carries comes after all that do not, whatever is preferred
+   among them (`LinkChoice.rank`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,8 @@ from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
 from orchestrator.core.quantities import IPAddress, LinkIndex
 
 TUNS: Final = (TUN_ENDPOINT, TUN_SERVER)
+Preferred = str | tuple[str, ...]
+"""A class of links that are equal to the operator: a glob, or several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +60,28 @@ class LinkChoice:
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    preference: tuple[str, ...] = ()
-    """Best first; links that no glob names come last."""
+    preference: tuple[Preferred, ...] = ()
+    """Classes, best first; links that no glob names come last."""
+    metered: tuple[str, ...] = ()
+    """Links whose traffic costs money."""
 
     def allows(self, name: str) -> bool:
         return _matches(name, self.include) and not _matches(name, self.exclude)
 
+    def is_metered(self, name: str) -> bool:
+        return _matches(name, self.metered)
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+        return 2 * (len(self.preference) + 1)
+
     def rank(self, name: str) -> int:
-        """0 is best."""
-        for rank, glob in enumerate(self.preference):
-            if fnmatchcase(name, glob):
-                return rank
-        return len(self.preference)
+        """0 is best; links of one rank are equal to the operator."""
+        classes = ((each,) if isinstance(each, str) else each for each in self.preference)
+        named = (rank for rank, globs in enumerate(classes) if _matches(name, globs))
+        rank = next(named, len(self.preference))
+        return rank + (self.ranks // 2 if self.is_metered(name) else 0)
 
 
 class Absence(StrEnum):

@@ -86,6 +86,9 @@ class Places:
         """Rule 5. Smaller is better; equal links are no reason to leave one for the other."""
         return -1 if path.link_name == self.pinned else self._choice.rank(path.link_name)
 
+    def is_metered(self, path: Path) -> bool:
+        return self._choice.is_metered(path.link_name)
+
     def why_none(self) -> frozenset[Absence]:
         """Why there is no path; empty exactly when there is one."""
         if self.paths:

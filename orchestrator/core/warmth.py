@@ -5,7 +5,7 @@ The rules, each with the method that keeps it:
 1. Beside the active tunnel one is kept on the best path of each of the best links, as many as
    the operator allows (`places`).
 2. A tunnel that is kept warm has probes of its own over itself (`look`). Where the endpoint
-   would rather be it is asked more often.
+   would rather be it is asked more often, where traffic costs money hardly ever.
 3. The active path is given up sooner where another tunnel has answered since it fell silent:
    going there costs a round trip, waiting costs the traffic (`patience`). It may have been the
    server that was silent: so the active path is asked once more when the other has answered,
@@ -31,6 +31,9 @@ ASK: Final = Seconds(25.0)
 """Between two probes of a warm path. NATs forget a mapping of UDP after 30 s and more (RFC
 4787, REQ-5, asks for 120 s). It is twice the active one's longest interval by default, so that
 both are asked at the same moment."""
+ASK_METERED: Final = Seconds(120.0)
+"""The same where traffic costs money: as rarely as a NAT allows that keeps to RFC 4787. If it
+has forgotten, our first packet makes another mapping, and the server follows."""
 ASK_BETTER: Final = Seconds(2.0)
 """The same where we would rather be."""
 RTOS: Final = 3
@@ -99,7 +102,7 @@ class Warmth:
         for held in self._tunnels.held:
             contends = racing and held is not active and self._contends(held)
             keeps = held.retire_at is None and (contends or self.keeps(held, active))
-            interval = ASK_BETTER if self._is_better(held, active) else ASK
+            interval = self._interval(held, active)
             if keeps and not held.watched:
                 held.liveness.begin(interval, now)
             useless = not keeps and held is not active and held.retire_at is None
@@ -113,6 +116,11 @@ class Warmth:
         if active is not None and active.liveness.health(now) is PathHealth.SUSPECT:
             self._ask_all(active.liveness.waiting_since, now)
         return surplus
+
+    def _interval(self, held: Held, active: Held | None) -> Seconds:
+        if self._is_better(held, active):
+            return ASK_BETTER
+        return ASK_METERED if self._places.is_metered(held.path) else ASK
 
     def _is_better(self, held: Held, active: Held | None) -> bool:
         rank = self._places.rank

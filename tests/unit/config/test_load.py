@@ -113,6 +113,18 @@ def test_defaults_are_those_of_the_deciding_core(tmp_path: Path) -> None:
     assert config.state.directory == Path("/var/lib/orchestrator")
 
 
+def test_links_may_be_equal(tmp_path: Path) -> None:
+    text = '[links]\npreference = [["en*", "eth*"], "wl*"]\nmetered = ["ww*"]\n'
+    links = endpoint(tmp_path, text).links
+    assert links.preference == (("en*", "eth*"), "wl*")
+    assert links.metered == ("ww*",)
+
+
+def test_links_may_be_in_order_as_ever(tmp_path: Path) -> None:
+    links = endpoint(tmp_path, '[links]\npreference = ["en*", "wl*"]\n').links
+    assert links.preference == ("en*", "wl*")
+
+
 def test_sessions_are_waited_for_as_configured(tmp_path: Path) -> None:
     place(tmp_path, "secret", f"{SECRET}\n")
     text = """

@@ -26,6 +26,7 @@ READERS: tuple[Callable[[object], object], ...] = (
     values.host_name,
     values.interface,
     values.interface_glob,
+    values.interface_class,
 )
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),

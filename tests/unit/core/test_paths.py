@@ -60,6 +60,14 @@ class TestOrder:
         choice = LinkChoice(preference=("wwan0", "wlan1"))
         assert ways(WIFI, WIFI2, LTE, choice=choice) == [path(LTE), path(WIFI2), path(WIFI)]
 
+    def test_takes_what_costs_nothing_before_what_is_metered(self) -> None:
+        choice = LinkChoice(preference=("wwan*", "wlan0"), metered=("wwan*", "wlan0"))
+        assert ways(WIFI, WIFI2, LTE, choice=choice) == [path(WIFI2), path(LTE), path(WIFI)]
+
+    def test_takes_the_lower_metric_among_links_that_are_equal_to_the_operator(self) -> None:
+        choice = LinkChoice(preference=(("wwan*", "wlan0"), "wlan1"))
+        assert ways(WIFI, WIFI2, LTE, choice=choice) == [path(WIFI), path(LTE), path(WIFI2)]
+
     def test_takes_the_lower_index_when_all_else_is_equal(self) -> None:
         twin = replace(WIFI2, metric=WIFI.metric)
         assert ways(twin, WIFI) == [path(WIFI), path(twin)]
@@ -138,7 +146,10 @@ places = strategies.builds(
 choices = strategies.builds(
     LinkChoice,
     exclude=strategies.sampled_from(((), ("wwan*",), ("wlan1",))),
-    preference=strategies.sampled_from(((), ("wwan*",), ("wlan1", "wwan0"))),
+    preference=strategies.sampled_from(
+        ((), ("wwan*",), ("wlan1", "wwan0"), (("wlan1", "wwan*"), "wlan0"))
+    ),
+    metered=strategies.sampled_from(((), ("wwan*",))),
 )
 worlds = strategies.lists(places, max_size=5).map(lambda found: snapshot(*found))
 BOTH = Servers((SERVER4, SERVER6))
@@ -168,6 +179,9 @@ def test_a_path_stands_once_and_preference_rules_the_order(
         assert len(set(found)) == len(found)
     ranks = [choice.rank(way.link_name) for way in found]
     assert ranks == sorted(ranks)
+    assert all(0 <= rank < choice.ranks for rank in ranks)
+    metered = [choice.is_metered(way.link_name) for way in found]
+    assert metered == sorted(metered)
 
 
 @pytest.mark.parametrize("name", ["wlan0", "eth0"])

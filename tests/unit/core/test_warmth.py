@@ -6,7 +6,7 @@ from orchestrator.core.ike import IkeDown
 from orchestrator.core.liveness import MIN_RTO
 from orchestrator.core.mobility_events import RoamRequested, State, Woke
 from orchestrator.core.quantities import Seconds, UniqueId
-from orchestrator.core.warmth import ASK, PENALTY, RTOS
+from orchestrator.core.warmth import ASK, ASK_METERED, PENALTY, RTOS
 from tests.unit.core.builders import LTE, LTE6, SERVER4, SERVER6, WIFI, WIFI2, path
 from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
 
@@ -76,6 +76,14 @@ class TestKeeping:
         story = warm()
         said = story.waits(ASK - 1, answering=True)
         assert "ask" not in said
+
+    def test_where_traffic_costs_money_hardly_ever(self) -> None:
+        choice = replace(TWO.choice, metered=("wwan*",))
+        story = attached(WIFI, LTE, policy=replace(TWO, choice=choice))
+        story.negotiated()
+        story.warm_answered()
+        assert "ask" not in story.waits(ASK_METERED - 1, answering=True)
+        assert "ask" in story.waits(2, answering=True)
 
     def test_one_that_does_not_answer_is_ended_and_made_anew_later(self) -> None:
         story = attached(WIFI, LTE, policy=TWO)
