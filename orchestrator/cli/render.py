@@ -193,7 +193,11 @@ def paths(answer: Sequence[Answer]) -> str:
             "GATEWAY",
             "SERVER",
             "STATE",
+            "CLASS",
             "RTT MS",
+            "VAR MS",
+            "LOSS %",
+            "RATE",
             "MTU",
             "IKE_SA",
             "SPI IN",
@@ -206,15 +210,27 @@ def paths(answer: Sequence[Answer]) -> str:
                 path.get("gateway"),
                 path.get("server"),
                 coloured(str(path.get("state"))),
+                path.get("class"),
                 path.get("rtt_ms"),
+                path.get("rttvar_ms"),
+                path.get("loss_percent"),
+                rate(path),
                 path.get("mtu"),
                 path.get("ike_sa"),
                 path.get("spi_in"),
-                path.get("reasons"),
+                [*path.get("reasons", ()), *path.get("why_not", ())],
             )
             for path in answer
         ],
     )
+
+
+def rate(path: Answer) -> str | None:
+    """The best second, in and out; None: nothing was carried."""
+    best = (path.get("rate_in_bps"), path.get("rate_out_bps"))
+    if not any(best):
+        return None
+    return "/".join(f"{(each or 0) / 1e6:.2g}" for each in best) + " Mbit/s"
 
 
 def sessions(answer: Sequence[Answer]) -> str:

@@ -173,6 +173,16 @@ class Links:
     """Interfaces whose traffic costs money. They come after all others, in the order of
     `preference`, and a tunnel that waits there is asked every two minutes only. None by
     default: what a contract counts is not to be seen from here."""
+    quality: bool = True
+    """Whether a link that proves to be worse is left for another one. Among links that are
+    equal in `preference`, for one with half the burden (round trip and loss, by what they cost
+    TCP) for five seconds; a `lossy` one for any other. True by default: whoever is on a bad
+    link wants nothing else."""
+    lossy: Annotated[int, Between(5, 100)] = 20
+    """Percent of round trips that are lost on a link that is useless: any other one is better,
+    whatever `preference` says, until it has had less than half of that for 20 probes. By
+    default 20: there a TCP connection gets some 100 kbit/s, however fast the link is, and calls
+    are beyond repair."""
     warm: Annotated[int, Between(1, 8)] = 2
     """On how many links, the best ones, a tunnel is kept at the same time. When the one in use
     is lost, traffic goes on over the next within a round trip. A tunnel that waits costs some

@@ -17,7 +17,7 @@ from orchestrator.core.quantities import Instant, Seconds
 WHILE: Final = Seconds(10.0)
 """Once in that time is anybody's cable; a cell that is left is not entered again so soon."""
 STEADY: Final = Seconds(5.0)
-"""As long as a place that was given up waits for the first time (`core.warmth`)."""
+"""As long as a place that was given up waits for the first time (`core.penalties`)."""
 MOST: Final = 64
 """Places that are remembered; the one that vanished first is forgotten."""
 

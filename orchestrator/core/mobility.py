@@ -32,7 +32,9 @@ join them, each with the method that keeps it:
     gets the traffic; of several it is the first that is answered (`_warm_answered`). Then
     those are withdrawn that are of no use any more (`_answered`).
 13. How large a packet each path carries is asked over its tunnel (`core.mtu`).
-14. Only tunnels negotiated by us are ours: other people's connections in the same charon are
+14. Among links that are equal to the operator, what was measured chooses (`core.choice`,
+    `core.quality`; `_choose`).
+15. Only tunnels negotiated by us are ours: other people's connections in the same charon are
     left alone (`_tunnel_up`, `_charon_up`).
 """
 
@@ -41,6 +43,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from orchestrator.core.attempts import CONNECTION_PREFIX, Attempts, Patience
+from orchestrator.core.choice import Choice, Standing
 from orchestrator.core.echoes import Echoes
 from orchestrator.core.endpoint_state import EndpointState, Inner
 from orchestrator.core.flaps import Flaps
@@ -91,12 +94,13 @@ from orchestrator.core.mtu import PathMtus
 from orchestrator.core.network import Change
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
+from orchestrator.core.quality import Quality
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId, successor
 from orchestrator.core.race import WIDTH, Race
 from orchestrator.core.tunnels import Held, Tunnels
 from orchestrator.core.verdict import Verdict
 from orchestrator.core.vigil import Vigil
-from orchestrator.core.warmth import Penalties, Warmth
+from orchestrator.core.warmth import Warmth
 from orchestrator.core.wishes import Wishes
 
 REFUSAL_WINDOW: Final = Seconds(5.0)
@@ -123,6 +127,8 @@ class MobilityPolicy:
     static_vips: tuple[IPAddress, ...] = ()
     seeks_mtu: bool = False
     """Whether it is asked how large a packet each path carries."""
+    lossy: float | None = None
+    """The loss, 0 to 1, at which a path is useless; None: quality is no reason to leave one."""
     warm_links: int = 1
     """On how many links there is a tunnel at the same time."""
     race: int = WIDTH
@@ -150,13 +156,15 @@ class Mobility:
         patience = Patience(policy.attempt_limit, policy.backoff_min, policy.backoff_max)
         self._attempts = Attempts(patience, policy.static_vips, first_flip)
         self._tunnels = Tunnels(self._places)
-        self._warmth = Warmth(self._tunnels, self._places, policy.warm_links)
         self._flaps = Flaps()
-        self._penalties = Penalties(self._flaps)
+        self._choice = Choice(self._places, self._flaps, policy.lossy)
+        self._warmth = Warmth(self._tunnels, self._places, self._choice, policy.warm_links)
         self._wishes = Wishes(self._places, self._attempts, self._tunnels, self._warmth)
         self._race = Race(self._attempts, self._wishes, self._flaps, policy.race)
         usual, longest = policy.probe_interval, policy.probe_idle
-        self._vigil = Vigil(self._warmth, usual, longest, policy.dead_after)
+        self._vigil = Vigil(
+            self._warmth, self._choice.meters, usual, longest, policy.dead_after
+        )
         self._mtus = PathMtus(policy.inner.mtu if policy.seeks_mtu else None, self._vigil)
         self._active: Held | None = None
         self._activated_at: Place | None = None
@@ -210,6 +218,7 @@ class Mobility:
                 self._move_ended(event, now)
             case ProbeAnswered():
                 self._answered(event, now)
+                self._choose(now)
             case ProbeTooLarge(sequence):
                 self._mtus.refused(sequence, now)
             case TrafficSeen():
@@ -318,6 +327,13 @@ class Mobility:
             return active.tunnel
         return self._tunnels.at(path)
 
+    def quality_of(self, path: Path, now: Instant) -> Quality:
+        return self._choice.quality(path, now)
+
+    def why_not(self, path: Path, now: Instant) -> frozenset[Standing]:
+        """Why the traffic is not there; empty if it is, or if it is nowhere."""
+        return self._choice.why_not(path, self._active, now)
+
     def failure_of(self, path: Path) -> tuple[IkeFailure, str] | None:
         return self._attempts.failure_of(path)
 
@@ -354,7 +370,7 @@ class Mobility:
     def _network(self, what: frozenset[Change], now: Instant) -> None:
         self._flaps.look(map(place_of, self.paths), now)
         self._attempts.keep(self.paths)
-        self._penalties.keep(map(place_of, self.paths))
+        self._choice.keep(map(place_of, self.paths))
         self._mtus.keep(map(place_of, self.paths))
         if self._active is not None:
             path = self._places.at(self._active.path)
@@ -388,6 +404,7 @@ class Mobility:
         self._echoes.long_lost(now)
         self._warmth.doubt()
         self._mtus.ask_again(now)
+        self._choice.doubt()
         self._doubt(Reason.WOKE, now)
 
     def _doubt(self, reason: Reason, now: Instant) -> None:
@@ -445,6 +462,7 @@ class Mobility:
 
     def _activate(self, held: Held, reasons: Iterable[AnyReason], now: Instant) -> None:
         """Sends the traffic into this tunnel."""
+        known = self._choice.goes(self._active, held, reasons, now)
         self._active = held
         held.retire_at = None
         self._retire(now, proven=False)
@@ -454,7 +472,7 @@ class Mobility:
         self._activated_at = place
         self._vigil.begin(held, now)
         self._mtus.begin(held, now)
-        self._set_state(State.MOVING, reasons, now)
+        self._set_state(State.MOVING, reasons, now, **known)
         self._apply()
         self._probe(now)
         if not self._doubted:
@@ -518,7 +536,7 @@ class Mobility:
     def _dead(self, active: Held, now: Instant) -> None:
         """Rule 6."""
         self._lose(frozenset({Reason.PATH_DEAD}), now)
-        self._penalties.given_up(place_of(active.path), now)
+        self._choice.given_up(place_of(active.path), now)
         self._echoes.long_lost(now)
         self._attempts.fell_silent(active.path, "probes unanswered")
         if active.unproven:
@@ -543,6 +561,7 @@ class Mobility:
         """Rule 5."""
         if self._mtus.answered(event.sequence, now):
             return
+        self._choice.meters.answered(event.sequence, now)
         rtt = self._vigil.answered(self._active, event, now) if self._active else None
         if self._active is None or rtt is None:
             self._warm_answered(event.sequence, now)
@@ -586,9 +605,17 @@ class Mobility:
                 self._recover(frozenset({Reason.ANSWERED}), now)
                 return
             why = self._wishes.why_flip(held.path, self._active)
-            if why and self._watches and self._penalties.over(place_of(held.path), now):
+            if why and self._watches and self._choice.penalties.over(place_of(held.path), now):
                 self._activate(held, {*why, Reason.WARM}, now)
             return
+
+    def _choose(self, now: Instant) -> None:
+        """Rule 14. While it is not settled where the traffic is, nothing is chosen."""
+        settled = self.state is State.ATTACHED and self._watches
+        active = self._active if settled else None
+        better = self._choice.look(active, self._warmth.proven(now), now)
+        if better is not None:
+            self._activate(better.held, {*better.reasons, Reason.WARM}, now)
 
     # Negotiating
 
@@ -648,9 +675,8 @@ class Mobility:
 
     def _may_return(self, path: Path, now: Instant) -> bool:
         """Whether a tunnel here need not wait, warm, for its place's penalty to be over."""
-        return place_of(path) not in self._warmth.places or self._penalties.over(
-            place_of(path), now
-        )
+        place = place_of(path)
+        return place not in self._warmth.places or self._choice.penalties.over(place, now)
 
     def _take_vips(self, given: tuple[IPAddress, ...]) -> None:
         if not given or set(given) == set(self.vips):
@@ -705,7 +731,7 @@ class Mobility:
             # Wherever it is best: a better link comes first, and this one if that fails.
             self._places.pinned = None
             self._attempts.forgive_all()
-            self._penalties.forgive_all()
+            self._choice.penalties.forgive_all()
             self._warmth.ask_at_once(None, now)
             if self._active is not None and self.charon is not None:
                 self._active.renew = Reason.OPERATOR
@@ -717,7 +743,7 @@ class Mobility:
         for path in self.paths:
             if path.link_name == link_name:
                 self._attempts.forgive(path)
-                self._penalties.forgive(place_of(path))
+                self._choice.penalties.forgive(place_of(path))
         self._warmth.ask_at_once(link_name, now)
 
     # Small things

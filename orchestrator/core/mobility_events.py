@@ -31,6 +31,10 @@ class Reason(StrEnum):
     MOVE_REFUSED = "move-refused"
     NEGOTIATED = "negotiated"
     BETTER_LINK = "better-link"
+    LESS_LOSS = "less-loss"
+    SHORTER_RTT = "shorter-round-trip"
+    LOSSY = "lossy"
+    """So much is lost that it is useless."""
     WARM = "warm-path"
     """A tunnel was ready there."""
     OPERATOR = "operator"
@@ -121,6 +125,11 @@ class TrafficSeen:
     received: int
     """Packets, as `sent`."""
     sent: int
+    octets_in: int = 0
+    """Of those packets, as `octets_out`."""
+    octets_out: int = 0
+    highest: int = 0
+    """The highest sequence number received: what it grew by beyond `received` was lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,12 +76,15 @@ class LinkChoice:
         """How many there are."""
         return 2 * (len(self.preference) + 1)
 
+    def class_of(self, name: str) -> int:
+        """0 is best."""
+        classes = ((each,) if isinstance(each, str) else each for each in self.preference)
+        named = (number for number, globs in enumerate(classes) if _matches(name, globs))
+        return next(named, len(self.preference))
+
     def rank(self, name: str) -> int:
         """0 is best; links of one rank are equal to the operator."""
-        classes = ((each,) if isinstance(each, str) else each for each in self.preference)
-        named = (rank for rank, globs in enumerate(classes) if _matches(name, globs))
-        rank = next(named, len(self.preference))
-        return rank + (self.ranks // 2 if self.is_metered(name) else 0)
+        return self.class_of(name) + (self.ranks // 2 if self.is_metered(name) else 0)
 
 
 class Absence(StrEnum):

@@ -11,7 +11,7 @@ The rules, each with the method that keeps it:
 4. With more points of presence than tables, whoever has one keeps it, and the worst of the
    others are not used (`_tables_for`).
 5. The link that the operator asked for is better than any other, whatever is preferred
-   otherwise (`rank`).
+   otherwise; and one that was found useless is worse than any other (`rank`).
 6. The server is where it is said to be, and also where a tunnel of ours leads: that one works,
    whatever a name means by now (`know`).
 """
@@ -48,6 +48,8 @@ class Places:
         """Each path with the routing table of its point of presence."""
         self.pinned: str | None = None
         """The link that the operator asked for."""
+        self.useless: frozenset[Place] = frozenset()
+        """Where too much is lost (`core.choice`)."""
         self._servers = Servers(tuple(servers))
         self._choice = choice
         self._snapshot = Snapshot()
@@ -84,6 +86,11 @@ class Places:
 
     def rank(self, path: Path) -> int:
         """Rule 5. Smaller is better; equal links are no reason to leave one for the other."""
+        useless = path.link_name != self.pinned and place_of(path) in self.useless
+        return self.wish(path) + (self._choice.ranks if useless else 0)
+
+    def wish(self, path: Path) -> int:
+        """The same, whatever was found."""
         return -1 if path.link_name == self.pinned else self._choice.rank(path.link_name)
 
     def is_metered(self, path: Path) -> bool:

@@ -24,6 +24,8 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     WatchTraffic,
 )
+from orchestrator.core.places import place_of
+from orchestrator.core.quality import Meters
 from orchestrator.core.quantities import Instant, Seconds, successor
 from orchestrator.core.rhythm import Rhythm
 from orchestrator.core.traffic import LOOK, Traffic
@@ -40,10 +42,16 @@ class Vigil:
     """Over the tunnels of one endpoint."""
 
     def __init__(
-        self, warmth: Warmth, usual: Seconds, longest: Seconds, dead_after: Seconds
+        self,
+        warmth: Warmth,
+        meters: Meters,
+        usual: Seconds,
+        longest: Seconds,
+        dead_after: Seconds,
     ) -> None:
-        """How often the active one is asked: while there is traffic, and at least."""
-        self._warmth, self._dead_after = warmth, dead_after
+        """How often the active one is asked: while there is traffic, and at least. `meters` are
+        told of every question, and of what the traffic tells."""
+        self._warmth, self._meters, self._dead_after = warmth, meters, dead_after
         self._usual, self._longest = usual, longest
         self._rhythm = Rhythm(usual, longest)
         self._sequence = 0
@@ -86,6 +94,8 @@ class Vigil:
             self._asked_at = now
             if self._traffic is not None:
                 self._traffic.probed()
+        begins = held.liveness.waiting_since is None
+        self._meters.asked(self._sequence, place_of(held.path), now, begins=begins)
         held.liveness.sent(self._sequence, now)
         slot = None if active else held.slot
         return SendProbe(self._sequence, flip, held.tunnel.spi_in, asleep, slot, within)
@@ -133,6 +143,7 @@ class Vigil:
         if active is None or self._traffic is None or event.tunnel != active.tunnel:
             return False
         self._traffic.seen(event.received, event.sent, now)
+        self._meters.seen(event, place_of(active.path), now)
         if self._traffic.wants_probes:
             self._rhythm.hurry()
             active.liveness.hurry(self._usual)

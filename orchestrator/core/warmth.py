@@ -5,22 +5,20 @@ The rules, each with the method that keeps it:
 1. Beside the active tunnel one is kept on the best path of each of the best links, as many as
    the operator allows (`places`).
 2. A tunnel that is kept warm has probes of its own over itself (`look`). Where the endpoint
-   would rather be it is asked more often, where traffic costs money hardly ever.
+   would rather be, or may soon be (`core.choice`), it is asked more often, where traffic costs
+   money hardly ever.
 3. The active path is given up sooner where another tunnel has answered since it fell silent:
    going there costs a round trip, waiting costs the traffic (`patience`). It may have been the
    server that was silent: so the active path is asked once more when the other has answered,
    and has its retransmission timeout to answer, too (`heard`).
 4. When the active path does not answer, the others are asked at once (`look`).
-5. A place that was given up is not gone back to for a while, and for twice as long each time
-   that it is given up again: a link at the edge of its coverage shall not bounce (`Penalties`).
-6. While fresh tunnels race, and none has been answered, each of them is asked (`look`).
+5. While fresh tunnels race, and none has been answered, each of them is asked (`look`).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
-from orchestrator.core.flaps import Flaps
+from orchestrator.core.choice import Choice
 from orchestrator.core.liveness import PathHealth
 from orchestrator.core.paths import Path
 from orchestrator.core.places import Place, Places, place_of
@@ -36,23 +34,21 @@ ASK_METERED: Final = Seconds(120.0)
 has forgotten, our first packet makes another mapping, and the server follows."""
 ASK_BETTER: Final = Seconds(2.0)
 """The same where we would rather be."""
+ASK_OFTEN: Final = Seconds(0.5)
+"""The same where the traffic may be in a moment: for seconds, and hardly 1 kB."""
 RTOS: Final = 3
 """For so many of its retransmission timeouts the active path may leave probes unanswered,
 whatever else there is: 0.3 s at least."""
-PENALTY: Final = Seconds(5.0)
-"""After a place was given up for the first time."""
-MOST_DOUBLINGS: Final = 4
-FORGIVEN: Final = Seconds(600.0)
-"""A place that was not given up for so long has a clean record."""
 
 
 class Warmth:
     """Of one endpoint. `look` is asked after every piece of news."""
 
-    def __init__(self, tunnels: Tunnels, places: Places, links: int) -> None:
+    def __init__(self, tunnels: Tunnels, places: Places, choice: Choice, links: int) -> None:
         """`links`: on how many there is a tunnel at the same time; 1 keeps none warm."""
         self._tunnels = tunnels
         self._places = places
+        self._choice = choice
         self._links = links
 
     @property
@@ -87,7 +83,7 @@ class Warmth:
             held.watched = False
 
     def _contends(self, held: Held) -> bool:
-        """Rule 6."""
+        """Rule 5."""
         return held.unproven and held.renew is None and self._places.at(held.path) is not None
 
     def look(
@@ -118,13 +114,18 @@ class Warmth:
         return surplus
 
     def _interval(self, held: Held, active: Held | None) -> Seconds:
+        if self._choice.contends(held.path):
+            return ASK_OFTEN
         if self._is_better(held, active):
             return ASK_BETTER
         return ASK_METERED if self._places.is_metered(held.path) else ASK
 
     def _is_better(self, held: Held, active: Held | None) -> bool:
-        rank = self._places.rank
-        return active is not None and rank(held.path) < rank(active.path)
+        """As it is, or once it is well again."""
+        if active is None:
+            return False
+        rank, wish = self._places.rank, self._places.wish
+        return rank(held.path) < rank(active.path) or wish(held.path) < wish(active.path)
 
     def _ask_all(self, silent: Instant | None, now: Instant) -> None:
         """Rule 4: those that have not answered since."""
@@ -162,48 +163,4 @@ class Warmth:
             for held in self.warm
             if self._places.at(held.path) and held.liveness.health(now) is PathHealth.ALIVE
         ]
-        return sorted(alive, key=lambda held: self._places.rank(held.path))
-
-
-@dataclass(slots=True)
-class _Record:
-    times: int
-    last: Instant
-
-
-class Penalties:
-    """Rule 5; and a place that comes and goes is not gone back to before it is steady."""
-
-    def __init__(self, flaps: Flaps) -> None:
-        self._flaps = flaps
-        self._records: dict[Place, _Record] = {}
-
-    def forgive(self, place: Place) -> None:
-        """It has a clean record: the operator wants it."""
-        self._records.pop(place, None)
-        self._flaps.forgive(place)
-
-    def forgive_all(self) -> None:
-        self._records.clear()
-        self._flaps.forgive_all()
-
-    def given_up(self, place: Place, now: Instant) -> None:
-        before = self._records.get(place)
-        fresh = before is None or now - before.last > FORGIVEN
-        times = 1 if before is None or fresh else before.times + 1
-        self._records[place] = _Record(times, now)
-
-    def over(self, place: Place, now: Instant) -> bool:
-        """Whether one may go back there."""
-        if now < self._flaps.steady_at(place):
-            return False
-        record = self._records.get(place)
-        if record is None:
-            return True
-        doublings = min(record.times - 1, MOST_DOUBLINGS)
-        return bool(now - record.last >= PENALTY * 2**doublings)
-
-    def keep(self, places: Iterable[Place]) -> None:
-        """Forgets every place but these."""
-        live = frozenset(places)
-        self._records = {p: r for p, r in self._records.items() if p in live}
+        return sorted(alive, key=lambda held: self._choice.order(held.path, now))

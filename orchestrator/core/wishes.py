@@ -2,7 +2,8 @@
 
 1. While no tunnel works it wants one anywhere, best place first (`nothing_works`).
 2. The active one is renewed where it was moved, where charon does not know it, and where the
-   operator asks for it; a better link is better than the one in use (`why_flip`).
+   operator asks for it; a better link is better than the one in use, and so is any other than a
+   useless one (`why_flip`).
 3. Where a warm tunnel is, its answer decides, not a negotiation (`_why`).
 4. Once the traffic is attached, the best links without a tunnel get one (`core.warmth`).
 5. Places that were silent come last, the link that the operator asked for comes first
@@ -76,5 +77,7 @@ class Wishes:
             return frozenset({why} if why else ())
         if self._places.rank(path) < self._places.rank(active.path):
             wish = path.link_name == self._places.pinned
-            return frozenset({Reason.OPERATOR if wish else Reason.BETTER_LINK})
+            useless = place_of(active.path) in self._places.useless
+            why = Reason.OPERATOR if wish else Reason.LOSSY if useless else Reason.BETTER_LINK
+            return frozenset({why})
         return frozenset()

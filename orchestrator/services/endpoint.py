@@ -87,6 +87,7 @@ from orchestrator.services.metrics import (
     journal_metrics,
 )
 from orchestrator.services.names import Names
+from orchestrator.services.path_report import path_quality
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
@@ -107,6 +108,7 @@ def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> M
         servers=servers,
         choice=config.links.choice,
         seeks_mtu=config.tunnel.path_mtu,
+        lossy=config.links.lossy / 100 if config.links.quality else None,
         warm_links=config.links.warm,
         race=config.links.race,
         inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
@@ -342,11 +344,12 @@ class Endpoint:
 
     def _traffic(self, tunnel: Tunnel) -> TrafficSeen | None:
         try:
-            sent = self._xfrm.state(tunnel.remote, tunnel.spi_out).usage.packets
-            received = self._xfrm.state(tunnel.local, tunnel.spi_in).usage.packets
+            out = self._xfrm.state(tunnel.remote, tunnel.spi_out).usage
+            inbound = self._xfrm.state(tunnel.local, tunnel.spi_in)
         except KernelError:
             return None  # an SA is being replaced: the next look finds its successor
-        return TrafficSeen(tunnel, received, sent)
+        came, highest = inbound.usage, inbound.received
+        return TrafficSeen(tunnel, came.packets, out.packets, came.octets, out.octets, highest)
 
     def _release(self) -> None:
         vips = self._machine.vips
@@ -487,7 +490,7 @@ class Endpoint:
         return self.journal.watch()
 
     def _path(self, path: Path) -> dict[str, object]:
-        machine = self._machine
+        machine, now = self._machine, self._now()
         tunnel = machine.tunnel_of(path)
         failure = machine.failure_of(path)
         active = path == machine.active_path
@@ -514,6 +517,7 @@ class Endpoint:
             "health_reasons": sorted(verdict.signs) if verdict else [],
             "rtt_ms": round(liveness.srtt * 1000, 2) if liveness and liveness.srtt else None,
             "mtu": machine.mtu_of(path),
+            **path_quality(machine, path, now),
             "reasons": [str(failure[0])] if failure else [],
             "detail": failure[1] if failure else None,
             "ike_sa": tunnel.ike if tunnel else None,

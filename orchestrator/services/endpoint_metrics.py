@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from orchestrator.core.liveness import PathHealth
-from orchestrator.core.metric import Metric, counter, gauge, one_of
+from orchestrator.core.metric import Metric, MetricKind, Sample, counter, gauge, one_of
 from orchestrator.core.mobility import Mobility
 from orchestrator.core.mobility_events import State
 from orchestrator.core.quantities import Instant
@@ -26,6 +26,7 @@ def endpoint_metrics(machine: Mobility, now: Instant, frozen: int) -> Iterator[M
     tunnels = sum(machine.tunnel_of(path) is not None for path in machine.paths)
     yield gauge("tunnels", "Of them, those with a tunnel.", tunnels)
     yield gauge("frozen_sockets", "Applications' sockets whose limits are lifted.", frozen)
+    yield from _path_metrics(machine, now)
     liveness = machine.liveness
     yield gauge(
         "probe_rtt_seconds",
@@ -46,3 +47,27 @@ def endpoint_metrics(machine: Mobility, now: Instant, frozen: int) -> Iterator[M
     if liveness is not None:
         health = liveness.health(now)
         yield one_of("path_health", "1 for how the path is.", "health", health, PathHealth)
+
+
+def _path_metrics(machine: Mobility, now: Instant) -> Iterator[Metric]:
+    """By link, own address and server address; as many as there are tables for."""
+    active = machine.active_path
+    rtt: list[Sample] = []
+    loss: list[Sample] = []
+    rate: list[Sample] = []
+    used: list[Sample] = []
+    for path in machine.paths:
+        of = {"link": path.link_name, "pop": str(path.pop), "server": str(path.server)}
+        known = machine.quality_of(path, now)
+        used.append(Sample(float(path == active), of))
+        rtt += [] if known.rtt is None else [Sample(known.rtt, of)]
+        loss += [] if known.loss is None else [Sample(known.loss, of)]
+        rate.append(Sample(known.rate_in, {**of, "direction": "in"}))
+        rate.append(Sample(known.rate_out, {**of, "direction": "out"}))
+    for name, about, samples in (
+        ("path_active", "1 for the one that carries the traffic.", used),
+        ("path_rtt_seconds", "Shortest of the last round trips of its probes.", rtt),
+        ("path_loss_ratio", "Of its round trips, or of what the server sent over it.", loss),
+        ("path_rate_bytes", "Octets a second, in its best second of ten minutes.", rate),
+    ):
+        yield Metric(name, MetricKind.GAUGE, about, tuple(samples))

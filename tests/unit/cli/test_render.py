@@ -113,10 +113,9 @@ def test_paths() -> None:
     assert (
         click.unstyle(render.paths(PATHS))
         == """\
-LINK   POP           GATEWAY       SERVER        STATE   RTT MS   MTU  IKE_SA  SPI IN    WHY
-wlan0  192.168.10.2  192.168.10.1  203.0.113.10  active   21.34  1218       7  c0ffee01  -
-wwan0  100.64.0.2    -             203.0.113.10  usable       -  1380       -  -         \
-silent"""
+LINK   POP           GATEWAY       SERVER        STATE   CLASS  RTT MS  VAR MS  LOSS %  RATE            MTU  IKE_SA  SPI IN    WHY
+wlan0  192.168.10.2  192.168.10.1  203.0.113.10  active      1   21.34     3.5     0.4  24/1.3 Mbit/s  1218       7  c0ffee01  -
+wwan0  100.64.0.2    -             203.0.113.10  usable      2       -       -       -  -              1380       -  -         silent, metered"""  # noqa: E501
     )
 
 

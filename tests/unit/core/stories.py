@@ -118,6 +118,7 @@ class EndpointStory:
         """The latest that asks whether a size is carried."""
         self.received = self.sent = 0
         """What the kernel has counted."""
+        self.octets_in = self.octets_out = self.highest = 0
         self.watched = False
         """Whether the kernel is to tell when an SA counts."""
         self._hides_echoes = False
@@ -306,7 +307,8 @@ class EndpointStory:
                 self.tells.append(effect)
             case LookAtTraffic(looked_at):
                 assert self.machine.active == looked_at, "another's traffic is looked at"
-                return TrafficSeen(looked_at, self.received, self.sent)
+                packets, octets = (self.received, self.sent), (self.octets_in, self.octets_out)
+                return TrafficSeen(looked_at, *packets, *octets, self.highest)
             case WatchTraffic(on):
                 assert on is not self.watched, "the same is ordered twice"
                 self.watched = on

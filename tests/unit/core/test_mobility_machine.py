@@ -83,6 +83,7 @@ policies = strategies.sampled_from(
         replace(POLICY, race=1, warm_links=2),
         replace(POLICY, warm_links=3, servers=(SERVER6, SERVER4)),
         replace(POLICY, warm_links=2, seeks_mtu=True),
+        replace(POLICY, warm_links=3, lossy=0.2, choice=LinkChoice(metered=("wwan0",))),
     )
 )
 given_vips = strategies.sampled_from(

@@ -5,8 +5,9 @@ from dataclasses import replace
 from orchestrator.core.ike import IkeDown
 from orchestrator.core.liveness import MIN_RTO
 from orchestrator.core.mobility_events import RoamRequested, State, Woke
+from orchestrator.core.penalties import PENALTY
 from orchestrator.core.quantities import Seconds, UniqueId
-from orchestrator.core.warmth import ASK, ASK_METERED, PENALTY, RTOS
+from orchestrator.core.warmth import ASK, ASK_METERED, RTOS
 from tests.unit.core.builders import LTE, LTE6, SERVER4, SERVER6, WIFI, WIFI2, path
 from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
 
