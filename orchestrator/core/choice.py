@@ -40,7 +40,9 @@ CONFIRMED: Final = 5
 such paths would pass."""
 WELL_AGAIN: Final = 0.5
 """Of the loss at which a path is useless."""
-QUALITY: Final = frozenset({Reason.LESS_LOSS, Reason.SHORTER_RTT, Reason.LOSSY})
+QUALITY: Final = frozenset(
+    {Reason.LESS_LOSS, Reason.SHORTER_RTT, Reason.STRONGER_SIGNAL, Reason.LOSSY}
+)
 """Reasons to leave a path that are its own fault."""
 
 
@@ -56,6 +58,7 @@ class Standing(StrEnum):
     NOT_MEASURED = "not-measured"
     MORE_LOSS = "more-loss"
     LONGER_RTT = "longer-round-trip"
+    WEAKER_SIGNAL = "weaker-signal"
     NOT_BETTER = "not-better"
     NOT_FOR_LONG = "better-not-for-long"
 
@@ -189,6 +192,7 @@ class Choice:
         words = {
             Reason.LESS_LOSS: Standing.MORE_LOSS,
             Reason.SHORTER_RTT: Standing.LONGER_RTT,
+            Reason.STRONGER_SIGNAL: Standing.WEAKER_SIGNAL,
         }
         return {words[reason] for reason in found.reasons}
 
@@ -249,6 +253,8 @@ def _figures(quality: Quality, prefix: str) -> dict[str, float]:
     figures: dict[str, float] = {}
     if quality.rtt is not None:
         figures[f"{prefix}rtt_ms"] = round(quality.rtt * 1000, 1)
+    if quality.signal is not None:
+        figures[f"{prefix}signal_dbm"] = quality.signal
     if quality.loss is not None:
         figures[f"{prefix}loss_percent"] = round(quality.loss * 100, 1)
     return figures

@@ -81,6 +81,7 @@ from orchestrator.core.mobility_events import (
     RememberVips,
     RoamRequested,
     ServersKnown,
+    SignalSeen,
     Started,
     State,
     Tell,
@@ -230,6 +231,8 @@ class Mobility:
             case TrafficStirs():
                 known = self._tunnels.held
                 self._effects += self._vigil.stirred(event, self._watched, known, now)
+            case SignalSeen(link, dbm):
+                self._choice.meters.signal_seen(link, dbm, now)
             case RoamRequested(link_name):
                 self._roam_requested(link_name, now)
             case FallsAsleep():

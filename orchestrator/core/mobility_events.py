@@ -8,7 +8,7 @@ from orchestrator.core.endpoint_state import EndpointState
 from orchestrator.core.ike import IkeEvent, IkeFailure, Tunnel
 from orchestrator.core.network import Change, Snapshot
 from orchestrator.core.paths import Absence, Path, Servers
-from orchestrator.core.quantities import IPAddress, Seconds, Spi
+from orchestrator.core.quantities import IPAddress, LinkIndex, Seconds, Spi
 
 
 class State(StrEnum):
@@ -33,6 +33,7 @@ class Reason(StrEnum):
     BETTER_LINK = "better-link"
     LESS_LOSS = "less-loss"
     SHORTER_RTT = "shorter-round-trip"
+    STRONGER_SIGNAL = "stronger-signal"
     LOSSY = "lossy"
     """So much is lost that it is useless."""
     WARM = "warm-path"
@@ -140,6 +141,14 @@ class TrafficStirs:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalSeen:
+    """How well the radio of a link hears its access point."""
+
+    link: LinkIndex
+    dbm: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoamRequested:
     """The operator wants to be on this link and to stay there, or negotiated anew."""
 
@@ -175,6 +184,7 @@ Event = (
     | ProbeTooLarge
     | TrafficSeen
     | TrafficStirs
+    | SignalSeen
     | RoamRequested
     | FallsAsleep
     | Woke

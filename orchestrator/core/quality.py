@@ -16,14 +16,16 @@ No packet is sent to measure anything. The rules, each with the method that keep
    (`Quality.rate_in`, `rate_out`).
 5. How bad a path is, is one figure: the time that TCP spends on a packet there (`burden`). So a
    loss and a delay can be compared, by what they cost.
-6. Everything grows old; what the traffic told of the path in use does so soon. A place that is
+6. A radio that hardly hears its access point is about to lose: its path is taken for worse than
+   it is (`compare`).
+7. Everything grows old; what the traffic told of the path in use does so soon. A place that is
    gone, or was given up, has no past (`Meters.keep`, `forget`); what a sleep interrupted says
    nothing (`drop_open`).
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import median
 from typing import Final
@@ -31,7 +33,7 @@ from typing import Final
 from orchestrator.core.liveness import MAX_RTO
 from orchestrator.core.mobility_events import Reason, TrafficSeen
 from orchestrator.core.places import Place
-from orchestrator.core.quantities import Instant, Seconds, Spi
+from orchestrator.core.quantities import Instant, LinkIndex, Seconds, Spi
 
 LOST_AFTER: Final = MAX_RTO
 """An answer that takes longer is as good as none."""
@@ -67,6 +69,13 @@ LEAST_RTT: Final = Seconds(0.03)
 """Shorter ones are equal: no person and no protocol can tell."""
 LEAST_LOSS: Final = 0.01
 """Less is none: radio links have that, and TCP hardly notices."""
+WEAK: Final = -80
+"""dBm. Supplicants look for another access point below -70 to -76: they have found none."""
+WEAK_BURDEN: Final = 4.0
+"""So many times its burden a path is taken to have while its signal is weak: it is left for one
+that is up to twice as bad."""
+SIGNAL_MEMORY: Final = Seconds(10.0)
+"""It is asked for with the probes of the path in use."""
 LEAST_RTO: Final = Seconds(0.2)
 """Of TCP on Linux (TCP_RTO_MIN, include/net/tcp.h)."""
 
@@ -86,6 +95,13 @@ class Quality:
     rate_in: float = 0.0
     """Octets a second, inside the tunnel, in the best second; as `rate_out`."""
     rate_out: float = 0.0
+    signal: int | None = None
+    """dBm; None: no radio, or not known."""
+
+    @property
+    def is_weak(self) -> bool:
+        """Rule 6."""
+        return self.signal is not None and self.signal <= WEAK
 
     @property
     def loss(self) -> float | None:
@@ -103,7 +119,7 @@ class Quality:
         """Rule 5. None: not enough is known."""
         if self.rtt is None:
             return None
-        return burden(self.rtt, self.felt_loss)
+        return Seconds(burden(self.rtt, self.felt_loss) * (WEAK_BURDEN if self.is_weak else 1))
 
 
 def burden(rtt: Seconds, loss: float) -> Seconds:
@@ -136,6 +152,8 @@ def compare(one: Quality, other: Quality) -> Comparison | None:
             reasons.add(Reason.LESS_LOSS)
         if max(one.rtt, LEAST_RTT) < max(other.rtt, LEAST_RTT):
             reasons.add(Reason.SHORTER_RTT)
+        if other.is_weak and not one.is_weak:
+            reasons.add(Reason.STRONGER_SIGNAL)
     return Comparison(ratio, frozenset(reasons))
 
 
@@ -257,6 +275,7 @@ class Meters:
 
     def __init__(self) -> None:
         self._meters: dict[Place, Meter] = {}
+        self._signals: dict[LinkIndex, tuple[Instant, int]] = {}
         self._open: dict[int, _Open] = {}
         """By number, oldest first; of the last `LOST_AFTER`."""
 
@@ -280,10 +299,15 @@ class Meters:
     def seen(self, event: TrafficSeen, place: Place, now: Instant) -> None:
         self._at(place).seen(event, now)
 
+    def signal_seen(self, link: LinkIndex, dbm: int, now: Instant) -> None:
+        self._signals[link] = (now, dbm)
+
     def of(self, place: Place, now: Instant, *, used: bool = False) -> Quality:
         """`used`: the traffic is there; what it told there grows old soon."""
         meter = self._meters.get(place)
-        return Quality() if meter is None else meter.read(now, used=used)
+        found = Quality() if meter is None else meter.read(now, used=used)
+        at, dbm = self._signals.get(place.link, (now, None))
+        return replace(found, signal=dbm) if now - at <= SIGNAL_MEMORY else found
 
     def settled_since(self, place: Place, then: Instant) -> int:
         meter = self._meters.get(place)
@@ -304,6 +328,8 @@ class Meters:
         """Forgets every place but these."""
         live = frozenset(places)
         self._meters = {p: meter for p, meter in self._meters.items() if p in live}
+        links = {place.link for place in live}
+        self._signals = {n: each for n, each in self._signals.items() if n in links}
         self._open = {n: each for n, each in self._open.items() if each.place in live}
 
     def _at(self, place: Place) -> Meter:

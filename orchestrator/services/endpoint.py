@@ -14,6 +14,7 @@ from typing import Final
 from orchestrator import __version__
 from orchestrator.adapters.charon import Charon, NotNegotiated
 from orchestrator.adapters.clock import Clock, awake
+from orchestrator.adapters.nl80211 import Radios, is_radio
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.statefile import StateFile
 from orchestrator.adapters.xfrm import Monitor, Xfrm
@@ -92,6 +93,7 @@ from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
 from orchestrator.services.senders import restart_applications
+from orchestrator.services.signals import Signals
 from orchestrator.services.sleep import Sleep
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
@@ -182,6 +184,7 @@ class Endpoint:
             self._memory,
             self.journal,
         )
+        self._signals = Signals(Radios(), is_radio, self._driver.post, self._tasks)
         self._started_at = self._now()
 
     async def run(self) -> None:
@@ -222,6 +225,7 @@ class Endpoint:
             self._counting.close()
             self._holder.stop()
             self._probes.close()
+            await self._signals.close()
             self._reconciler.close()
 
     # News
@@ -294,6 +298,7 @@ class Endpoint:
                 return self._move(effect)
             case SendProbe():
                 self.journal.count("path-probe-sent")
+                self._signals.look({path.link_name: path.link for path in self._machine.paths})
                 if not self._probes.send(effect):
                     return ProbeTooLarge(effect.sequence)
             case LookAtTraffic(tunnel):

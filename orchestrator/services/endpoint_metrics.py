@@ -55,6 +55,7 @@ def _path_metrics(machine: Mobility, now: Instant) -> Iterator[Metric]:
     rtt: list[Sample] = []
     loss: list[Sample] = []
     rate: list[Sample] = []
+    signal: list[Sample] = []
     used: list[Sample] = []
     for path in machine.paths:
         of = {"link": path.link_name, "pop": str(path.pop), "server": str(path.server)}
@@ -62,12 +63,14 @@ def _path_metrics(machine: Mobility, now: Instant) -> Iterator[Metric]:
         used.append(Sample(float(path == active), of))
         rtt += [] if known.rtt is None else [Sample(known.rtt, of)]
         loss += [] if known.loss is None else [Sample(known.loss, of)]
+        signal += [] if known.signal is None else [Sample(float(known.signal), of)]
         rate.append(Sample(known.rate_in, {**of, "direction": "in"}))
         rate.append(Sample(known.rate_out, {**of, "direction": "out"}))
     for name, about, samples in (
         ("path_active", "1 for the one that carries the traffic.", used),
         ("path_rtt_seconds", "Shortest of the last round trips of its probes.", rtt),
         ("path_loss_ratio", "Of its round trips, or of what the server sent over it.", loss),
+        ("path_signal_dbm", "How well its radio hears the access point.", signal),
         ("path_rate_bytes", "Octets a second, in its best second of ten minutes.", rate),
     ):
         yield Metric(name, MetricKind.GAUGE, about, tuple(samples))

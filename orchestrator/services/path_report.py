@@ -14,6 +14,7 @@ def path_quality(machine: Mobility, path: Path, now: Instant) -> dict[str, objec
         "rttvar_ms": round(liveness.rttvar * 1000, 2) if liveness and measured else None,
         "least_rtt_ms": None if known.rtt is None else round(known.rtt * 1000, 2),
         "loss_percent": None if known.loss is None else round(known.loss * 100, 1),
+        "signal_dbm": known.signal,
         "rate_in_bps": round(known.rate_in * 8),
         "rate_out_bps": round(known.rate_out * 8),
         "class": choice.class_of(path.link_name) + 1,

@@ -19,6 +19,7 @@ from orchestrator.core.mobility_events import (
     NetworkChanged,
     ProbeAnswered,
     SendProbe,
+    SignalSeen,
     Started,
     State,
     Tell,
@@ -63,6 +64,8 @@ class Radio:
     def __init__(self, policy: MobilityPolicy, *places: Place, seed: int = 1) -> None:
         self.story = EndpointStory(policy)
         self.links = {name: Link() for name in NAMES.values()}
+        self.signals: dict[str, int] = {}
+        """dBm; told with the probes."""
         self.packets = 0.0
         self.flips: list[Flip] = []
         self.asked = 0
@@ -140,11 +143,18 @@ class Radio:
                 case SendProbe(slot=slot):
                     self.asked += slot is not None
                     self._probe(effect)
+                    self._tell_of_signals()
                 case Negotiate():
                     self._negotiate()
                 case Tell(State.MOVING, reasons, path) if path is not None:
                     words = frozenset(map(str, reasons))
                     self.flips.append(Flip(self.now, NAMES[path.pop], words))
+
+    def _tell_of_signals(self) -> None:
+        for path in self.story.machine.paths:
+            dbm = self.signals.get(NAMES[path.pop])
+            if dbm is not None:
+                self._later(0.0, SignalSeen(path.link, dbm))
 
     def _probe(self, probe: SendProbe) -> None:
         asked = next(

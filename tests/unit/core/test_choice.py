@@ -85,6 +85,21 @@ class TestAmongEquals:
         radio.links["lte"].rtt = 0.3
         radio.until("wifi", 2 * SOON)
 
+    def test_a_radio_that_hardly_hears_is_left_for_one_that_is_a_little_worse(self) -> None:
+        radio = settled()
+        radio.signals["wifi"] = -84
+        radio.until("lte", SOON)
+        assert radio.flips[-1].reasons == {"stronger-signal", "warm-path"}
+        radio.signals["wifi"] = -50
+        radio.run(60)
+        assert radio.where == "lte"
+
+    def test_not_for_one_that_hardly_hears_either(self) -> None:
+        radio = settled()
+        radio.signals = {"wifi": -84, "lte": -90}
+        radio.run(60)
+        assert radio.where == "wifi"
+
     def test_a_difference_below_the_margin_is_none(self) -> None:
         radio = settled()
         radio.links["wifi"].rtt = 0.05 * (MARGIN - 0.2)

@@ -36,6 +36,7 @@ from orchestrator.core.mobility_events import (
     ProbeTooLarge,
     RoamRequested,
     ServersKnown,
+    SignalSeen,
     State,
     Tick,
     TrafficStirs,
@@ -167,6 +168,10 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
         active = self.story.machine.active
         spi = active.spi_out if ours and active is not None else Spi(0xDEAD_0001)
         self.story.hears(TrafficStirs(frozenset({spi})))
+
+    @rule(link=strategies.sampled_from((3, 5, 77)), dbm=strategies.integers(-100, -20))
+    def a_radio_is_heard(self, link: int, dbm: int) -> None:
+        self.story.hears(SignalSeen(LinkIndex(link), dbm))
 
     # Answers
 

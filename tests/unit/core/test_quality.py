@@ -16,7 +16,10 @@ from orchestrator.core.quality import (
     MOST_PROBES,
     RATE_MEMORY,
     SECONDS_COUNTED,
+    SIGNAL_MEMORY,
     TRAFFIC_MEMORY,
+    WEAK,
+    WEAK_BURDEN,
     Meter,
     Meters,
     Quality,
@@ -185,6 +188,20 @@ class TestBurden:
         here = burden(Seconds(rtt), loss)
         assert burden(Seconds(rtt + more), loss) >= here
         assert burden(Seconds(rtt), max(loss, worse)) >= here
+
+    def test_of_a_radio_that_hardly_hears_is_more_while_that_is_known(self) -> None:
+        meters = Meters()
+        meters.asked(1, HERE, at(0), begins=True)
+        meters.answered(1, at(0.02))
+        well = meters.of(HERE, at(1)).burden
+        meters.signal_seen(HERE.link, WEAK, at(1))
+        weak = meters.of(HERE, at(1)).burden
+        assert None not in (well, weak)
+        assert weak == pytest.approx(WEAK_BURDEN * (well or 0))
+        meters.signal_seen(HERE.link, WEAK + 1, at(1))
+        assert meters.of(HERE, at(1)).burden == well
+        meters.signal_seen(HERE.link, WEAK, at(1))
+        assert meters.of(HERE, at(1 + SIGNAL_MEMORY + 1)).burden == well
 
     def test_what_was_not_measured_is_not_compared(self) -> None:
         assert compare(Quality(), Quality(Seconds(0.1))) is None
