@@ -3,8 +3,8 @@
 What it decides about has rules of its own: where we are (`core.places`), the tunnels we have
 (`core.tunnels`), those that wait (`core.warmth`), where one is wanted (`core.wishes`), the
 negotiations under way, and those that failed (`core.attempts`, `core.race`), the probes
-(`core.vigil`, `core.liveness`), what is too old to be echoed (`core.echoes`). The rules that
-join them, each with the method that keeps it:
+(`core.vigil`, `core.liveness`), what is too old to be echoed (`core.echoes`), networks that ask
+for a sign-in (`core.portal`). The rules that join them, each with the method that keeps it:
 
 1. The active path is gone: hold, before anything else (`_lose`).
 2. Then the cheapest way back, in this order (`_recover`): the same point of presence returned:
@@ -95,6 +95,8 @@ from orchestrator.core.mtu import PathMtus
 from orchestrator.core.network import Change
 from orchestrator.core.paths import Absence, LinkChoice, Path
 from orchestrator.core.places import Place, Places, place_of
+from orchestrator.core.portal import PortalPolicy, Portals
+from orchestrator.core.portal_events import PortalAnswered, WayLeft, WayRequested
 from orchestrator.core.quality import Quality
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId, successor
 from orchestrator.core.race import WIDTH, Race
@@ -134,6 +136,7 @@ class MobilityPolicy:
     """On how many links there is a tunnel at the same time."""
     race: int = WIDTH
     """So many negotiations at the same time while nothing works."""
+    portal: PortalPolicy = PortalPolicy()
     drain: Seconds = Seconds(1.0)
     """A replaced tunnel still receives this long: more than any RTT we work with."""
 
@@ -162,6 +165,8 @@ class Mobility:
         self._warmth = Warmth(self._tunnels, self._places, self._choice, policy.warm_links)
         self._wishes = Wishes(self._places, self._attempts, self._tunnels, self._warmth)
         self._race = Race(self._attempts, self._wishes, self._flaps, policy.race)
+        self.portals = Portals(policy.portal, self._places, self._tunnels, self._attempts)
+        """Which networks ask for a sign-in."""
         usual, longest = policy.probe_interval, policy.probe_idle
         self._vigil = Vigil(
             self._warmth, self._choice.meters, usual, longest, policy.dead_after
@@ -241,6 +246,8 @@ class Mobility:
                 self._woke(now)
             case Tick():
                 self._tick(now)
+            case PortalAnswered() | WayRequested() | WayLeft():
+                self._effects += self.portals.hears(event, self._active, now)
             case _:
                 assert_never(event)
         racing = self._wishes.races(self._active)
@@ -255,6 +262,9 @@ class Mobility:
         if self._watches:
             self._ask_the_warm(now)
         self._negotiate_if_needed(now)
+        self._effects += self.portals.look(self._active, now)
+        if self._active is None:
+            self.reasons = self.portals.among(self.reasons)
         if self._echoes.turn(now):
             self._effects.append(HideEchoes(self._echoes.stale))
         self._effects += self._vigil.turn(self._watched)
@@ -271,8 +281,8 @@ class Mobility:
             times += self._mtus.deadlines(self._active, self._warmth.warm)
         if self._asleep_until is not None:
             times.append(self._asleep_until)
-        if self._echoes.turns_at is not None:
-            times.append(self._echoes.turns_at)
+        for at in (self._echoes.turns_at, self.portals.deadline):
+            times += [at] if at is not None else []
         times += [attempt.overdue for attempt in self._attempts.under_way]
         if self._can_negotiate:
             times += self._race.deadlines(self._active, attached=self._attached)

@@ -8,6 +8,7 @@ from orchestrator.core.endpoint_state import EndpointState
 from orchestrator.core.ike import IkeEvent, IkeFailure, Tunnel
 from orchestrator.core.network import Change, Snapshot
 from orchestrator.core.paths import Absence, Path, Servers
+from orchestrator.core.portal_events import PortalEffect, PortalEvent, PortalReason
 from orchestrator.core.quantities import IPAddress, LinkIndex, Seconds, Spi
 
 
@@ -49,7 +50,7 @@ class Reason(StrEnum):
     LARGE_LOST = "large-packets-lost"
 
 
-AnyReason = Reason | Change | Absence | IkeFailure
+AnyReason = Reason | Change | Absence | IkeFailure | PortalReason
 
 
 # News
@@ -190,6 +191,7 @@ Event = (
     | Woke
     | Tick
     | IkeEvent
+    | PortalEvent
 )
 
 
@@ -339,4 +341,5 @@ Effect = (
     | HideEchoes
     | RememberVips
     | Tell
+    | PortalEffect
 )

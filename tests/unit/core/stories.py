@@ -55,6 +55,14 @@ from orchestrator.core.mobility_events import (
 )
 from orchestrator.core.paths import LinkChoice, Path
 from orchestrator.core.places import place_of
+from orchestrator.core.portal_events import (
+    AskPortal,
+    CloseWay,
+    Finding,
+    OpenWay,
+    PortalAnswered,
+    PortalReason,
+)
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from tests.unit.core.builders import (
     LTE,
@@ -123,6 +131,10 @@ class EndpointStory:
         """Whether the kernel is to tell when an SA counts."""
         self._hides_echoes = False
         """What the latest HideEchoes ordered."""
+        self.asking: list[AskPortal] = []
+        """Through which networks an answer is asked for now."""
+        self.way: OpenWay | None = None
+        """The one that is open."""
         self.tells: list[Tell] = []
         self.connections: set[str] = set()
         self.in_charon: dict[UniqueId, Tunnel] = {}
@@ -233,6 +245,11 @@ class EndpointStory:
         assert self.question is not None, "no size was asked for"
         return self.hears(ProbeAnswered(self.question.sequence), after)
 
+    def finds(self, finding: Finding, after: float = RTT) -> list[str]:
+        """What came of asking through the network that was asked about first."""
+        asked = self.asking.pop(0)
+        return self.hears(PortalAnswered(asked.number, finding, "in the test"), after)
+
     def waits(self, seconds: float, *, answering: bool = False) -> list[str]:
         """Time passes; the machine is woken at its deadlines, and probes may be answered."""
         end, ticks, said = self.now + seconds, 0, []
@@ -317,6 +334,17 @@ class EndpointStory:
                 self._hides_echoes = hide
             case Bury(buried):
                 assert buried != self.machine.active, "the active one is buried"
+            case AskPortal(_, way):
+                assert way.pop not in [each.path.pop for each in self.asking], "asked twice"
+                assert way in self.machine.paths
+                self.asking.append(effect)
+            case OpenWay():
+                assert self.way is None, "two ways at a time"
+                self.way = effect
+            case CloseWay(number):
+                assert self.way is not None
+                assert self.way.number == number, "another one is closed"
+                self.way = None
             case RememberVips() | MaySleep():
                 pass
         return None
@@ -370,7 +398,9 @@ class EndpointStory:
             self.in_charon[up.ike] = up
 
 
-def describe(effect: Effect) -> str:
+def describe(  # noqa: C901 - one row per effect: the table is the point
+    effect: Effect,
+) -> str:
     """An act in a word or two; what is only told to people is left out."""
     match effect:
         case Apply(state):
@@ -391,6 +421,12 @@ def describe(effect: Effect) -> str:
             return _describe_probe(effect)
         case RememberVips(vips):
             return f"remember {' '.join(map(str, vips))}"
+        case AskPortal(_, way):
+            return f"ask about {name(way)}"
+        case OpenWay(_, ways):
+            return f"open {' '.join(map(name, ways))}"
+        case CloseWay(_, why):
+            return f"close {why}"
         case (
             Abandon()
             | HideEchoes()
@@ -543,6 +579,28 @@ def no_more_than_a_handful_is_held(story: EndpointStory) -> None:
     assert len(lasting) <= len(story.machine.paths) + 2
 
 
+def portal_is_a_reason_exactly_where_one_was_found(story: EndpointStory) -> None:
+    machine = story.machine
+    if machine.state is State.DETACHED:
+        found = any(map(machine.portals.at, machine.paths))
+        assert (PortalReason.PORTAL in machine.reasons) == found
+
+
+def a_way_is_open_for_its_time_and_only_where_no_tunnel_is(story: EndpointStory) -> None:
+    machine, way = story.machine, story.machine.portals.way
+    assert (way is None) == (story.way is None)
+    if way is None:
+        return
+    assert way.until - story.now <= machine.policy.portal.way + ROUNDING
+    assert machine.deadline() is not None
+    links = {path.link for path in way.paths}
+    assert len(links) == 1
+    assert {path.pop for path in way.paths} <= {path.pop for path in machine.paths}
+    if machine.state is State.ATTACHED:
+        assert machine.active_path is not None
+        assert machine.active_path.link not in links
+
+
 RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     the_kernel_is_as_the_machine_believes,
     attached_means_an_active_tunnel_on_a_usable_path,
@@ -557,4 +615,6 @@ RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     warm_tunnels_lead_somewhere_and_are_no_more_than_allowed,
     tables_are_ours_and_one_for_each_point_of_presence,
     no_more_than_a_handful_is_held,
+    portal_is_a_reason_exactly_where_one_was_found,
+    a_way_is_open_for_its_time_and_only_where_no_tunnel_is,
 )

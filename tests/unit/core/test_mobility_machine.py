@@ -43,6 +43,13 @@ from orchestrator.core.mobility_events import (
     Woke,
 )
 from orchestrator.core.paths import LinkChoice, Servers
+from orchestrator.core.portal import PortalPolicy
+from orchestrator.core.portal_events import (
+    Finding,
+    PortalAnswered,
+    WayLeft,
+    WayRequested,
+)
 from orchestrator.core.quantities import IPAddress, LinkIndex, Seconds, Spi, UniqueId
 from tests.unit.core.builders import (
     LTE,
@@ -80,8 +87,9 @@ policies = strategies.sampled_from(
         replace(POLICY, servers=(SERVER6, SERVER4)),
         replace(POLICY, choice=LinkChoice(), servers=(SERVER4, SERVER6)),
         replace(POLICY, static_vips=(VIP4, VIP6)),
-        replace(POLICY, warm_links=2),
         replace(POLICY, race=1, warm_links=2),
+        replace(POLICY, warm_links=2, portal=PortalPolicy(frozenset({4, 6}))),
+        replace(POLICY, portal=PortalPolicy(frozenset({4}), Seconds(30.0))),
         replace(POLICY, warm_links=3, servers=(SERVER6, SERVER4)),
         replace(POLICY, warm_links=2, seeks_mtu=True),
         replace(POLICY, warm_links=3, lossy=0.2, choice=LinkChoice(metered=("wwan0",))),
@@ -152,6 +160,23 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
     def the_device_is_about_to_sleep(self) -> None:
         self.story.hears(FallsAsleep())
         assert self.story.state() is not State.ATTACHED
+
+    @precondition(lambda self: self.story.asking)
+    @rule(finding=strategies.sampled_from(Finding))
+    def a_network_answers(self, finding: Finding) -> None:
+        self.story.finds(finding)
+
+    @rule(finding=strategies.sampled_from(Finding))
+    def a_network_answers_unasked(self, finding: Finding) -> None:
+        self.story.hears(PortalAnswered(0, finding))
+
+    @rule(link=strategies.sampled_from((None, "wlan0", "wwan0", "nosuch0")))
+    def somebody_wants_to_sign_in(self, link: str | None) -> None:
+        self.story.hears(WayRequested(link))
+
+    @rule(number=strategies.integers(0, 3))
+    def somebody_has_signed_in(self, number: int) -> None:
+        self.story.hears(WayLeft(number))
 
     @rule(works=strategies.booleans())
     def the_kernel_moves_sas_or_not(self, *, works: bool) -> None:
