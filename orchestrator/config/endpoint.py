@@ -24,6 +24,7 @@ from orchestrator.config.values import (
     AssignedVips,
     Between,
     HostName,
+    HttpUrl,
     Identity,
     InterfaceClass,
     InterfaceGlob,
@@ -34,6 +35,8 @@ from orchestrator.core.paths import LinkChoice
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 from orchestrator.core.race import WIDTH
 
+PORTAL_PORTS: Final = 16
+"""A listening socket for each of them and each family is handed to the daemon."""
 NEVER_OUTER: Final = tuple(map(InterfaceGlob, ("lo", "vip0", "vips0")))
 """The way out of the tunnel is never through our own devices (invariant 2)."""
 
@@ -123,8 +126,7 @@ class Tunnel:
     """With `split`, the destinations that are reached through the tunnel."""
     local_networks: bool = True
     """With `full`, whether hosts on the attached link (printers, the router's own page) are
-    reached directly. True by default, because a link that asks for a sign-in is reached no
-    other way."""
+    reached directly. True by default: who is at home or in an office expects it."""
     mtu: Annotated[int, Between(1280, 9000)] = 1380
     """The largest packet inside the tunnel. 1380 leaves 120 octets for ESP in UDP over IPv6
     on a link of 1500: AES-GCM takes 85 of them at most, AES-CBC with SHA-512 takes 116."""
@@ -212,6 +214,40 @@ class Links:
 
 
 @dataclass(frozen=True, slots=True)
+class Portal:
+    """Networks that let nobody through before a sign-in, and the way to sign in there:
+    `orchestrator portal`."""
+
+    url: HttpUrl | None = None
+    """What is asked for, through each link without a tunnel, to find out that a page answers
+    instead: by default nothing, and portals are not recognised. Best on a server of your own,
+    which then learns where your devices are; the request has nothing in it that tells them
+    apart. With an address, not a name: many such networks answer any name."""
+    status: Annotated[int, Between(200, 599)] = 204
+    """The HTTP status that `url` has. 204, "No Content", is what no sign-in page answers."""
+    body: str | None = None
+    """Its body, blanks at both ends apart; by default any. For a `url` with status 200."""
+    way: Annotated[Seconds, Between(10, 3600)] = Seconds(600.0)
+    """How long the way to sign in stays open at most. Ten minutes are enough to find a voucher;
+    it closes at once when a tunnel comes up."""
+    ports: tuple[Annotated[int, Between(1, 65535)], ...] = (80, 443, 8080, 8443, 8880, 8843)
+    """TCP ports that the way leads to: those of the web, and those where common portals have
+    their pages."""
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        if not 0 < len(self.ports) <= PORTAL_PORTS:
+            yield Contradiction(
+                ("ports",), f"{len(self.ports)} ports", f"give 1 to {PORTAL_PORTS} of them"
+            )
+        if 53 in self.ports:
+            yield Contradiction(
+                ("ports", self.ports.index(53)),
+                "port 53 is the network's name server's, and open anyway",
+                "delete it",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointTimers:
     """How long we wait for whom."""
 
@@ -258,6 +294,7 @@ class EndpointConfig:
     hold: Hold = Hold()
     timers: EndpointTimers = EndpointTimers()
     keys: Keys = Keys()
+    portal: Portal = Portal()
     control: Control = Control()
     metrics: Metrics = Metrics()
     charon: CharonSocket = CharonSocket()

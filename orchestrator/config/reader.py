@@ -73,6 +73,7 @@ KINDS: Final[Mapping[object, Kind]] = {
     ),
     IPAddress: Kind(values.address, "IP address", lambda address: f'"{address}"'),
     values.ListenAddress: Kind(values.listen_address, "IP address and port"),
+    values.HttpUrl: Kind(values.http_url, "URL of plain HTTP, with an IP address"),
     IPNetwork: Kind(values.network, "IP network", lambda network: f'"{network}"'),
     Path: Kind(values.path, "path", lambda path: f'"{path}"'),
 }

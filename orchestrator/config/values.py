@@ -43,8 +43,26 @@ class ListenAddress(NamedTuple):
     port: int
 
 
+class HttpUrl(NamedTuple):
+    """Of plain HTTP, with an address for a host."""
+
+    host: IPAddress
+    port: int
+    target: str
+    """Path and query: "/generate_204"."""
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return host if self.port == HTTP_PORT else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"http://{self.authority}{self.target}"
+
+
 UNLIMITED: Final = "unlimited"
 ASSIGNED: Final = "assigned"
+HTTP_PORT: Final = 80
 INTERFACE_NAME_LIMIT: Final = 15
 """IFNAMSIZ less its zero octet (include/uapi/linux/if.h)."""
 
@@ -56,6 +74,7 @@ _HOST_NAME: Final = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
     re.IGNORECASE,
 )
+_HTTP_URL: Final = re.compile(r"http://([^/?#@\s]+)([/?][!-~]*)?", re.ASCII | re.IGNORECASE)
 _INTERFACE: Final = re.compile(r"[^\s/:\"\\*?\[\]]+")
 
 
@@ -191,6 +210,23 @@ def listen_address(value: object) -> ListenAddress:
     if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 2**16:
         raise BadValue(f"{show(value)} has no port", remedy)
     return ListenAddress(found, int(port))
+
+
+def http_url(value: object) -> HttpUrl:
+    remedy = 'write one like "http://203.0.113.80/generate_204"'
+    match = _HTTP_URL.fullmatch(text(value))
+    if match is None or "#" in (match[2] or ""):
+        raise BadValue(f"{show(value)} is not a URL of plain HTTP", remedy)
+    bare = re.fullmatch(r"(\[.+\]|[^:]+)(?::(\d{1,5}))?", match[1], re.ASCII)
+    host, port = (bare[1], int(bare[2] or HTTP_PORT)) if bare else ("", 0)
+    try:
+        found = address(host.strip("[]"))
+    except BadValue as error:
+        raise BadValue(f"{show(value)} has no address of a host in it", remedy) from error
+    if (found.version == 6) != host.startswith("[") or not 0 < port < 2**16:
+        raise BadValue(f"{show(value)} has no such port or address", remedy)
+    target = match[2] or "/"
+    return HttpUrl(found, port, target if target.startswith("/") else f"/{target}")
 
 
 def network(value: object) -> IPNetwork:

@@ -97,7 +97,7 @@ def test_what_the_examples_comment_out_are_the_defaults(tmp_path: Path, name: st
     optional = (
         "names =", "secret_file =", "secret =", "kind =", "certificate =", "private_key =",
         "ca =", 'mode = "split"', "prefixes =", "group =", "interfaces =", "addresses =",
-        "extra_tcp_ports =", "listen =", "spool =",
+        "extra_tcp_ports =", "listen =", "spool =", "url =", "body =",
     )  # fmt: skip
     plain = load(example(tmp_path, name))
     file = uncommented(tmp_path, name, *optional)

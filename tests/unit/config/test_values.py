@@ -18,6 +18,7 @@ READERS: tuple[Callable[[object], object], ...] = (
     values.size,
     values.address,
     values.listen_address,
+    values.http_url,
     values.network,
     values.fixed_vips,
     values.assigned_vips,
@@ -49,6 +50,33 @@ def refused(read: Callable[[object], object], value: object) -> BadValue | None:
 )
 def test_reads_durations_with_their_unit(written: str, seconds: float) -> None:
     assert values.duration(written) == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("http://203.0.113.80/generate_204", ("203.0.113.80", 80, "/generate_204")),
+        ("http://203.0.113.80", ("203.0.113.80", 80, "/")),
+        ("HTTP://203.0.113.80:8080?a=b", ("203.0.113.80", 8080, "/?a=b")),
+        ("http://[2001:db8::80]:81/x/", ("2001:db8::80", 81, "/x/")),
+    ],
+)
+def test_reads_urls_of_plain_http(written: str, read: tuple[str, int, str]) -> None:
+    host, port, target = read
+    assert values.http_url(written) == (ip_address(host), port, target)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "https://203.0.113.80/", "http://portal.example.org/", "http://2001:db8::80/",
+        "http://[203.0.113.80]/", "http://203.0.113.80:0/", "http://203.0.113.80:70000/",
+        "http://127.0.0.1/", "http://a@203.0.113.80/", "http://203.0.113.80/a b",
+        "http://203.0.113.80/\r\nX: y", "http://203.0.113.80/#a", "203.0.113.80", "", 80,
+    ],
+)  # fmt: skip
+def test_refuses_what_is_no_url_of_plain_http(written: object) -> None:
+    assert refused(values.http_url, written) is not None
 
 
 @pytest.mark.parametrize("written", [4, "4", "4 s", "-4s", "4S", "s", "", "1h30m", "٤s", True])
