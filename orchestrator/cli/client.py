@@ -23,6 +23,13 @@ def watch(path: Path) -> Iterator[object]:
 
 
 @contextmanager
+def sign_in(path: Path, link: str | None) -> Iterator[client.SignIn]:
+    """A way to sign in that the daemon grants. Raises Failure."""
+    with _failing(), client.sign_in(path, link) as way:
+        yield way
+
+
+@contextmanager
 def _failing() -> Iterator[None]:
     try:
         yield

@@ -6,10 +6,15 @@ What is wrong gets a sentence and a remedy, not the whole help; that is for who 
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import click
 
 from orchestrator.cli.outcome import Exit, Failure, report, say
+
+END: Final = "--"
+PROGRAM: Final = "orchestrator.program"
+"""Where a click context remembers what follows it."""
 
 
 class Command(click.Command):
@@ -21,6 +26,24 @@ class Command(click.Command):
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
             raise
+
+
+class CommandWithProgram(Command):
+    """One that runs a program: what follows `--` is that, and no word of ours."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index(END) if END in args else len(args)
+        ctx.meta[PROGRAM] = tuple(args[end + 1 :])
+        return super().parse_args(ctx, args[:end])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- PROGRAM...]"]
+
+
+def program_of(context: click.Context) -> tuple[str, ...]:
+    """With its arguments; empty: none was given."""
+    program: tuple[str, ...] = context.meta[PROGRAM]
+    return program
 
 
 class Group(click.Group):

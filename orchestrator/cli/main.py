@@ -167,6 +167,30 @@ def roam(socket: Path, link: str | None) -> None:
     _ask(socket, Request(Verb.ROAM, link), _roaming)
 
 
+@cli.command(cls=entry.CommandWithProgram)
+@_with_json
+@_with_socket
+@click.argument("link", required=False)
+@click.pass_context
+def portal(context: click.Context, socket: Path, link: str | None) -> None:
+    """Let one program sign in to the network of LINK (endpoint).
+
+    \b
+    orchestrator portal wlan0 -- firefox --no-remote http://203.0.113.80/
+
+    The program, by default a shell, reaches web pages and the name server of that network, and
+    nothing else does: other traffic waits for the tunnel. It is over when a tunnel comes up,
+    after [portal] way, and with the program or the daemon. Without LINK: where a sign-in is
+    wanted.
+    """
+    from orchestrator.cli.portal import sign_in
+
+    ended = sign_in(socket, link, entry.program_of(context))
+    show(ended, "")
+    if ended["exit_status"]:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
 @cli.command()
 @_with_json
 @_with_socket
@@ -264,10 +288,11 @@ def main() -> None:
 
 def execute(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
+    ours = arguments[: arguments.index(entry.END)] if entry.END in arguments else arguments
     return entry.execute(
         cli,
         PROGRAM,
         arguments,
-        as_json="--json" in arguments,
+        as_json="--json" in ours,
         until_interrupt="watch" in arguments[:1],
     )

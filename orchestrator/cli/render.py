@@ -22,6 +22,7 @@ _COLOURS: Final = {
     "waiting": "yellow",
     "negotiating": "yellow",
     "suspect": "yellow",
+    "portal": "yellow",
     "detached": "red",
     "away": "red",
     "asleep": "yellow",
@@ -123,6 +124,7 @@ def status(answer: Answer) -> str:
         ("queued", queued_line(queued.get("memory") or {})),
         ("spooled", queued_line(queued.get("disk") or {})),
         ("held", held_line(held) if held else None),
+        ("sign-in", way_line(answer.get("portal_way") or {})),
         ("frozen", f"{answer['frozen']} connections" if answer.get("frozen") else None),
         ("roams", _text(answer.get("roams"))),
         ("repairs", _text(answer.get("repairs"))),
@@ -134,6 +136,11 @@ def status(answer: Answer) -> str:
         f"{click.style('warning', fg='yellow')}: {text}" for text in answer.get("warnings", ())
     ]
     return "\n".join([head, *known, *warnings])
+
+
+def way_line(way: Answer) -> str | None:
+    """The way to sign in, while one is open."""
+    return f"{way['link']} is open for {duration(way.get('left_s'))}" if "link" in way else None
 
 
 def path_line(path: Answer) -> str:

@@ -1,12 +1,14 @@
 """Asks a daemon over its control socket, and waits for what it says."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from orchestrator.adapters.fdpass import Channel
 from orchestrator.core.errors import OrchestratorError, PeerError
+from orchestrator.core.quantities import Seconds
 from orchestrator.wire.control import (
     REPLY_LIMIT,
     Refusal,
@@ -55,6 +57,40 @@ def watch(path: Path) -> Iterator[object]:
         for line in lines:
             yield _result(line)
         raise NotRunning("the daemon has ended")
+
+
+class SignIn:
+    """A way to sign in that was granted; `open` it, then read `events`."""
+
+    def __init__(
+        self, connection: socket.socket, terms: object, lines: Iterator[bytes]
+    ) -> None:
+        self.terms = terms
+        self.connection = connection
+        """Readable when there is an event, or the daemon has ended."""
+        self._lines = lines
+
+    def open(self, listeners: Sequence[socket.socket]) -> None:
+        """Hands the sockets over, and waits until they are served. Raises as `ask`."""
+        limit = Seconds(ANSWER_TIMEOUT)
+        channel = Channel(self.connection, 0, limit, limit)
+        channel.send(b"", [sock.fileno() for sock in listeners])
+        _result(next(self._lines, b""))
+
+    def closed(self) -> object | None:
+        """Waits for the event that says so; None if the daemon has ended."""
+        self.connection.settimeout(None)
+        line = next(self._lines, None)
+        return None if line is None else _result(line)
+
+
+@contextmanager
+def sign_in(path: Path, link: str | None) -> Iterator[SignIn]:
+    """A way that the daemon grants, until the context ends. Raises as `ask`."""
+    with _connected(path) as connection:
+        connection.sendall(encode_request(Request(Verb.PORTAL, link)))
+        lines = _lines(connection)
+        yield SignIn(connection, _result(next(lines, b"")), lines)
 
 
 def _result(line: bytes) -> object:

@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -25,6 +26,7 @@ from orchestrator.config.common import Control
 from orchestrator.core.errors import OrchestratorError, PeerError
 from orchestrator.core.metric import Metric, counters
 from orchestrator.core.quantities import Seconds
+from orchestrator.faces import handed
 from orchestrator.faces.exposition import written
 from orchestrator.wire.control import (
     REQUEST_LIMIT,
@@ -51,6 +53,17 @@ _UCRED: Final = struct.Struct("3i")
 _LOG: Final = logging.getLogger("orchestrator.control")
 
 
+class OpenedWay(Protocol):
+    """A way to sign in, for a program whose sockets are still to be handed to us."""
+
+    @property
+    def terms(self) -> Mapping[str, object]: ...
+
+    def events(
+        self, listeners: Sequence[socket.socket]
+    ) -> AsyncIterator[Mapping[str, object]]: ...
+
+
 class Administered(Protocol):
     """What a running daemon offers to its administrators.
 
@@ -69,6 +82,9 @@ class Administered(Protocol):
     async def metrics(self) -> Sequence[Metric]: ...
 
     def roam(self, link: str | None) -> object: ...
+
+    def portal(self, link: str | None) -> AbstractAsyncContextManager[OpenedWay]:
+        """A way for one program to sign in over a link, given up at the end of the context."""
 
     def reload(self) -> object: ...
 
@@ -248,6 +264,8 @@ class ControlServer:
                 await self._send(writer, request)
             elif request is not None and request.verb is Verb.WATCH:
                 await self._watch(reader, writer)
+            elif request is not None and request.verb is Verb.PORTAL:
+                await self._sign_in(reader, writer, request)
             elif request is not None:
                 await self._send(writer, await self._answer(request))
 
@@ -307,7 +325,7 @@ class ControlServer:
             case Verb.STOP:
                 self._stop()
                 return {"stopping": os.getpid()}
-            case Verb.WATCH:
+            case Verb.WATCH | Verb.PORTAL:
                 raise ValueError("watching is no question")
 
     async def _status(self) -> object:
@@ -337,14 +355,13 @@ class ControlServer:
             await self._send(writer, Refusal("too many watchers", remedy))
             return
         self._watchers += 1
-        # Whatever a watcher sends, or its end, ends the watch.
-        gone = asyncio.create_task(reader.read(1), name="watcher gone")
+        events = aiter(self._administered.events())
+        # The first reply says that nothing is missed from here on.
+        writer.write(encode_reply(Done({"event": "watching"})))
         try:
-            too_slow = await self._relay_events(writer, gone)
+            too_slow = await self._relay_events(reader, writer, events)
         finally:
             self._watchers -= 1
-            gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
         if too_slow:
             self.counters.slow_watchers += 1
             notice = Refusal(
@@ -353,14 +370,33 @@ class ControlServer:
             )
             writer.write(encode_reply(notice))
 
+    async def _sign_in(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request
+    ) -> None:
+        """A way out for the client's program, until that is closed or the client leaves."""
+        try:
+            async with self._administered.portal(request.link) as way:
+                listeners = await handed.listeners(
+                    writer, encode_reply(Done(way.terms)), self._limits.request
+                )
+                self.counters.answered += 1
+                await self._relay_events(reader, writer, aiter(way.events(listeners)))
+        except Refused as refused:
+            await self._send(writer, Refusal(refused.error, refused.remedy))
+        except PeerError as error:
+            self.counters.malformed += 1
+            await self._send(writer, Refusal(str(error)))
+
     async def _relay_events(
-        self, writer: asyncio.StreamWriter, gone: asyncio.Task[bytes]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        events: AsyncIterator[Mapping[str, object]],
     ) -> bool:
-        """True if the watcher could not follow, False if it left."""
-        events = aiter(self._administered.events())
+        """True if there are no more, or the client could not follow; False if it left."""
+        # Whatever it sends, or its end, ends it.
+        gone = asyncio.create_task(reader.read(1), name="watcher gone")
         upcoming = asyncio.ensure_future(anext(events, None))
-        # The first reply says that nothing is missed from here on.
-        writer.write(encode_reply(Done({"event": "watching"})))
         try:
             while True:
                 # Unbounded on purpose: hours without an event are normal, and an end of the
@@ -379,8 +415,9 @@ class ControlServer:
                 except TimeoutError:
                     return True
         finally:
+            gone.cancel()
             upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
+            await asyncio.gather(gone, upcoming, return_exceptions=True)
             if isinstance(events, AsyncGenerator):
                 await events.aclose()
 

@@ -8,6 +8,7 @@ here.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
@@ -70,6 +71,7 @@ from orchestrator.core.mobility_events import (
     WatchTraffic,
 )
 from orchestrator.core.paths import Path
+from orchestrator.core.portal_events import AskPortal, CloseWay, OpenWay
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
@@ -89,6 +91,8 @@ from orchestrator.services.metrics import (
 )
 from orchestrator.services.names import Names
 from orchestrator.services.path_report import path_quality
+from orchestrator.services.portal import SignIn, portal_policy
+from orchestrator.services.portal_way import Way
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
@@ -102,6 +106,8 @@ from orchestrator.wire.security_association import SecurityAssociation
 from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "endpoint"
+WARNINGS: Final = (State.DETACHED, "failed", "roam-refused", "vip-changed", "portal")
+"""Events that are told as such."""
 
 
 def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> MobilityPolicy:
@@ -121,6 +127,7 @@ def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> M
         probe_interval=config.timers.probe_interval,
         probe_idle=config.timers.probe_idle,
         dead_after=config.timers.dead_after,
+        portal=portal_policy(config.portal),
     )
 
 
@@ -166,6 +173,7 @@ class Endpoint:
         )
         record = config.control.socket.with_name(FROZEN_FILE)
         self._freezer = Freezer(record, lambda: self._machine.vips, self.journal)
+        self._sign_in = SignIn(config.portal, self._machine, self._driver, self.journal)
         self._tasks = Tasks()
         self._repair = Repair(self._reconciler, self.journal)
         self._counting = Monitor(())
@@ -322,6 +330,8 @@ class Endpoint:
                 self._bury(tunnel)
             case RememberVips(vips):
                 self._memory.keep(vips)
+            case AskPortal() | OpenWay() | CloseWay():
+                self._sign_in.carry_out(effect, self._tasks)
             case Tell():
                 self._tell(effect)
         return None
@@ -418,7 +428,7 @@ class Endpoint:
             self._freezer.thaw()
         elif effect.what == State.DETACHED:
             self._names.look_again()
-        warning = effect.what in (State.DETACHED, "failed", "roam-refused", "vip-changed")
+        warning = effect.what in WARNINGS
         path = str(effect.path) if effect.path else None
         fields = {"path": path, **(effect.fields or {})}
         self.journal.tell(effect.what, effect.reasons, fields, warning=warning)
@@ -440,6 +450,7 @@ class Endpoint:
             "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
             "held": all_held_report(self._holder.held(), self._holder.total),
             "frozen": self._freezer.lifted,
+            "portal_way": self._sign_in.report(now),
             "roams": machine.roams,
             "repairs": self._reconciler.repairs,
             "warnings": self._warnings(),
@@ -461,6 +472,7 @@ class Endpoint:
         return (
             *daemon_metrics("endpoint", uptime, machine.charon, waiting, self._reconciler),
             *endpoint_metrics(machine, now, self._freezer.lifted),
+            *self._sign_in.metrics(),
             *journal_metrics(self.journal, DURATIONS),
             *hold_metrics(self._holder),
             *await firewall_metrics(),
@@ -481,6 +493,9 @@ class Endpoint:
                 f"choose one of: {', '.join(names)}" if names else "no link is usable now",
             )
         return {"asked": link, "state": str(self._machine.state)}
+
+    def portal(self, link: str | None) -> AbstractAsyncContextManager[Way]:
+        return self._sign_in.way(link)
 
     def reload(self) -> object:
         raise Refused(
@@ -516,6 +531,8 @@ class Endpoint:
                 if liveness
                 else "draining"
                 if tunnel
+                else "portal"
+                if machine.portals.at(path)
                 else "usable"
             ),
             "health": str(verdict.health) if verdict else None,
@@ -540,7 +557,7 @@ class Endpoint:
             )
         if self._memory.problem is not None:
             found.append(self._memory.problem)
-        return found
+        return found + self._sign_in.warnings()
 
 
 def _youngest(

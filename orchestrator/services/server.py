@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 from orchestrator import __version__
 from orchestrator.adapters import clock
@@ -470,6 +470,9 @@ class Server:
 
     def roam(self, link: str | None) -> object:
         raise NotThisRole("an endpoint roams, not a server: ask there")
+
+    def portal(self, link: str | None) -> NoReturn:
+        raise NotThisRole("an endpoint signs in, not a server: ask there")
 
     async def reload(self) -> dict[str, object]:
         """Takes what can be changed while it runs. Raises ConfigError, Refused."""

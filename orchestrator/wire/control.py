@@ -1,11 +1,13 @@
 """The language between the `orchestrator` command and a daemon: lines of JSON.
 
-One connection carries one request and its reply; after `watch` every further line is a reply
-with one event, until either side closes. A line is one object in UTF-8, ended by a newline.
+One connection carries one request and its reply; after `watch` and `portal` every further
+line is a reply with one event, until either side closes. After the first reply to `portal` the
+client sends one message of `adapters.fdpass`, with the sockets that it listens at. A line is
+one object in UTF-8, ended by a newline.
 
     request = {"v":1,"verb":"status"|"paths"|"sessions"|"flows"|"metrics"|"watch"|"roam"
-                            |"reload"|"replace-proxy"|"stop"}
-              and, with roam, "link": an interface name, or null for any
+                            |"portal"|"reload"|"replace-proxy"|"stop"}
+              and, with roam and portal, "link": an interface name, or null for any
     reply   = {"ok":true,"result":…} | {"ok":false,"error":text,"remedy":text}
 """
 
@@ -39,9 +41,13 @@ class Verb(StrEnum):
     METRICS = "metrics"
     WATCH = "watch"
     ROAM = "roam"
+    PORTAL = "portal"
     RELOAD = "reload"
     REPLACE_PROXY = "replace-proxy"
     STOP = "stop"
+
+
+WITH_LINK: Final = (Verb.ROAM, Verb.PORTAL)
 
 
 class Refused(OrchestratorError):
@@ -61,7 +67,7 @@ class NotThisRole(Refused):
 class Request:
     verb: Verb
     link: str | None = None
-    """With ROAM: where to; None is anywhere else."""
+    """With ROAM: where to; None is anywhere else. With PORTAL: where somebody signs in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ Reply = Done | Refusal
 
 def encode_request(request: Request) -> bytes:
     content: dict[str, Json] = {"v": VERSION, "verb": str(request.verb)}
-    if request.verb is Verb.ROAM:
+    if request.verb in WITH_LINK:
         content["link"] = request.link
     return _line(content)
 
@@ -96,7 +102,7 @@ def decode_request(line: bytes) -> Request:
         verb = Verb(str(content.pop("verb", None)))
     except ValueError as error:
         raise PeerError("the request has no verb that this daemon knows") from error
-    link = content.pop("link", None) if verb is Verb.ROAM else None
+    link = content.pop("link", None) if verb in WITH_LINK else None
     if content:
         raise PeerError(f"a request to {verb} has no such parts")
     if link is None:

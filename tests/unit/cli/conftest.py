@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -195,6 +196,9 @@ class FakeDaemon:
         if link == "wlan9":
             raise Refused("no usable path over wlan9", "choose one of: wlan0, wwan0")
         return {"asked": link, "state": "moving"}
+
+    def portal(self, link: str | None) -> NoReturn:
+        raise Refused(f"there is a tunnel over {link}: nobody has to sign in")
 
     def reload(self) -> object:
         raise NotThisRole("not here")

@@ -69,6 +69,18 @@ class TestAsking:
         assert execute(["roam", "wwan0", "--socket", socket]) == 0
         assert capsys.readouterr().out == "asked for wwan0; now moving\n"
 
+    @pytest.mark.parametrize(
+        "words", [("portal", "wlan0"), ("portal", "wlan0", "--", "curl", "--json", "x")]
+    )
+    def test_opens_no_way_where_the_daemon_refuses(
+        self, running: Running, capsys: Capture, words: tuple[str, ...]
+    ) -> None:
+        verb, *rest = words
+        assert execute([verb, "--socket", str(running.socket), *rest]) == 1
+        assert capsys.readouterr().err == (
+            "error: there is a tunnel over wlan0: nobody has to sign in\n"
+        )
+
     def test_replaces_the_proxy(self, running: Running, capsys: Capture) -> None:
         socket = str(running.socket)
         assert asked(capsys, "replace-proxy", "--socket", socket)["connections"] == 12
@@ -114,6 +126,7 @@ class TestAsking:
             "metrics",
             "watch",
             "roam",
+            "portal",
             "reload",
             "replace-proxy",
         ):

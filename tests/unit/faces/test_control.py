@@ -8,11 +8,12 @@ import signal
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from orchestrator.config.common import Control
 from orchestrator.core.errors import CharonError, OrchestratorError
 from orchestrator.core.metric import Metric, counter
 from orchestrator.core.quantities import Seconds
+from orchestrator.faces import client
 from orchestrator.faces.control import ControlLimits, ControlServer, Peer
 from orchestrator.faces.lock import AlreadyRunning, DaemonLock
 from orchestrator.wire.control import NotThisRole, Refused, Request, Verb, encode_request
@@ -38,6 +40,18 @@ QUICK = ControlLimits(
     write=Seconds(0.3),
     linger=Seconds(0.2),
 )
+
+
+class FakeWay:
+    """Nothing goes this way."""
+
+    terms: Mapping[str, object] = MappingProxyType({"event": "granted"})
+
+    async def events(
+        self, listeners: Sequence[socket.socket]
+    ) -> AsyncIterator[Mapping[str, object]]:
+        assert not listeners, "they were taken"
+        yield {}
 
 
 @dataclass
@@ -68,6 +82,15 @@ class FakeDaemon:
             raise Refused("no usable path over wlan9", "choose one of: wlan0, wwan0")
         self.roamed.append(link)
         return {"asked": link}
+
+    @asynccontextmanager
+    async def portal(self, link: str | None) -> AsyncIterator["FakeWay"]:
+        if link == "wlan9":
+            raise Refused("no usable path over wlan9")
+        try:
+            yield FakeWay()
+        finally:
+            self.roamed.append(link)
 
     async def reload(self) -> object:
         raise CharonError("charon does not answer")
@@ -183,6 +206,46 @@ def as_user(uid: int, groups: list[int], path: Path) -> Callable[[], Any]:
         return json.loads(told)
 
     return answer
+
+
+class TestSigningIn:
+    def test_a_refusal_is_an_answer(self, folder: Path) -> None:
+        async def story() -> None:
+            async with serving(folder):
+                answer = await ask(folder, Verb.PORTAL, "wlan9")
+                assert answer["error"] == "no usable path over wlan9"
+
+        run(story())
+
+    @as_root
+    def test_sockets_of_this_host_itself_are_refused(self, folder: Path) -> None:
+        def try_it() -> None:
+            with (
+                socket.socket() as listener,
+                client.sign_in(folder / "control.sock", "wlan0") as way,
+            ):
+                assert way.terms == {"event": "granted"}
+                listener.listen()
+                way.open([listener])
+
+        async def story() -> None:
+            daemon = FakeDaemon()
+            async with serving(folder, daemon) as control:
+                with pytest.raises(Refused, match="kept apart"):
+                    await asyncio.to_thread(try_it)
+                await until(lambda: daemon.roamed == ["wlan0"])
+                assert control.counters.malformed == 1
+
+        run(story())
+
+    def test_a_client_that_hands_nothing_over_is_let_go(self, folder: Path) -> None:
+        async def story() -> None:
+            daemon = FakeDaemon()
+            async with serving(folder, daemon):
+                await ask(folder, Verb.PORTAL, "wlan0")
+                await until(lambda: daemon.roamed == ["wlan0"])
+
+        run(story())
 
 
 class TestAnswers:

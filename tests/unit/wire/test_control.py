@@ -34,6 +34,7 @@ REQUESTS = [
     (Request(Verb.FLOWS), b'{"v":1,"verb":"flows"}\n'),
     (Request(Verb.WATCH), b'{"v":1,"verb":"watch"}\n'),
     (Request(Verb.ROAM), b'{"v":1,"verb":"roam","link":null}\n'),
+    (Request(Verb.PORTAL, "wlan0"), b'{"v":1,"verb":"portal","link":"wlan0"}\n'),
     (Request(Verb.ROAM, "wlan0"), b'{"v":1,"verb":"roam","link":"wlan0"}\n'),
     (Request(Verb.METRICS), b'{"v":1,"verb":"metrics"}\n'),
     (Request(Verb.RELOAD), b'{"v":1,"verb":"reload"}\n'),

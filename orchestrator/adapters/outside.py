@@ -1,0 +1,48 @@
+"""Sockets that speak to the network we are attached to, beside the tunnel.
+
+Each is bound to the link and to our address there, and has the mark of the underlay: the policy
+rules give it the routing table of its path, and no virtual address is its source, ever. Raises
+OSError: what cannot be reached is an expected outcome.
+"""
+
+import asyncio
+import socket
+from typing import Final
+
+from orchestrator.core.kernel import MARK_UNDERLAY
+from orchestrator.core.paths import Path
+from orchestrator.core.quantities import IPAddress
+
+FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+async def connected(
+    path: Path, kind: socket.SocketKind, address: IPAddress, port: int
+) -> socket.socket:
+    """A socket that does not block, connected from the path's point of presence."""
+    sock = socket.socket(FAMILIES[path.pop.version], kind | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_UNDERLAY)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, path.link_name.encode())
+        sock.bind((str(path.pop), 0))
+        await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def exchange(
+    path: Path, address: IPAddress, port: int, request: bytes, most: int
+) -> bytes:
+    """What comes back over TCP until the other side closes, or `most` octets of it."""
+    loop = asyncio.get_running_loop()
+    with await connected(path, socket.SOCK_STREAM, address, port) as sock:
+        await loop.sock_sendall(sock, request)
+        answer = bytearray()
+        while len(answer) < most:
+            chunk = await loop.sock_recv(sock, most - len(answer))
+            if not chunk:
+                break
+            answer += chunk
+    return bytes(answer)
