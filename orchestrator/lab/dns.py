@@ -30,6 +30,11 @@ READY: Final = b"ready\n"
 LIVES: Final = 2
 """Seconds that an answer is good: short, so that stories need not wait."""
 _OCTETS: Final = 4096
+_FREEBIND: Final = {
+    socket.AF_INET: (socket.IPPROTO_IP, 15),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),
+}
+"""IP_FREEBIND, IPV6_FREEBIND (include/uapi/linux/in.h, in6.h)."""
 
 Zone = Mapping[str, Sequence[str]]
 
@@ -79,6 +84,9 @@ def serve(zone: Path, prefix: IPv6Network | None, addresses: Sequence[str]) -> N
 def _open(address: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_DGRAM)
+    # The router has its address only while its link is up.
+    level, option = _FREEBIND[family]
+    opened.setsockopt(level, option, 1)
     opened.bind((address, PORT))
     return opened
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,9 @@ POOL: Final = "192.168.64.0/24"
 RESOLV_CONF: Final = Path("/run/systemd/resolve/resolv.conf")
 """Where systemd-resolved keeps the list of all resolvers; every host has a /run of its own."""
 
+_POLL_SECONDS: Final = 0.02
+_pause: Final = threading.Event()
+
 Router = tuple[Host, internet.Host, internet.End]
 """With the end of its access link."""
 Zone = Mapping[str, Sequence[str]]
@@ -33,21 +37,28 @@ class Resolvers:
         self._zone = folder / "zone.json"
         self._logs = {router.name: router.folder / "dns.log" for router, _, _ in routers}
         self.change(zone)
-        started = []
+        resolving = []
+        translating = []
         for router, description, end in routers:
             prefix = description.nat64
             addresses = [str(interface.ip) for interface in end.addresses]
             arguments = [str(self._zone), str(prefix or "-"), *addresses]
-            log = self._logs[router.name].open("wb")
-            with log:
-                router.spawn_python(DNS, *arguments, stdout=log.fileno())
+            log = self._logs[router.name]
+            with log.open("wb") as file:
+                started = router.spawn_python(DNS, *arguments, stdout=file.fileno())
+            resolving.append((started, log))
             if prefix is not None:
-                started.append(
+                translating.append(
                     router.spawn_python(NAT64, str(prefix), POOL, stdout=subprocess.PIPE)
                 )
-        for process in started:
+        for process in translating:
             if process.stdout is None or process.stdout.readline() != READY:
                 raise OrchestratorError("the lab's NAT64 did not start")
+        for process, log in resolving:
+            while not log.read_bytes().startswith(READY):
+                if process.poll() is not None:
+                    raise OrchestratorError(f"the lab's DNS did not start; see {log.parent}")
+                _pause.wait(_POLL_SECONDS)
 
     def change(self, zone: Zone | None) -> None:
         """From now on names mean this, everywhere; None: nobody answers."""
@@ -57,8 +68,7 @@ class Resolvers:
 
     def asked(self, router: str) -> list[str]:
         """What was asked of this router, each as "NAME TYPE SOURCE"."""
-        _, *lines = self._logs[router].read_text().splitlines() or [""]
-        return lines
+        return self._logs[router].read_text().splitlines()[1:]
 
 
 def list_resolvers(addresses: Iterable[IPAddress]) -> None:

@@ -1,4 +1,4 @@
-"""IPv4 and IPv6, inside and outside: one goes, the other comes, and nothing goes beside.
+"""IPv4 and IPv6, inside and outside: one goes, the other comes.
 
 The lab's `wifi6` has IPv6 alone. Its router translates (NAT64), and its resolver knows (DNS64).
 """
@@ -6,14 +6,12 @@ The lab's `wifi6` has IPv6 alone. Its router translates (NAT64), and its resolve
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.lab.capture import Capture
-from orchestrator.lab.product import ENDPOINT, SERVER
+from orchestrator.lab.product import ENDPOINT
 from orchestrator.lab.resolvers import Resolvers
 from tests.scenarios.conversation import Conversation
 from tests.scenarios.world import PEER, PEER6, QUICK_TIMERS, World, eventually, for_a_while
@@ -29,7 +27,6 @@ BOTH_ADDRESSES = f'addresses = ["{V4}", "{V6}"]'
 ENDPOINT_QUICK = ENDPOINT + QUICK_TIMERS
 BY_IPV4 = ENDPOINT_QUICK.replace(BOTH_ADDRESSES, f'addresses = ["{V4}"]')
 BY_NAME = ENDPOINT_QUICK.replace(BOTH_ADDRESSES, f'names = ["{NAME}"]')
-POOLS = 'pools = ["10.99.0.0/24", "fd00:99::/64"]'
 MEMORY = Path("/var/lib/orchestrator/endpoint.json")
 A_WHILE = 4.0
 
@@ -39,11 +36,18 @@ def resolvers(module_world: World) -> Resolvers:
     return module_world.lab.start_resolvers({NAME: [V4]})
 
 
+def forget_names(world: World) -> None:
+    """What they meant, and nothing else. The daemon ends."""
+    world.endpoint.kill()
+    remembered = json.loads(world.endpoint.host.inside(MEMORY.read_text))
+    world.endpoint.host.inside(MEMORY.write_text, json.dumps({**remembered, "names": {}}))
+
+
 @contextmanager
 def configured(world: World, config: str) -> Iterator[None]:
     """The endpoint begins anew with this, and with what it is for everybody else afterwards."""
     try:
-        world.endpoint.run("rm", "-f", str(MEMORY))
+        forget_names(world)
         world.endpoint.start_cold(config)
         yield
     finally:
@@ -180,55 +184,10 @@ def test_what_a_name_meant_is_known_after_a_restart(world: World, resolvers: Res
         world.endpoint.start_cold(BY_NAME)
         world.attached("wifi")
         # The control: without the memory nobody knows.
-        world.endpoint.kill()
-        world.endpoint.run("rm", str(MEMORY))
+        forget_names(world)
         world.endpoint.start_cold(BY_NAME)
         world.endpoint.wait_for("detached", NO_WAY)
         for_a_while(A_WHILE)
         assert world.endpoint.status()["state"] == "detached"
         resolvers.change({NAME: [V4]})
         world.attached("wifi")
-
-
-@pytest.mark.parametrize(
-    ("pool", "target", "family"),
-    [("10.99.0.0/24", "2001:db8:0:64::1", "-6"), ("fd00:99::/64", "100.64.1.1", "-4")],
-    ids=["IPv6 beside a tunnel for IPv4", "IPv4 beside a tunnel for IPv6"],
-)
-def test_the_other_family_does_not_leave_beside_the_tunnel(
-    cold_world: World, pool: str, target: str, family: str
-) -> None:
-    world = cold_world
-    world.server.daemon.config = SERVER.replace(POOLS, f'pools = ["{pool}"]')
-    beside = world.lab.capture(["lte"], [ip_network(target)])
-
-    def reaches() -> bool:
-        tried = ("ping", family, "-n", "-c2", "-i0.2", "-W1", target)
-        return " 0 received" not in world.endpoint.run(*tried, check=False)
-
-    # The control: before the daemon it does, and the capture sees it.
-    world.lab.roam("lte")
-    assert reaches()
-    assert beside.in_clear > 0
-    world.start("lte")
-    assert len(world.endpoint.status()["vip"]) == 1
-    never_leaves(world, beside, reaches)
-
-
-def never_leaves(world: World, beside: Capture, reaches: Callable[[], bool]) -> None:
-    """Attached over either family, detached, and when nobody is there to look after it."""
-    lte = world.lab.link("lte")
-    addresses = ("100.64.0.2/24", "2001:db8:64::2/64")
-    seen = beside.in_clear
-    for kept in (addresses, addresses[1:], addresses[:1]):
-        lte.readdress(*kept)
-        world.attached("lte")
-        assert not reaches()
-    lte.readdress(*addresses)
-    world.server.kill()
-    world.server.kill_charon()
-    world.endpoint.wait_for("detached")
-    assert not reaches()
-    world.endpoint.kill()
-    assert not reaches()
-    assert beside.in_clear == seen, beside.examples()
