@@ -10,6 +10,8 @@ from orchestrator.lab.capture import Capture
 from orchestrator.lab.product import SERVER
 from tests.scenarios.world import World
 
+pytestmark = pytest.mark.long
+
 POOLS = 'pools = ["10.99.0.0/24", "fd00:99::/64"]'
 
 

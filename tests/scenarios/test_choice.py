@@ -11,6 +11,8 @@ from orchestrator.wire.control import Verb
 from tests.scenarios.conversation import Conversation
 from tests.scenarios.world import PEER, World, eventually, for_a_while
 
+pytestmark = pytest.mark.long
+
 FAR_MS: Final = 105.0
 """One way: 200 ms more than the Wi-Fi has for a round trip."""
 LOSSY: Final = 8.0

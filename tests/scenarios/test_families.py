@@ -16,6 +16,8 @@ from orchestrator.lab.resolvers import Resolvers
 from tests.scenarios.conversation import Conversation
 from tests.scenarios.world import PEER, PEER6, QUICK_TIMERS, World, eventually, for_a_while
 
+pytestmark = pytest.mark.long
+
 NAME = "vpn.example.org"
 V4, V6 = "203.0.113.10", "2001:db8:113::10"
 TRANSLATED = "2001:db8:64ff::cb00:710a"

@@ -16,6 +16,8 @@ from orchestrator.lab.ticker import Way
 from tests.scenarios.narrow import NARROW, black_hole, counted
 from tests.scenarios.world import PEER, PEER6, World, eventually, for_a_while
 
+pytestmark = pytest.mark.long
+
 ROOM = {4: 1218, 6: 1198}
 """For a packet inside an outer one of NARROW: IP, UDP, ESP with AES-GCM, and its padding."""
 STILL = 5.0

@@ -30,6 +30,8 @@ from tests.scenarios.keying import IkeSa, associations, ike_sas, rekey, told, we
 from tests.scenarios.leftovers import leftovers
 from tests.scenarios.world import LIMIT, PEER, SERVER_ADDRESS, Side, World, eventually
 
+pytestmark = pytest.mark.long
+
 DRAINED: Final = 120.0
 """Seconds: `core.session.UNASKED` and the server's next look at the session, and more."""
 FAR_MS: Final = 100.0

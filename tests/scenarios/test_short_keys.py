@@ -23,6 +23,8 @@ from tests.scenarios.roaming import roams
 from tests.scenarios.traveller import Traveller
 from tests.scenarios.world import PEER, World, eventually, for_a_while
 
+pytestmark = pytest.mark.long
+
 SHORT_KEYS: Final = '[keys]\nchild = "20s"\nike = "45s"\n'
 LIFE: Final = 22.0
 """Seconds that the traffic's keys last when they are not renewed."""
