@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 from orchestrator.core.errors import KernelError
 from orchestrator.core.firewall import HIDDEN_ECHOES
+from orchestrator.core.flow_rules import CARRYING
 from orchestrator.core.kernel import NFT_TABLE, Ruleset
 
 NFT_SECONDS: Final = 10.0
@@ -28,7 +29,8 @@ _TABLE: Final = f"inet {NFT_TABLE}"
 _CLEAR: Final = f"add table {_TABLE}\ndelete table {_TABLE}\n"
 """Deletes the table whether it is there or not ("destroy" is newer than Debian 12)."""
 _VOLATILE: Final = frozenset({"handle", "packets", "bytes"})
-_VOLATILE_SETS: Final = frozenset({HIDDEN_ECHOES})
+_COMES_AND_GOES: Final = {HIDDEN_ECHOES: "set", CARRYING: "map"}
+"""What kind of thing it is, by name."""
 _NETLINK_NETFILTER: Final = 12
 _NFNLGRP_NFTABLES: Final = 7
 _NETLINK_ADD_MEMBERSHIP: Final = 1
@@ -56,10 +58,13 @@ class Nftables:
             self._applied = ruleset
 
     async def fill(self, name: str, elements: Collection[str]) -> None:
-        """A set of the applied ruleset, one that comes and goes, has these elements and no
-        others, also when the ruleset is loaded again. Raises KernelError, nothing changed."""
+        """A set or map of the applied ruleset, one that comes and goes, has these elements and
+        no others, also when the ruleset is loaded again. Raises KernelError, nothing changed.
+        """
         async with self._writing:
-            text = f"flush set {_TABLE} {name}\n" + _add_elements(name, elements)
+            text = f"flush {_COMES_AND_GOES[name]} {_TABLE} {name}\n" + _add_elements(
+                name, elements
+            )
             result = await _nft(text, "-f", "-")
             if result.code:
                 raise _refusal("fill a set of", result)
@@ -189,8 +194,9 @@ def _canonical(listing: str) -> str:
     """nft's JSON without what changes by itself."""
     entries = json.loads(listing)["nftables"]
     for entry in entries:
-        if entry.get("set", {}).get("name") in _VOLATILE_SETS:
-            entry["set"].pop("elem", None)
+        for kind, described in entry.items():
+            if _COMES_AND_GOES.get(described.get("name")) == kind:
+                described.pop("elem", None)
     steady = [_steady(entry) for entry in entries if "metainfo" not in entry]
     return json.dumps(steady, sort_keys=True)
 

@@ -118,6 +118,7 @@ def status(answer: Answer) -> str:
         ("virtual addresses", ", ".join(answer.get("vip", ())) or None),
         ("pools", ", ".join(answer.get("pools", ())) or None),
         ("path", path_line(path) if path else None),
+        ("flows", "; ".join(map(flows_line, answer.get("flows") or ())) or None),
         ("sessions", f"{sessions.get('attached')} of {sessions['all']}" if sessions else None),
         ("charon", answer.get("charon")),
         ("proxy", answer.get("proxy")),
@@ -147,6 +148,11 @@ def path_line(path: Answer) -> str:
     rtt = path.get("rtt_ms")
     tail = f", RTT {rtt} ms" if rtt is not None else ""
     return f"{path.get('link')} {path.get('pop')} -> {path.get('server')}{tail}"
+
+
+def flows_line(flows: Answer) -> str:
+    """A class of flows, where it goes, and why."""
+    return f"{flows.get('name')} on {flows.get('link') or 'hold'} ({flows.get('reason')})"
 
 
 def held_line(held: Answer) -> str:
@@ -193,6 +199,7 @@ def queued_line(kept: Answer) -> str | None:
 def paths(answer: Sequence[Answer]) -> str:
     if not answer:
         return "no path: see `orchestrator status` for the reason"
+    flows = ("FLOWS",) if any(path.get("flows") for path in answer) else ()
     return table(
         (
             "LINK",
@@ -208,6 +215,7 @@ def paths(answer: Sequence[Answer]) -> str:
             "MTU",
             "IKE_SA",
             "SPI IN",
+            *flows,
             "WHY",
         ),
         [
@@ -225,6 +233,7 @@ def paths(answer: Sequence[Answer]) -> str:
                 path.get("mtu"),
                 path.get("ike_sa"),
                 path.get("spi_in"),
+                *(path.get("flows") for _ in flows),
                 [*path.get("reasons", ()), *path.get("why_not", ())],
             )
             for path in answer

@@ -19,6 +19,7 @@ from orchestrator.config.common import (
     psk_file_faults,
     read_secret,
 )
+from orchestrator.config.flows import Flows, flows_faults
 from orchestrator.config.reader import Contradiction
 from orchestrator.config.values import (
     AssignedVips,
@@ -291,6 +292,7 @@ class EndpointConfig:
     auth: EndpointPsk | CertificateAuth
     tunnel: Tunnel = Tunnel()
     links: Links = Links()
+    flows: tuple[Flows, ...] = ()
     hold: Hold = Hold()
     timers: EndpointTimers = EndpointTimers()
     keys: Keys = Keys()
@@ -314,6 +316,7 @@ class EndpointConfig:
                     f"{vip} is an address of the server",
                     "use an address of the server's [vip] pools",
                 )
+        yield from flows_faults(self.flows)
 
 
 def inline_secret_faults(config: Path, auth: object) -> Iterator[Contradiction]:

@@ -30,6 +30,7 @@ from typing import (
 from orchestrator.config import values
 from orchestrator.config.positions import KeyPath
 from orchestrator.config.values import BadValue, Between, Inherits, Otherwise
+from orchestrator.core.flow_class import Ports
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ KINDS: Final[Mapping[object, Kind]] = {
     IPAddress: Kind(values.address, "IP address", lambda address: f'"{address}"'),
     values.ListenAddress: Kind(values.listen_address, "IP address and port"),
     values.HttpUrl: Kind(values.http_url, "URL of plain HTTP, with an IP address"),
+    Ports: Kind(values.ports, "port, or range of ports", str),
     IPNetwork: Kind(values.network, "IP network", lambda network: f'"{network}"'),
     Path: Kind(values.path, "path", lambda path: f'"{path}"'),
 }
@@ -301,6 +303,11 @@ def is_table(kind: object) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return all(is_dataclass(each) for each in get_args(kind))
     return is_dataclass(kind)
+
+
+def is_tables(kind: object) -> bool:
+    """Whether values of this type are arrays of tables of known keys."""
+    return get_origin(kind) is tuple and is_table(get_args(kind)[0])
 
 
 def inherits(kind: object) -> Inherits | None:

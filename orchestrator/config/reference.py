@@ -13,7 +13,14 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from orchestrator.config.endpoint import EndpointConfig
-from orchestrator.config.reader import KINDS, has_default, inherits, is_table, schema
+from orchestrator.config.reader import (
+    KINDS,
+    has_default,
+    inherits,
+    is_table,
+    is_tables,
+    schema,
+)
 from orchestrator.config.server import ServerConfig
 from orchestrator.config.values import Between, Inherits
 
@@ -71,6 +78,9 @@ def _table(
         if is_table(kind):
             inner += _inner_tables(kind, (*where, name))
             continue
+        if is_tables(kind):
+            inner += _inner_tables(get_args(kind)[0], (*where, name), many=True)
+            continue
         if get_origin(kind) is Mapping and is_table(get_args(kind)[1]):
             whose, kind = get_args(kind)  # a table for each name
             inner += _inner_tables(kind, (*where, name, f'"{describe(whose)}"'))
@@ -82,8 +92,9 @@ def _table(
     yield from inner
 
 
-def _inner_tables(kind: object, path: tuple[str, ...]) -> Iterator[str]:
-    heading, base = _heading(path), inherits(kind)
+def _inner_tables(kind: object, path: tuple[str, ...], *, many: bool = False) -> Iterator[str]:
+    """`many`: each of an array of tables."""
+    heading, base = _heading(path, many=many), inherits(kind)
     for cls in (get_args(kind)[0],) if base else get_args(kind) or (kind,):
         chosen = get_type_hints(cls).get("kind")
         suffix = f' with `kind = "{get_args(chosen)[0]}"`' if chosen is not None else ""
@@ -92,8 +103,9 @@ def _inner_tables(kind: object, path: tuple[str, ...]) -> Iterator[str]:
         yield from _table(cls, path, base)
 
 
-def _heading(path: tuple[str, ...]) -> str:
-    return f"### `[{'.'.join(path)}]`"
+def _heading(path: tuple[str, ...], *, many: bool = False) -> str:
+    name = f"[{'.'.join(path)}]"
+    return f"### `[{name}]`" if many else f"### `{name}`"
 
 
 def describe(kind: object) -> str:

@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, NewType
 
+from orchestrator.core.flow_class import Ports
 from orchestrator.core.leases import names_many
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 
@@ -76,6 +77,10 @@ _HOST_NAME: Final = re.compile(
 )
 _HTTP_URL: Final = re.compile(r"http://([^/?#@\s]+)([/?][!-~]*)?", re.ASCII | re.IGNORECASE)
 _INTERFACE: Final = re.compile(r"[^\s/:\"\\*?\[\]]+")
+
+
+_PORTS: Final = re.compile(r"(\d{1,5})-(\d{1,5})", re.ASCII)
+LAST_PORT: Final = 65535
 
 
 class BadValue(ValueError):
@@ -329,6 +334,21 @@ def show_class(equals: InterfaceClass) -> str:
     if isinstance(equals, str):
         return show(equals)
     return f"[{', '.join(map(show, equals))}]"
+
+
+def ports(value: object) -> Ports:
+    """One, or a range: both ends are meant."""
+    remedy = 'write a port as a number, or a range like "10000-20000"'
+    match = _PORTS.fullmatch(value) if isinstance(value, str) else None
+    if match is not None:
+        found = Ports(int(match[1]), int(match[2]))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        found = Ports(value, value)
+    else:
+        raise BadValue(f"{show(value)} is neither a port nor a range", remedy)
+    if not 1 <= found.first <= found.last <= LAST_PORT:
+        raise BadValue(f"{show(value)} is not between 1 and {LAST_PORT}", remedy)
+    return found
 
 
 def show_duration(seconds: float) -> str:

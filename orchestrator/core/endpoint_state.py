@@ -10,8 +10,9 @@ The routing, read from the top (`ip rule`):
     11170   everything that is not underlay -> the inner table: `default dev vip0`
 
 The policies: out, the VIP's packets take the active path, or fall into the TUN while there is
-none; while the path is doubted, only those to the service take it. In and fwd, nothing for the
-VIP is accepted that did not come out of one of our SAs.
+none; while the path is doubted, only those to the service take it. What is of a class of flows
+is marked by the firewall, and may take a way of its own by that mark. In and fwd, nothing for
+the VIP is accepted that did not come out of one of our SAs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +21,15 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
 from orchestrator.core.firewall import endpoint_ruleset
+from orchestrator.core.flow_class import FlowClass
+from orchestrator.core.flow_rules import class_chains, flows_mark
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
     MARK_PROBE,
     MARK_TO_SENDERS,
     MARK_UNDERLAY,
     POLICY_PRIORITY,
+    POLICY_PRIORITY_FLOWS,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
     POLICY_PRIORITY_PROBE,
@@ -110,13 +114,18 @@ class EndpointState:
     """The largest packet that the active path carries, where that is less than `mtu`."""
     warm: tuple[tuple[int, Template], ...] = ()
     """Tunnels beside the active one: slot, and where the probes with its mark go."""
+    flows: tuple[FlowClass, ...] = ()
+    """All classes; the mark of each has its number."""
+    bound: tuple[tuple[int, Template], ...] = ()
+    """Classes that have a way of their own: number, and where it leads."""
 
 
 def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
     """Every kernel object of an endpoint in this state."""
+    classes = class_chains(state.flows, SERVICE.values())
     return (
         Tun(TUN_ENDPOINT, state.inner.mtu),
-        Ruleset(endpoint_ruleset(state.vips, TUN_ENDPOINT)),
+        Ruleset(endpoint_ruleset(state.vips, TUN_ENDPOINT, further=classes)),
         *(Address(TUN_ENDPOINT, vip) for vip in state.vips),
         *_inner_routes(state),
         *_path_routes(state),
@@ -127,14 +136,14 @@ def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
 
 def ways_out(found: Iterable[KernelObject]) -> tuple[Policy, ...]:
     """Of what is found in a kernel, the policies that lead traffic, or at least the probes that
-    go with it, into a tunnel; those for the probes of warm tunnels lead none."""
+    go with it, into a tunnel; those for what takes a warm tunnel lead none."""
     return tuple(
         subject
         for subject in found
         if isinstance(subject, Policy)
         and (subject.direction, subject.verdict) == (Direction.OUT, Verdict.PROTECT)
         and subject.template is not None
-        and subject.priority != POLICY_PRIORITY_PROBE
+        and subject.priority not in (POLICY_PRIORITY_FLOWS, POLICY_PRIORITY_PROBE)
     )
 
 
@@ -203,6 +212,11 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
             yield _out(own, service, way, POLICY_PRIORITY_SERVICE)
         else:
             yield _out(own, remote, state.active, POLICY_PRIORITY)
+            for number, way in state.bound:
+                selector = Selector(own, remote, flows_mark(number))
+                yield Policy(
+                    Direction.OUT, selector, Verdict.PROTECT, way, POLICY_PRIORITY_FLOWS
+                )
         for direction in (Direction.IN, Direction.FWD):
             yield Policy(direction, Selector(remote, own), Verdict.PROTECT, from_any_path)
     anything = EVERYTHING[vip.version]

@@ -20,6 +20,7 @@ from ipaddress import (
 )
 from typing import Final
 
+from orchestrator.core.flow_rules import NOTED, REFLECT_FORWARDED, reflection_chains
 from orchestrator.core.kernel import MARK_MASK, MARK_TPROXY, NFT_TABLE, TUN_SERVER
 from orchestrator.core.quantities import IPAddress, IPNetwork, host_network
 
@@ -56,6 +57,8 @@ class TunnelMatch:
     unprotected: str = "meta ipsec missing"
     leaves: str = "rt ipsec exists"
     """In postrouting, where the packet has not been encrypted yet."""
+    tells_apart: bool = True
+    """Whether `ipsec in spi` is that of the SA by which a packet arrived."""
 
 
 SECPATH: Final = TunnelMatch()
@@ -64,7 +67,9 @@ SECPATH: Final = TunnelMatch()
 def tunnel_interface(name: str) -> TunnelMatch:
     """A tunnel that is an interface: for kernels without ESP."""
     quoted = _quoted(name)
-    return TunnelMatch(f"iifname {quoted}", f"iifname != {quoted}", f"oifname {quoted}")
+    return TunnelMatch(
+        f"iifname {quoted}", f"iifname != {quoted}", f"oifname {quoted}", tells_apart=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,15 @@ ECHO_RATE: Final = "50/second burst 100 packets"
 """Ping is a tool, not a load: what a person or a monitor sends, and no more."""
 
 
-def endpoint_ruleset(vips: Iterable[IPAddress], tun: str, tunnel: TunnelMatch = SECPATH) -> str:
-    """The leak guard of an endpoint: its VIPs use the TUN, loopback and IPsec, nothing else."""
+def endpoint_ruleset(
+    vips: Iterable[IPAddress],
+    tun: str,
+    tunnel: TunnelMatch = SECPATH,
+    further: str = "",
+) -> str:
+    """The leak guard of an endpoint: its VIPs use the TUN, loopback and IPsec, nothing else.
+
+    `further` are chains that use the sets of VIPs (`core.flow_rules`)."""
     own = _Networks([host_network(vip) for vip in vips], "vip")
     exempt = f'{{ "lo", {_quoted(tun)} }}'
     clear, leak = EndpointCounter.CLEAR_DROPPED, EndpointCounter.LEAK_STOPPED
@@ -120,6 +132,7 @@ table inet {NFT_TABLE} {{
         ip6 daddr @vip6 counter name {leak} drop
     }}
 
+{further}\
     chain tunnelled {{
         meta l4proto @{HIDDEN_ECHOES} goto hide_echo
     }}
@@ -165,6 +178,9 @@ def server_ruleset(wanted: ServerFirewall) -> str:
     intercept = "" if wanted.proxy is None else _intercept_chains(wanted.proxy)
     jump = "" if wanted.proxy is None else _INTERCEPT_JUMPS.format(arrived=tunnel.arrived)
     refuse = "" if wanted.proxy is None else _UNPROXIED
+    reflects = tunnel.tells_apart
+    noted = NOTED.format(arrived=tunnel.arrived) if reflects else ""
+    reflected = REFLECT_FORWARDED if reflects else ""
     return f"""\
 table inet {NFT_TABLE} {{
     comment "orchestrator: mobility server"
@@ -192,7 +208,8 @@ table inet {NFT_TABLE} {{
 counter name {count.FORWARD_DROPPED} drop
         iifname @underlay {tunnel.unprotected} ip6 daddr @pool6 \
 counter name {count.FORWARD_DROPPED} drop
-{jump}    }}
+{noted}{jump}{reflected}    }}
+{reflection_chains(wanted.services) if reflects else ""}\
 
     chain untracked_in {{
         comment "a flood of IKE must not fill the table of connections"

@@ -31,12 +31,20 @@ At the server it also chooses their route; no firewall of ours looks for it."""
 MARK_SIZED: Final = MARK_PROBE | 0xFFFF
 """On the answer to a padded probe that goes with the traffic: that of no slot, hence of no
 policy of its own."""
+MARK_FLOWS: Final = 0x6C00_0000
+"""On packets of flows that take a tunnel of their own, with a number. Endpoint: of their class
+(`core.classes`). Server: the slot of the tunnel that they came out of, remembered as the mark
+of their connection. It chooses their policy; no rule of ours looks for it."""
 ENDPOINT_REQID: Final = Reqid(0x6F01)
+SLOTS: Final = 8
+"""Of a session's tunnels at the server."""
 MARK_TO_SENDERS: Final = MARK_TPROXY | 0x53_4E44
 """On what a daemon sends to senders on its own host in the name of those that they sent to. The
 rule for MARK_TPROXY routes it to the proxy; nothing from outside has it."""
 POLICY_PRIORITY_LOCAL: Final = 11090
 """For what a daemon says to its own host: before all others of ours."""
+POLICY_PRIORITY_FLOWS: Final = 11097
+"""The way of flows that take a tunnel of their own: before that of everything else."""
 POLICY_PRIORITY_PROBE: Final = 11098
 """The way of a warm tunnel's probes, and of their answers: before that of all others."""
 POLICY_PRIORITY_SERVICE: Final = 11099

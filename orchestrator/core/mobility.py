@@ -1,10 +1,11 @@
 """The endpoint's deciding machine: news in, acts out.
 
 What it decides about has rules of its own: where we are (`core.places`), the tunnels we have
-(`core.tunnels`), those that wait (`core.warmth`), where one is wanted (`core.wishes`), the
-negotiations under way, and those that failed (`core.attempts`, `core.race`), the probes
-(`core.vigil`, `core.liveness`), what is too old to be echoed (`core.echoes`), networks that ask
-for a sign-in (`core.portal`). The rules that join them, each with the method that keeps it:
+(`core.tunnels`), those that wait (`core.warmth`), which flows take these (`core.classes`),
+where one is wanted (`core.wishes`), the negotiations under way, and those that failed
+(`core.attempts`, `core.race`), the probes (`core.vigil`, `core.liveness`), what is too old to
+be echoed (`core.echoes`), networks that ask for a sign-in (`core.portal`). The rules that join
+them, each with the method that keeps it:
 
 1. The active path is gone: hold, before anything else (`_lose`).
 2. Then the cheapest way back, in this order (`_recover`): the same point of presence returned:
@@ -34,7 +35,8 @@ for a sign-in (`core.portal`). The rules that join them, each with the method th
 13. How large a packet each path carries is asked over its tunnel (`core.mtu`).
 14. Among links that are equal to the operator, what was measured chooses (`core.choice`,
     `core.quality`; `_choose`).
-15. Only tunnels negotiated by us are ours: other people's connections in the same charon are
+15. Flows of a class take a warm tunnel (`core.classes`); the server follows (`_bind_flows`).
+16. Only tunnels negotiated by us are ours: other people's connections in the same charon are
     left alone (`_tunnel_up`, `_charon_up`).
 """
 
@@ -43,10 +45,13 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from orchestrator.core.attempts import CONNECTION_PREFIX, Attempts, Patience
+from orchestrator.core.carried import Carried
 from orchestrator.core.choice import Choice, Standing
+from orchestrator.core.classes import Classes
 from orchestrator.core.echoes import Echoes
 from orchestrator.core.endpoint_state import EndpointState, Inner
 from orchestrator.core.flaps import Flaps
+from orchestrator.core.flow_class import FlowClass
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -137,6 +142,7 @@ class MobilityPolicy:
     race: int = WIDTH
     """So many negotiations at the same time while nothing works."""
     portal: PortalPolicy = PortalPolicy()
+    flows: tuple[FlowClass, ...] = ()
     drain: Seconds = Seconds(1.0)
     """A replaced tunnel still receives this long: more than any RTT we work with."""
 
@@ -162,7 +168,13 @@ class Mobility:
         self._tunnels = Tunnels(self._places)
         self._flaps = Flaps()
         self._choice = Choice(self._places, self._flaps, policy.lossy)
-        self._warmth = Warmth(self._tunnels, self._places, self._choice, policy.warm_links)
+        bound = tuple(flows.links for flows in policy.flows)
+        self._warmth = Warmth(
+            self._tunnels, self._places, self._choice, policy.warm_links, bound
+        )
+        self.classes = Classes(policy.flows, self._places, self._warmth, self._choice.penalties)
+        """For status, as all that has no underscore."""
+        self._carried = Carried()
         self._wishes = Wishes(self._places, self._attempts, self._tunnels, self._warmth)
         self._race = Race(self._attempts, self._wishes, self._flaps, policy.race)
         self.portals = Portals(policy.portal, self._places, self._tunnels, self._attempts)
@@ -228,13 +240,15 @@ class Mobility:
             case ProbeTooLarge(sequence):
                 self._mtus.refused(sequence, now)
             case TrafficSeen():
+                self._carried.seen(event, now)
                 silent = self._vigil.seen(event, self._active, now)
                 if not self._vigil.is_quiet:
                     self._mtus.used(self._active, now, silent=silent)
                 if silent and self._vigil.may_ask(self._active, now):
                     self._probe(now)
             case TrafficStirs():
-                known = self._tunnels.held
+                carrying = self.classes.carrying
+                known = [held for held in self._tunnels.held if held not in carrying]
                 self._effects += self._vigil.stirred(event, self._watched, known, now)
             case SignalSeen(link, dbm):
                 self._choice.meters.signal_seen(link, dbm, now)
@@ -255,6 +269,7 @@ class Mobility:
             self._active, now, attached=self._attached, racing=racing
         ):
             held.retire_at = Instant(now + self.policy.drain)
+        self._bind_flows(now)
         active, warm = (self._active, self._warmth.warm) if self._watches else (None, ())
         sizes = self._mtus.look(active, warm, self.flip, now)
         self._apply_what_changed()
@@ -277,7 +292,8 @@ class Mobility:
             times.append(self._active.liveness.deadline(self._vigil.patience(self._active)))
         if self._watches:
             times += [held.liveness.deadline() for held in self._warmth.warm]
-            times += [self._vigil.next_look] if self._vigil.next_look is not None else []
+            looks = self._vigil.next_look, self._carried.next_look
+            times += [at for at in looks if at is not None]
             times += self._mtus.deadlines(self._active, self._warmth.warm)
         if self._asleep_until is not None:
             times.append(self._asleep_until)
@@ -358,8 +374,11 @@ class Mobility:
         active, probed = (None, way) if self._doubted else (way, None)
         warm = tuple((held.slot, _template(held.tunnel)) for held in self._warmth.warm)
         tables, limit = self._places.tables, self._mtus.limit(self._active)
-        inner = self.policy.inner
-        return EndpointState(inner, self.vips, tables, active, probed, limit, warm)
+        bound = tuple((number, _template(h.tunnel)) for number, h in self.classes.bound)
+        inner, flows = self.policy.inner, self.policy.flows
+        return EndpointState(
+            inner, self.vips, tables, active, probed, limit, warm, flows, bound
+        )
 
     # Start and network
 
@@ -537,7 +556,10 @@ class Mobility:
         """Rule 10, first half."""
         for held in self._warmth.warm:
             if self._vigil.is_due(held, (), now):
-                self._effects.append(self._vigil.ask(held, self.flip, now, active=False))
+                carries = held in self.classes.carrying
+                self._carried.asked(held, now)
+                probe = self._vigil.ask(held, self.flip, now, active=False, carries=carries)
+                self._effects.append(probe)
 
     def _give_up_the_silent(self, now: Instant) -> None:
         """Rule 10, second half."""
@@ -558,6 +580,19 @@ class Mobility:
         if not all(map(self._attempts.silent, self.paths)):
             self._effects += self._attempts.withdraw(self._attempts.silent)
         self._recover(frozenset({Reason.PATH_DEAD}), now)
+
+    def _bind_flows(self, now: Instant) -> None:
+        """Rule 15."""
+        turn = self.classes.look(self._active, now, trusted=self._watches)
+        for way in turn.ways:
+            path = way.held.path if way.held is not None else self.active_path
+            self._tell("flows", {way.why}, path, flows=way.flows.name)
+        if turn.left:
+            self.flip = successor(self.flip)
+            self._probe(now)
+        self.classes.tell(self.flip, now)
+        self._carried.keep(self.classes.carrying, now)
+        self._effects += self._carried.look(now)
 
     # Probes
 
@@ -609,6 +644,7 @@ class Mobility:
                 continue
             racing = self._wishes.races(self._active)
             self._mtus.heard(held, rtt, now)
+            self._carried.answered(held)
             self._warmth.heard(held, self._active, now)
             self._attempts.forgive(held.path)
             if racing:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.core.endpoint_state import EndpointState
+from orchestrator.core.flow_class import FlowReason
 from orchestrator.core.ike import IkeEvent, IkeFailure, Tunnel
 from orchestrator.core.network import Change, Snapshot
 from orchestrator.core.paths import Absence, Path, Servers
@@ -50,7 +51,7 @@ class Reason(StrEnum):
     LARGE_LOST = "large-packets-lost"
 
 
-AnyReason = Reason | Change | Absence | IkeFailure | PortalReason
+AnyReason = Reason | Change | Absence | IkeFailure | PortalReason | FlowReason
 
 
 # News
@@ -276,6 +277,8 @@ class SendProbe:
     that is asked. 0: no larger than need be."""
     limit: int = 0
     """The largest packet that the server may send; 0: no other than it has."""
+    carries: bool = False
+    """It says that flows take that tunnel, until a later flip."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,12 @@ def absence(
     return Absence.NO_GATEWAY
 
 
+def named(paths: Sequence[Path], globs: Sequence[str]) -> tuple[Path, ...]:
+    """Those whose links the globs name, by the order of the globs, then as they were."""
+    found = (path for glob in globs for path in paths if fnmatchcase(path.link_name, glob))
+    return tuple(dict.fromkeys(found))
+
+
 def _usable_links(snapshot: Snapshot, choice: LinkChoice) -> list[Link]:
     return [link for link in snapshot.links if link.up and _counts(link, choice)]
 

@@ -6,7 +6,8 @@ held. Nothing from a VIP is accepted unless it came out of an SA of that VIP's o
 that no session holds are blocked.
 
 What the service answers to a probe of a warm tunnel has a mark, and a policy that takes it into
-that very tunnel, whatever becomes of everything else.
+that very tunnel, whatever becomes of everything else. So have flows that the endpoint sends
+over another tunnel than everything else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,12 @@ from types import MappingProxyType
 from typing import Final
 
 from orchestrator.core.endpoint_state import EVERYTHING, SERVICE, TABLE_MAIN
+from orchestrator.core.flow_rules import flows_mark
 from orchestrator.core.kernel import (
     MARK_PROBE,
     MARK_TO_SENDERS,
     MARK_TPROXY,
+    POLICY_PRIORITY_FLOWS,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
     POLICY_PRIORITY_PROBE,
@@ -105,11 +108,13 @@ def session_objects(
     active: Template | None,
     warm: Mapping[int, Template] = NONE_WARM,
     limit: int | None = None,
+    flows: Mapping[int, Template] = NONE_WARM,
 ) -> tuple[KernelObject, ...]:
     """One session's policies. `reqid` None: it has no SA; `active` None: hold its packets.
 
-    `warm` has the tunnels, by slot, that answers with the mark `probe_mark` take. `limit` is
-    the largest packet for it: the kernel tells senders so (RFC 1191, RFC 8201).
+    `warm` has the tunnels, by slot, that answers with the mark `probe_mark` take; `flows` those
+    that packets with the mark `flows_mark` take. `limit` is the largest packet for it: the
+    kernel tells senders so (RFC 1191, RFC 8201).
     """
     objects: list[KernelObject] = []
     for vip in vips:
@@ -136,6 +141,16 @@ def session_objects(
             for direction in (Direction.IN, Direction.FWD)
         ]
         objects += _ways_back(vip, warm)
+        objects += (
+            Policy(
+                Direction.OUT,
+                Selector(everything, own, flows_mark(slot)),
+                Verdict.PROTECT,
+                template,
+                POLICY_PRIORITY_FLOWS,
+            )
+            for slot, template in flows.items()
+        )
     return tuple(objects)
 
 

@@ -6,18 +6,19 @@ virtual address: 1 KiB of the kernel, and 25 µs whenever the tunnel changes. So
 link, or moves with it, has none.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from orchestrator.core.absence import SessionPolicy, SessionState
 from orchestrator.core.ike import Tunnel
-from orchestrator.core.kernel import KernelObject, Template
+from orchestrator.core.kernel import SLOTS, KernelObject, Template
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId, follows
 from orchestrator.core.server_state import session_objects
 from orchestrator.core.session_events import SessionReason
 from orchestrator.core.warmth import ASK
 
-MAX_TUNNELS: Final = 8
+MAX_TUNNELS: Final = SLOTS
 """Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
 
 
@@ -35,6 +36,9 @@ class Known:
     """When a probe named it; None: none has."""
     slot: int | None = None
     """Below MAX_TUNNELS; None: nobody asked whether it works while it is idle."""
+    carries: int | None = None
+    """The flip with which the endpoint said that flows take it; None: it did not, or not since
+    it took that back."""
 
 
 @dataclass(slots=True)
@@ -92,7 +96,37 @@ class Session:
             for tunnel in self.tunnels
             if (slot := self.slot_of(tunnel)) is not None
         }
-        return session_objects(self.vips, reqid, template, warm, self.limit)
+        flows = {slot: warm[slot] for slot in self.carrying.values()}
+        return session_objects(self.vips, reqid, template, warm, self.limit, flows)
+
+    @property
+    def carrying(self) -> Mapping[Spi, int]:
+        """The tunnels beside the active one that flows take: inbound SPI, slot."""
+        return {
+            tunnel.spi_in: slot
+            for tunnel in self.tunnels
+            if (slot := self.slot_of(tunnel)) is not None
+            and self.known[tunnel.child].carries is not None
+        }
+
+    def carries(self, tunnel: Tunnel, flip: int, *, carries: bool) -> bool:
+        """The endpoint says so with this flip; one that was overtaken by a later flip is not
+        believed. Returns whether that is news. `named` and `give_slot` came before."""
+        known = self.known[tunnel.child]
+        if self.flip is not None and follows(self.flip, flip):
+            return False
+        before, known.carries = known.carries, flip if carries else None
+        return (before is None) is carries
+
+    def carry_no_more(self, until: int | None = None) -> bool:
+        """What was said before this flip counts no more; None: whatever was said. Returns
+        whether anything was."""
+        before = self.carrying
+        for known in self.known.values():
+            told = known.carries
+            if told is not None and (until is None or follows(until, told)):
+                known.carries = None
+        return self.carrying != before
 
     def add(self, tunnel: Tunnel, now: Instant) -> None:
         """One more; the youngest."""

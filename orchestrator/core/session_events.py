@@ -81,6 +81,8 @@ class HeardWarm:
     sequence: int = 0
     padding: int = 0
     """Octets; the answer has as many."""
+    carries: bool = False
+    """It says that flows of the endpoint take that tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,15 @@ class ApplySession:
 
 
 @dataclass(frozen=True, slots=True)
+class Carry:
+    """What comes out of these SAs, inbound ones by SPI, are flows that go back by the tunnel in
+    this slot; it is so for no other SA of the session."""
+
+    identity: str
+    slots: Mapping[Spi, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Terminate:
     tunnel: Tunnel
     reason: SessionReason
@@ -196,4 +207,4 @@ class AnswerProbe:
     """So long we wait for the next one; None: the endpoint did not say."""
 
 
-Effect = ApplySession | Terminate | Release | Shed | EndFlows | Tell | AnswerProbe
+Effect = ApplySession | Carry | Terminate | Release | Shed | EndFlows | Tell | AnswerProbe

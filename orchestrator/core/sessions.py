@@ -22,7 +22,7 @@ The rules, each with the method that keeps it:
 7. One that says that it goes to sleep is asleep at once; one that stays away gets there in
    time, and its session may end (`core.absence`; `_falls_asleep`, `_look`, `_end`).
 8. Whether an idle tunnel works is answered through that very tunnel; the question is a sign of
-   life, and changes nothing else but rule 5's (`_heard_warm`).
+   life, and changes nothing else but rules 5 and 12 (`_heard_warm`).
 9. Of an endpoint that is here, idle tunnels that it does not ask for any more are deleted:
    where a link is lost nobody says good-bye (`_look`).
 10. No packet is sent to an endpoint that is larger than it says its path carries
@@ -32,9 +32,12 @@ The rules, each with the method that keeps it:
 12. An endpoint says how soon it will be heard again, up to `LONGEST_SILENCE`; `detach_after` is
    meant for one that asks every `USUAL` seconds, and who asks more rarely is given the
    difference (`_is_to_be_heard`, `core.absence`).
+12. Where the endpoint says so, flows that come out of an idle tunnel go back into it
+   (`_heard_warm`), until a higher flip without that being said again (`_activate`), the tunnel
+   is the active one or may lead elsewhere (`_attach`, `_mapping`), or the endpoint is away.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -73,6 +76,7 @@ from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
     ApplySession,
+    Carry,
     Effect,
     EndFlows,
     Event,
@@ -109,6 +113,8 @@ class Sessions:
         self._agenda: Agenda[str] = Agenda()
         self._doomed: Agenda[tuple[str, UniqueId]] = Agenda()
         """When to delete which CHILD_SA of which identity."""
+        self._carrying: dict[str, Mapping[Spi, int]] = {}
+        """What the latest Carry of each identity said; none: nothing."""
         self._effects: list[Effect] = []
 
     def handle(  # noqa: C901 - one row per event: the table is the point
@@ -244,11 +250,15 @@ class Sessions:
         # Of a session without a path any flip is the latest: the endpoint may have lost count.
         session.flip = event.flip
         session.awaited = None
+        revoked = session.carry_no_more(event.flip)
         if tunnel != session.active:
             self._attach(session, tunnel, SessionReason.ACTIVATED, now)
-        elif newer and session.following is None:
-            # It was away for less time than we would have noticed.
-            self._effects.append(Release(session.vips))
+        else:
+            if revoked:
+                self._apply(session)
+            if newer and session.following is None:
+                # It was away for less time than we would have noticed.
+                self._effects.append(Release(session.vips))
         self._supersede(session, tunnel, now)
 
     def _is_to_be_heard(self, session: Session, within: Seconds | None) -> None:
@@ -292,6 +302,10 @@ class Sessions:
                 return
             self._apply(session)
             self._supersede(session, tunnel, now)
+        attached = session.state is SessionState.ATTACHED and tunnel != session.active
+        says = event.carries and attached
+        if not event.padding and session.carries(tunnel, event.flip, carries=says):
+            self._apply(session)
         self._effects.append(AnswerProbe(event, probe_mark(slot)))
 
     def _attach(
@@ -302,6 +316,7 @@ class Sessions:
         session.moved = reason is SessionReason.FOLLOWED
         session.following = session.unfollowed = session.awaited = None
         session.heard = now
+        session.known[tunnel.child].carries = None
         if session.state is not SessionState.ATTACHED:
             session.since = now
         session.state = SessionState.ATTACHED
@@ -328,6 +343,7 @@ class Sessions:
             session.departed = now
             self._is_absent(session, now)
         session.active = session.following = None
+        session.carry_no_more()
         session.reason = reason
         session.since = now
         self._apply(session)
@@ -410,6 +426,9 @@ class Sessions:
             return
         if session.active is None or session.active.spi_in != spi:
             session.unsettle(spi, Instant(now + FOLLOW_LIMIT))
+            if spi in session.carrying:
+                session.carry_no_more()
+                self._apply(session)
             return
         if session.following is not None or session.unfollowed == spi:
             return
@@ -493,6 +512,7 @@ class Sessions:
         self._absent.returned(session.identity)
         self._agenda.drop(session.identity)
         self._effects.append(ApplySession(session.identity, ()))
+        self._carry(session.identity, {})
         self._effects.append(EndFlows(session.vips))
         self._tell(what, session, reason)
 
@@ -548,6 +568,16 @@ class Sessions:
 
     def _apply(self, session: Session) -> None:
         self._effects.append(ApplySession(session.identity, session.objects()))
+        self._carry(session.identity, session.carrying)
+
+    def _carry(self, identity: str, slots: Mapping[Spi, int]) -> None:
+        """Rule 10, for the firewall; the policies are there by now."""
+        if self._carrying.get(identity, {}) == slots:
+            return
+        self._carrying.pop(identity, None)
+        if slots:
+            self._carrying[identity] = slots
+        self._effects.append(Carry(identity, slots))
 
     def _tell(
         self, what: str, session: Session, *reasons: SessionReason, **fields: str | float

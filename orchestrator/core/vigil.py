@@ -82,8 +82,16 @@ class Vigil:
         return self._traffic is None or self._traffic.quiet
 
     def ask(
-        self, held: Held, flip: int, now: Instant, *, active: bool, asleep: bool = False
+        self,
+        held: Held,
+        flip: int,
+        now: Instant,
+        *,
+        active: bool,
+        asleep: bool = False,
+        carries: bool = False,
     ) -> SendProbe:
+        """`carries`: the server is told that flows of ours take this warm tunnel."""
         self._sequence = successor(self._sequence)
         within = None
         if active and not asleep:
@@ -98,7 +106,8 @@ class Vigil:
         self._meters.asked(self._sequence, place_of(held.path), now, begins=begins)
         held.liveness.sent(self._sequence, now)
         slot = None if active else held.slot
-        return SendProbe(self._sequence, flip, held.tunnel.spi_in, asleep, slot, within)
+        spi = held.tunnel.spi_in
+        return SendProbe(self._sequence, flip, spi, asleep, slot, within, carries=carries)
 
     def ask_size(self, held: Held, size: int, flip: int, *, active: bool) -> SendProbe:
         self._sequence = successor(self._sequence)

@@ -3,10 +3,10 @@
 The rules, each with the method that keeps it:
 
 1. Beside the active tunnel one is kept on the best path of each of the best links, as many as
-   the operator allows (`places`).
+   the operator allows, and on that of the best link that each class of flows names (`places`).
 2. A tunnel that is kept warm has probes of its own over itself (`look`). Where the endpoint
-   would rather be, or may soon be (`core.choice`), it is asked more often, where traffic costs
-   money hardly ever.
+   would rather be, or may soon be (`core.choice`), or flows of a class would, it is asked more
+   often, where traffic costs money hardly ever.
 3. The active path is given up sooner where another tunnel has answered since it fell silent:
    going there costs a round trip, waiting costs the traffic (`patience`). It may have been the
    server that was silent: so the active path is asked once more when the other has answered,
@@ -20,7 +20,7 @@ from typing import Final
 
 from orchestrator.core.choice import Choice
 from orchestrator.core.liveness import PathHealth
-from orchestrator.core.paths import Path
+from orchestrator.core.paths import Path, named
 from orchestrator.core.places import Place, Places, place_of
 from orchestrator.core.quantities import Instant, Seconds
 from orchestrator.core.tunnels import Held, Tunnels
@@ -44,12 +44,23 @@ whatever else there is: 0.3 s at least."""
 class Warmth:
     """Of one endpoint. `look` is asked after every piece of news."""
 
-    def __init__(self, tunnels: Tunnels, places: Places, choice: Choice, links: int) -> None:
-        """`links`: on how many there is a tunnel at the same time; 1 keeps none warm."""
+    def __init__(
+        self,
+        tunnels: Tunnels,
+        places: Places,
+        choice: Choice,
+        links: int,
+        bound: Sequence[Sequence[str]] = (),
+    ) -> None:
+        """`links`: on how many there is a tunnel at the same time; 1 keeps none warm.
+
+        `bound`: the links that each class of flows names.
+        """
         self._tunnels = tunnels
         self._places = places
         self._choice = choice
         self._links = links
+        self._bound = bound
 
     @property
     def places(self) -> frozenset[Place]:
@@ -59,7 +70,13 @@ class Warmth:
             for path in self._places.paths:
                 if len(best) < self._links:
                     best.setdefault(path.link_name, path)
-        return frozenset(map(place_of, best.values()))
+        return frozenset(map(place_of, best.values())) | self._bound_places
+
+    @property
+    def _bound_places(self) -> frozenset[Place]:
+        """Where classes of flows would rather be."""
+        first = (named(self._places.paths, globs)[:1] for globs in self._bound)
+        return frozenset(place_of(path) for paths in first for path in paths)
 
     @property
     def warm(self) -> tuple[Held, ...]:
@@ -95,6 +112,7 @@ class Warmth:
         have come up where a better path of the same link is by now.
         """
         surplus: list[Held] = []
+        keeps_any = self._links > 1 or bool(self._bound)
         for held in self._tunnels.held:
             contends = racing and held is not active and self._contends(held)
             keeps = held.retire_at is None and (contends or self.keeps(held, active))
@@ -102,7 +120,7 @@ class Warmth:
             if keeps and not held.watched:
                 held.liveness.begin(interval, now)
             useless = not keeps and held is not active and held.retire_at is None
-            if useless and (held.watched or (attached and self._links > 1)):
+            if useless and (held.watched or (attached and keeps_any)):
                 surplus.append(held)
             held.watched = keeps
             if keeps:
@@ -116,7 +134,7 @@ class Warmth:
     def _interval(self, held: Held, active: Held | None) -> Seconds:
         if self._choice.contends(held.path):
             return ASK_OFTEN
-        if self._is_better(held, active):
+        if self._is_better(held, active) or place_of(held.path) in self._bound_places:
             return ASK_BETTER
         return ASK_METERED if self._places.is_metered(held.path) else ASK
 

@@ -77,6 +77,7 @@ from orchestrator.services import ike
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.endpoint_metrics import DURATIONS, endpoint_metrics
+from orchestrator.services.flow_report import flow_report, flows_on
 from orchestrator.services.freezer import FILE as FROZEN_FILE
 from orchestrator.services.freezer import Freezer
 from orchestrator.services.hold import Holder
@@ -119,6 +120,7 @@ def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> M
         lossy=config.links.lossy / 100 if config.links.quality else None,
         warm_links=config.links.warm,
         race=config.links.race,
+        flows=tuple(each.flow_class for each in config.flows),
         inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
         static_vips=tuple(config.tunnel.vips),
         attempt_limit=config.timers.attempt,
@@ -447,6 +449,7 @@ class Endpoint:
             "identity": self.config.identity,
             "vip": [str(vip) for vip in machine.vips],
             "active_path": self._path(machine.active_path) if machine.active_path else None,
+            "flows": flow_report(machine),
             "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
             "held": all_held_report(self._holder.held(), self._holder.total),
             "frozen": self._freezer.lifted,
@@ -542,6 +545,7 @@ class Endpoint:
             **path_quality(machine, path, now),
             "reasons": [str(failure[0])] if failure else [],
             "detail": failure[1] if failure else None,
+            "flows": flows_on(machine, path),
             "ike_sa": tunnel.ike if tunnel else None,
             "child_sa": tunnel.child if tunnel else None,
             "spi_in": f"{tunnel.spi_in:08x}" if tunnel else None,

@@ -118,7 +118,7 @@ class EndpointProbes(_ProbeSockets):
             if order.slot is not None:
                 mark = MARK_PROBE | order.slot
             if order.slot is not None or order.size:
-                kind = Kind.WARM
+                kind = Kind.FLOWS if order.carries else Kind.WARM
             probe = Probe(
                 kind,
                 order.flip,
@@ -150,10 +150,10 @@ class ServerProbes(_ProbeSockets):
                 within = _seconds(probe.within_ms)
                 told = probe.flip, probe.spi, probe.sequence, asleep, within, probe.limit
                 self._heard(Heard(sender, *told))
-            case Kind.WARM:
-                self._heard(
-                    HeardWarm(sender, probe.flip, probe.spi, probe.sequence, probe.padding)
-                )
+            case Kind.WARM | Kind.FLOWS:
+                asked = probe.flip, probe.spi, probe.sequence, probe.padding
+                carries = probe.kind is Kind.FLOWS
+                self._heard(HeardWarm(sender, *asked, carries))
             case Kind.REPLY:
                 pass  # answering is our part
 

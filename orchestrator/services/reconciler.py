@@ -156,8 +156,8 @@ class Reconciler:
                 raise self._refusals[subject.key][1]
 
     async def fill(self, name: str, elements: Collection[str]) -> None:
-        """What a set of the firewall holds that is no part of the ruleset. It waits for the
-        firewall alone, and nothing else for it. Raises KernelError."""
+        """What a set or map of the firewall holds that is no part of the ruleset. It waits for
+        the firewall alone, and nothing else for it. Raises KernelError."""
         await self._nftables.fill(name, elements)
 
     async def sweep(self) -> None:

@@ -40,6 +40,7 @@ from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
     ApplySession,
+    Carry,
     Effect,
     EndFlows,
     Event,
@@ -58,6 +59,7 @@ from orchestrator.core.session_events import (
 )
 from orchestrator.core.sessions import Sessions
 from orchestrator.services import ike
+from orchestrator.services.carrying import Carrying
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
@@ -139,6 +141,7 @@ class Server:
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = ServerProbes(self._heard, self.journal)
         self._repair = Repair(self._reconciler, self.journal)
+        self._carrying = Carrying(self._reconciler.fill, self.journal)
         self._proxy = ProxyLink(config, self.journal, self._owner)
         self._holder = Holder(
             lambda packet: packet.destination,
@@ -186,6 +189,7 @@ class Server:
                 tasks.begin(self._repair.watch_settings(), "settings")
                 tasks.begin(self._repair.watch_firewall(), "firewall")
                 tasks.begin(self._note_presence(), "presence")
+                tasks.begin(self._carrying.run(), "carrying")
                 if self.config.proxy.enabled:
                     tasks.begin(self._proxy.run(), "proxy")
                 tasks.begin(
@@ -345,6 +349,8 @@ class Server:
                 await self._reconciler.apply(f"session {identity}", objects)
                 session = self._machine.by_identity.get(identity)
                 self._holder.hold(identity, session.vips if session is not None else ())
+            case Carry(identity, slots):
+                self._carrying.told(identity, slots)
             case Shed(vips):
                 self._holder.shed(vips)
             case EndFlows(vips):

@@ -14,6 +14,7 @@ from typing import Final
 from orchestrator.core.errors import PeerError
 from orchestrator.core.kernel import (
     POLICY_PRIORITY,
+    POLICY_PRIORITY_FLOWS,
     POLICY_PRIORITY_LOCAL,
     POLICY_PRIORITY_POOL,
     POLICY_PRIORITY_PROBE,
@@ -77,6 +78,7 @@ _DIRECTIONS: Final = frozenset(int(direction) for direction in Direction)
 _OUR_PRIORITIES: Final = frozenset(
     {
         POLICY_PRIORITY_LOCAL,
+        POLICY_PRIORITY_FLOWS,
         POLICY_PRIORITY_PROBE,
         POLICY_PRIORITY_SERVICE,
         POLICY_PRIORITY,

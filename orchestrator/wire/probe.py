@@ -7,8 +7,9 @@ server follows the highest flip number that it receives (the roaming rule of mos
 the CHILD_SA that the SPI names. ASLEEP is a request of an endpoint that takes nothing more
 until it sends another one; it is answered like one. WARM asks for an answer over the tunnel
 that it names, whichever one is in use, and changes nothing; its flip is the endpoint's present
-one. The limit is the largest packet that the endpoint's path carries, in octets of the whole
-packet inside the tunnel; 0: none is known.
+one. FLOWS is a WARM that says more: flows of the endpoint take that tunnel, and are to be sent
+back over it, until a higher flip. The limit is the largest packet that the endpoint's path
+carries, in octets of the whole packet inside the tunnel; 0: none is known.
 
 A request says within how many milliseconds the next one comes, if it is answered; its reply,
 what the server has taken that for. 0 says nothing: so has it whoever knows no such number. What
@@ -51,6 +52,7 @@ class Kind(IntEnum):
     REPLY = 2
     ASLEEP = 3
     WARM = 4
+    FLOWS = 5
 
 
 _KINDS: Final = frozenset(int(kind) for kind in Kind)

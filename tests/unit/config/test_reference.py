@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from orchestrator.config.endpoint import EndpointConfig
-from orchestrator.config.reader import is_table, schema
+from orchestrator.config.reader import is_table, is_tables, schema
 from orchestrator.config.reference import reasons, reference
 from orchestrator.config.server import ServerConfig
 
@@ -17,8 +17,9 @@ def tables(cls: type[Any]) -> list[type[Any]]:
     inner = [
         each
         for _, kind, _ in schema(cls)
-        if is_table(kind)
+        if is_table(kind) or is_tables(kind)
         for table in (get_args(kind) or (kind,))
+        if table is not Ellipsis
         for each in tables(table)
     ]
     return [cls, *inner]
@@ -29,9 +30,15 @@ def test_the_page_says_what_the_program_does() -> None:
     assert PAGE.read_text() == reference()
 
 
+def values(cls: type[Any]) -> set[str]:
+    """The keys that are no tables."""
+    found = schema(cls)
+    return {name for name, kind, _ in found if not is_table(kind) and not is_tables(kind)}
+
+
 @pytest.mark.parametrize("cls", [*tables(EndpointConfig), *tables(ServerConfig)])
 def test_every_key_has_its_reason(cls: type[Any]) -> None:
-    entries = {name for name, kind, _ in schema(cls) if not is_table(kind)}
+    entries = values(cls)
     assert entries == set(reasons(cls))
 
 
@@ -46,9 +53,7 @@ def test_every_table_says_what_it_is_for(cls: type[Any]) -> None:
 )
 def test_the_examples_have_every_key(name: str, cls: type[Any]) -> None:
     text = (DOCS / "examples" / name).read_text()
-    keys = {
-        key for table in tables(cls) for key, kind, _ in schema(table) if not is_table(kind)
-    }
+    keys = {key for table in tables(cls) for key in values(table)}
     absent = {key for key in keys if not re.search(rf"\b{key}( =|\]|\.\")", text)}
     assert absent == set()
 

@@ -5,15 +5,24 @@ As `stories` for the endpoint. A session's policies are told as where its packet
 else it is answered ("warm lte").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
 from orchestrator.core.absence import Patience, SessionPolicy, SessionState
 from orchestrator.core.agenda import SLACK
+from orchestrator.core.flow_rules import flows_mark
 from orchestrator.core.ike import CharonGone, IkeDown, IkeRekeyed, Tunnel, TunnelDown
-from orchestrator.core.kernel import Direction, KernelObject, Policy, Template, Verdict
+from orchestrator.core.kernel import (
+    POLICY_PRIORITY_FLOWS,
+    POLICY_PRIORITY_PROBE,
+    Direction,
+    KernelObject,
+    Policy,
+    Template,
+    Verdict,
+)
 from orchestrator.core.quantities import (
     IPAddress,
     Reqid,
@@ -28,6 +37,7 @@ from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
     ApplySession,
+    Carry,
     Effect,
     EndFlows,
     Event,
@@ -94,6 +104,8 @@ class ServerStory:
         self.now = 0.0
         self.kernel: dict[str, tuple[KernelObject, ...]] = {}
         """What the last ApplySession of each identity ordered."""
+        self.carrying: dict[str, Mapping[Spi, int]] = {}
+        """What the firewall knows of the tunnels that carry flows."""
         self.in_charon: dict[UniqueId, Tunnel] = {}
         """Admitted tunnels whose end nobody ordered."""
         self.tells: list[Tell] = []
@@ -143,9 +155,11 @@ class ServerStory:
         """It says so, out of this tunnel."""
         return self.hears(Heard(VIP4, flip, over.spi_out, sequence, asleep=True))
 
-    def asks(self, about: Tunnel, after: float = 0.0, flip: int = 1) -> list[str]:
-        """Whether this tunnel works."""
-        return self.hears(HeardWarm(VIP4, flip, about.spi_out), after)
+    def asks(
+        self, about: Tunnel, after: float = 0.0, flip: int = 1, *, carries: bool = False
+    ) -> list[str]:
+        """Whether this tunnel works; and says whether flows take it."""
+        return self.hears(HeardWarm(VIP4, flip, about.spi_out, carries=carries), after)
 
     def mapping(self, of: Tunnel, after: float = 0.0) -> list[str]:
         return self.hears(MappingChanged(of.spi_in), after)
@@ -182,7 +196,9 @@ class ServerStory:
 
     # Acts
 
-    def _carry_out(self, effect: Effect) -> None:
+    def _carry_out(  # noqa: C901 - one row per effect: the table is the point
+        self, effect: Effect
+    ) -> None:
         match effect:
             case ApplySession(identity, objects):
                 self.kernel[identity] = objects
@@ -202,6 +218,8 @@ class ServerStory:
                 self.tells.append(effect)
             case AnswerProbe(probe, mark):
                 self._answers(probe, mark)
+            case Carry(identity, slots):
+                self.carrying[identity] = slots
             case Shed(vips):
                 for vip in vips:
                     session = self.machine.session_of_vip(vip)
@@ -253,6 +271,8 @@ def describe(effect: Effect) -> str:
             return "shed"
         case EndFlows():
             return "end flows"
+        case Carry(_, slots):
+            return f"carry {len(slots)}"
         case Release():
             return "release"
         case Terminate(ended, reason):
@@ -292,7 +312,14 @@ def ways(objects: tuple[KernelObject, ...]) -> list[Policy]:
 
 def ways_back(objects: tuple[KernelObject, ...]) -> list[Policy]:
     """Of single answers."""
-    return [p for p in policies(objects, Direction.OUT) if p.selector.mark]
+    marked = [p for p in policies(objects, Direction.OUT) if p.selector.mark]
+    return [policy for policy in marked if policy.priority == POLICY_PRIORITY_PROBE]
+
+
+def ways_of_flows(objects: tuple[KernelObject, ...]) -> list[Policy]:
+    """Of what came out of a tunnel that carries flows."""
+    out = policies(objects, Direction.OUT)
+    return [policy for policy in out if policy.priority == POLICY_PRIORITY_FLOWS]
 
 
 def warm_ways(objects: tuple[KernelObject, ...]) -> list[str]:
@@ -354,6 +381,22 @@ def a_single_answer_can_take_exactly_the_tunnel_that_has_its_slot(story: ServerS
             assert policy.template is not None
             fitting = [t for t in session.tunnels if fits(policy.template, t, session)]
             assert fitting == [by_mark[policy.selector.mark]]
+
+
+def flows_take_idle_tunnels_alone_and_while_all_else_has_a_way(story: ServerStory) -> None:
+    for identity, objects in story.kernel.items():
+        session = story.session(identity)
+        slots = session.carrying
+        assert story.carrying.get(identity, {}) == slots, "the firewall believes otherwise"
+        by_mark = {policy.selector.mark: policy for policy in ways_of_flows(objects)}
+        assert set(by_mark) == set(map(flows_mark, slots.values()))
+        assert not slots or session.state is SessionState.ATTACHED
+        for each in session.tunnels:
+            if each.spi_in in slots:
+                assert each != session.active
+                template = by_mark[flows_mark(slots[each.spi_in])].template
+                assert template is not None
+                assert template.spi == session.sent_on(each)
 
 
 def fits(template: Template, tunnel: Tunnel, session: Session) -> bool:
@@ -429,6 +472,7 @@ RULES: Final[tuple[Callable[[ServerStory], None], ...]] = (
     what_a_session_sends_must_come_out_of_its_own_sas,
     what_is_sent_to_a_session_goes_into_its_active_tunnel_alone,
     a_single_answer_can_take_exactly_the_tunnel_that_has_its_slot,
+    flows_take_idle_tunnels_alone_and_while_all_else_has_a_way,
     attached_means_that_one_of_its_tunnels_is_active,
     a_virtual_address_has_one_session,
     every_admitted_tunnel_is_looked_after_or_ended,

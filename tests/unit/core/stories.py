@@ -53,7 +53,7 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     WatchTraffic,
 )
-from orchestrator.core.paths import LinkChoice, Path
+from orchestrator.core.paths import LinkChoice, Path, named
 from orchestrator.core.places import place_of
 from orchestrator.core.portal_events import (
     AskPortal,
@@ -325,7 +325,8 @@ class EndpointStory:
             case Tell():
                 self.tells.append(effect)
             case LookAtTraffic(looked_at):
-                assert self.machine.active == looked_at, "another's traffic is looked at"
+                carrying = {held.tunnel for held in self.machine.classes.carrying}
+                assert looked_at in {self.machine.active, *carrying}, "it carries no traffic"
                 packets, octets = (self.received, self.sent), (self.octets_in, self.octets_out)
                 return TrafficSeen(looked_at, *packets, *octets, self.highest)
             case WatchTraffic(on):
@@ -357,6 +358,8 @@ class EndpointStory:
         else:
             assert self.kernel is not None
             assert probe.slot in dict(self.kernel.warm), "a warm probe has no way of its own"
+            way = dict(self.kernel.warm)[probe.slot]
+            assert probe.size or probe.carries == (way in dict(self.kernel.bound).values())
         if probe.size:
             self.question = probe
         elif probe.slot is None:
@@ -446,6 +449,8 @@ def _describe_probe(probe: SendProbe) -> str:
         return "say asleep"
     if probe.size:
         return f"ask for {probe.size}"
+    if probe.carries:
+        return "ask and say"
     return "probe" if probe.slot is None else "ask"
 
 
@@ -559,12 +564,23 @@ def warm_tunnels_lead_somewhere_and_are_no_more_than_allowed(story: EndpointStor
     if machine._wishes.races(machine._active):
         assert len(warm) < len(machine.paths)
     else:
-        most = max(machine.policy.warm_links + (machine.active is None), 1)
-        assert len(warm) < most or not warm
+        allowed = machine.policy.warm_links + (machine.active is None)
+        allowed += len(machine.policy.flows)
+        assert len(warm) < max(allowed, 1) or not warm
     for held in warm:
         assert held.tunnel != machine.active
         assert held.retire_at is None
         assert held.path in machine.paths
+
+
+def flows_take_tunnels_that_are_warm_and_that_they_name(story: EndpointStory) -> None:
+    machine, kernel = story.machine, story.machine.kernel()
+    assert len(dict(kernel.bound)) == len(kernel.bound)
+    for number, way in kernel.bound:
+        assert way in dict(kernel.warm).values()
+        globs = machine.policy.flows[number].links
+        assert any(path.pop == way.source for path in named(machine.paths, globs))
+    assert not kernel.bound or kernel.probed is None, "they go, while all else waits"
 
 
 def tables_are_ours_and_one_for_each_point_of_presence(story: EndpointStory) -> None:
@@ -615,6 +631,7 @@ RULES: Final[tuple[Callable[[EndpointStory], None], ...]] = (
     echoes_are_hidden_in_and_after_an_outage_only,
     with_a_way_and_charon_it_never_rests_detached,
     warm_tunnels_lead_somewhere_and_are_no_more_than_allowed,
+    flows_take_tunnels_that_are_warm_and_that_they_name,
     tables_are_ours_and_one_for_each_point_of_presence,
     no_more_than_a_handful_is_held,
     portal_is_a_reason_exactly_where_one_was_found,

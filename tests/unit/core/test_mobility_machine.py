@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from orchestrator.core.flow_class import FlowClass, Ports
 from orchestrator.core.ike import (
     CharonGone,
     IkeDown,
@@ -71,6 +72,9 @@ FLIPS_PER_RUN = 65536
 TRANSLATED: IPAddress = ip_address("2001:db8:64ff::203.0.113.10")
 OTHER_VIP: IPAddress = ip_address("10.99.0.8")
 
+VOICE = FlowClass("voice", ("ww*", "wlan1"), dscp=46)
+BULK = FlowClass("bulk", ("wlan*",), ports=(Ports(873, 873),))
+
 places = strategies.builds(
     replace,
     strategies.sampled_from((WIFI, WIFI_SECOND, WIFI2, LTE, LTE6)),
@@ -93,6 +97,8 @@ policies = strategies.sampled_from(
         replace(POLICY, warm_links=3, servers=(SERVER6, SERVER4)),
         replace(POLICY, warm_links=2, seeks_mtu=True),
         replace(POLICY, warm_links=3, lossy=0.2, choice=LinkChoice(metered=("wwan0",))),
+        replace(POLICY, flows=(VOICE, BULK)),
+        replace(POLICY, warm_links=2, servers=(SERVER4, SERVER6), flows=(VOICE, BULK)),
     )
 )
 given_vips = strategies.sampled_from(

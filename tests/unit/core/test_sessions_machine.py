@@ -197,17 +197,21 @@ class ServerInAnyWorld(RuleBasedStateMachine):
             if said and session is not None:
                 assert session.state is SessionState.ASLEEP
 
-    @rule(name=names, which=choice, flip=flips)
-    def an_endpoint_asks_whether_a_tunnel_works(self, name: str, which: int, flip: int) -> None:
-        """Whatever it says, nothing but the ways of answers changes."""
+    @rule(name=names, which=choice, flip=flips, carries=strategies.booleans())
+    def an_endpoint_asks_whether_a_tunnel_works(
+        self, name: str, which: int, flip: int, *, carries: bool
+    ) -> None:
+        """Whatever it says, nothing but the ways of answers and of its flows changes."""
         named = self._one(which)
         for vip in self.owners[name][:1]:
             session = self.story.machine.session_of_vip(vip)
             before = None if session is None else self._decided(session)
             spi = Spi(1) if named is None else named.spi_out
-            said = self.story.hears(HeardWarm(vip, flip, spi))
+            said = self.story.hears(HeardWarm(vip, flip, spi, carries=carries))
             assert said[-1:] in ([], ["answer there"])
-            assert len(said) <= 2, "a way for the answer at most, and the answer"
+            told = [words for words in said if not words.startswith("carry")]
+            assert len(said) - len(told) <= 1
+            assert len(told) <= 3, "two ways at most, and the answer"
             own = session is not None and any(t.spi_out == spi for t in session.tunnels)
             assert own or not said
             assert before == (None if session is None else self._decided(session))

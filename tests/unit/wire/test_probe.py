@@ -11,7 +11,7 @@ from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 PROBE = Probe(Kind.REQUEST, flip=7, sequence=0x01020304, spi=Spi(0xC0FFEE01), within_ms=12_500)
 # Computed by hand from the layout in the module.
 OCTETS = bytes.fromhex("01 01 0000 00000007 01020304 c0ffee01 000030d4 00000000")
-KINDS = {1: Kind.REQUEST, 2: Kind.REPLY, 3: Kind.ASLEEP, 4: Kind.WARM}
+KINDS = {1: Kind.REQUEST, 2: Kind.REPLY, 3: Kind.ASLEEP, 4: Kind.WARM, 5: Kind.FLOWS}
 """Golden: a released endpoint and server say these numbers to each other."""
 
 u16, u32 = (st.integers(0, 2**bits - 1) for bits in (16, 32))
@@ -65,7 +65,7 @@ def test_survives_the_round_trip(probe: Probe) -> None:
         (OCTETS + b"\0\1", "padded"),
         (b"\x02" + OCTETS[1:], "version 2"),
         (b"\x01\x00" + OCTETS[2:], "kind 0"),
-        (b"\x01\x05" + OCTETS[2:], "kind 5"),
+        (b"\x01\x06" + OCTETS[2:], "kind 6"),
     ],
 )
 def test_refuses_what_is_not_exactly_a_probe(octets: bytes, complaint: str) -> None:
