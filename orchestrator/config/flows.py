@@ -34,9 +34,18 @@ class Flows:
     dscp: Annotated[int, Between(0, 63)] | None = None
     """How the application marked it; 46 is what telephones set (EF, RFC 3246)."""
 
+    redundant: bool = False
+    """Whether each packet goes twice, over the active path and over another of `links`, and the
+    copy that comes first counts: for calls over links that lose much. UDP only, and up to 500
+    packets a second; what is beyond goes once."""
+
     def contradictions(self) -> Iterator[Contradiction]:
         if not self.links:
             yield Contradiction(("links",), "no link is named", 'write links = ["wl*"]')
+        if self.redundant and self.protocol is not Protocol.UDP:
+            yield Contradiction(
+                ("redundant",), "only UDP can be redundant", 'write protocol = "udp"'
+            )
         named = self.ports or self.destinations or self.dscp is not None
         if self.protocol is Protocol.ANY and not named:
             yield Contradiction(
@@ -46,7 +55,13 @@ class Flows:
     @property
     def flow_class(self) -> FlowClass:
         return FlowClass(
-            self.name, self.links, self.protocol, self.ports, self.destinations, self.dscp
+            name=self.name,
+            links=self.links,
+            protocol=self.protocol,
+            ports=self.ports,
+            destinations=self.destinations,
+            dscp=self.dscp,
+            redundant=self.redundant,
         )
 
 

@@ -13,7 +13,10 @@ The rules, each with the method that keeps it:
    that holds: it tells of each such tunnel over itself, and again after each flip (`tell`). To
    leave one is a flip to the active tunnel: nothing that was told before counts any more
    (`look`). So a download ends in a dead tunnel no longer than anything else does.
-5. While the path is doubted no class has a way of its own (`look`).
+5. A redundant class takes the active path and, beside it, the tunnel over the first other link
+   that it names and that has ever answered: one that loses much is what it is for. Without one
+   it goes as everything else, without an active path as any class (`_choice`, `bound`).
+6. While the path is doubted no class has a way of its own (`look`).
 """
 
 from collections.abc import Sequence
@@ -75,12 +78,12 @@ class Classes:
 
     @property
     def bound(self) -> tuple[tuple[int, Held], ...]:
-        """The classes, by number, that have a way of their own."""
+        """The classes, by number, that have a way of their own, or a second one."""
         carrying = self.carrying
         return tuple((way.number, way.held) for way in self.ways if way.held in carrying)
 
     def look(self, active: Held | None, now: Instant, *, trusted: bool) -> Turn:
-        """Chooses anew. `trusted`: what was known before may be relied on (rule 5)."""
+        """Chooses anew. `trusted`: what was known before may be relied on (rule 6)."""
         before = [way.held for way in self.ways]
         for way in self.ways:
             way.held, way.why = (
@@ -106,11 +109,13 @@ class Classes:
         for path in named(self._places.paths, way.flows.links):
             place = place_of(path)
             if active is not None and place == place_of(active.path):
+                if way.flows.redundant:
+                    continue
                 return None, FlowReason.NAMED
             held = next((h for h in self._warmth.warm if place_of(h.path) == place), None)
             if held is None or not held.liveness.proven:
                 why = FlowReason.SILENT if why is FlowReason.SILENT else FlowReason.NO_TUNNEL
-            elif self._works(held, way, now):
+            elif way.flows.redundant or self._works(held, way, now):
                 return held, FlowReason.NAMED
             else:
                 why = FlowReason.SILENT

@@ -16,7 +16,7 @@ the VIP is accepted that did not come out of one of our SAs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
@@ -118,6 +118,15 @@ class EndpointState:
     """All classes; the mark of each has its number."""
     bound: tuple[tuple[int, Template], ...] = ()
     """Classes that have a way of their own: number, and where it leads."""
+    copied: tuple[tuple[int, int], ...] = ()
+    """Classes that take the active path and another one: number, and the other one's slot. They
+    fall into the TUN, as what is held does, and the daemon sends them."""
+
+    def bind(self, number: int, way: Template, slot: int) -> "EndpointState":
+        """With one more class that has a way of its own."""
+        if self.active is not None and self.flows[number].redundant:
+            return replace(self, copied=(*self.copied, (number, slot)))
+        return replace(self, bound=(*self.bound, (number, way)))
 
 
 def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
@@ -212,11 +221,9 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
             yield _out(own, service, way, POLICY_PRIORITY_SERVICE)
         else:
             yield _out(own, remote, state.active, POLICY_PRIORITY)
-            for number, way in state.bound:
-                selector = Selector(own, remote, flows_mark(number))
-                yield Policy(
-                    Direction.OUT, selector, Verdict.PROTECT, way, POLICY_PRIORITY_FLOWS
-                )
+            ways = (*state.bound, *((number, None) for number, _ in state.copied))
+            for number, way in ways:
+                yield _out(own, remote, way, POLICY_PRIORITY_FLOWS, flows_mark(number))
         for direction in (Direction.IN, Direction.FWD):
             yield Policy(direction, Selector(remote, own), Verdict.PROTECT, from_any_path)
     anything = EVERYTHING[vip.version]
@@ -244,6 +251,8 @@ def _policies(state: EndpointState, vip: IPAddress) -> Iterator[Policy]:
             )
 
 
-def _out(own: IPNetwork, remote: IPNetwork, way: Template | None, priority: int) -> Policy:
+def _out(
+    own: IPNetwork, remote: IPNetwork, way: Template | None, priority: int, mark: int = 0
+) -> Policy:
     verdict = Verdict.PROTECT if way else Verdict.ALLOW
-    return Policy(Direction.OUT, Selector(own, remote), verdict, way, priority)
+    return Policy(Direction.OUT, Selector(own, remote, mark), verdict, way, priority)

@@ -20,7 +20,7 @@ from ipaddress import (
 )
 from typing import Final
 
-from orchestrator.core.flow_rules import NOTED, REFLECT_FORWARDED, reflection_chains
+from orchestrator.core.flow_rules import DELIVERED, NOTED, REFLECT_FORWARDED, reflection_chains
 from orchestrator.core.kernel import MARK_MASK, MARK_TPROXY, NFT_TABLE, TUN_SERVER
 from orchestrator.core.quantities import IPAddress, IPNetwork, host_network
 
@@ -181,6 +181,7 @@ def server_ruleset(wanted: ServerFirewall) -> str:
     reflects = tunnel.tells_apart
     noted = NOTED.format(arrived=tunnel.arrived) if reflects else ""
     reflected = REFLECT_FORWARDED if reflects else ""
+    delivered = DELIVERED.format(tun=_quoted(wanted.tun)) if reflects else ""
     return f"""\
 table inet {NFT_TABLE} {{
     comment "orchestrator: mobility server"
@@ -199,7 +200,7 @@ table inet {NFT_TABLE} {{
     chain arriving {{
         comment "a VIP and an SA go together; TCP of VIPs goes to the connection proxy"
         type filter hook prerouting priority mangle; policy accept;
-        iifname {{ "lo", {_quoted(wanted.tun)} }} accept
+{delivered}        iifname {{ "lo", {_quoted(wanted.tun)} }} accept
         {tunnel.unprotected} ip saddr @pool4 counter name {count.SPOOFED} drop
         {tunnel.unprotected} ip6 saddr @pool6 counter name {count.SPOOFED} drop
         iifname @underlay {tunnel.arrived} ip saddr != @pool4 counter name {count.SPOOFED} drop

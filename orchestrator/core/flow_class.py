@@ -53,3 +53,5 @@ class FlowClass:
     """Empty: any."""
     dscp: int | None = None
     """Six bits; None: any."""
+    redundant: bool = False
+    """It goes over two links at the same time, that of the active path and another one."""

@@ -11,11 +11,11 @@
    `reflection_chains`). Without a policy for it the mark chooses nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from orchestrator.core.flow_class import FlowClass, Protocol
-from orchestrator.core.kernel import MARK_FLOWS, MARK_MASK, SLOTS
+from orchestrator.core.kernel import LARGEST_COPY, MARK_COPIES, MARK_FLOWS, MARK_MASK, SLOTS
 from orchestrator.core.quantities import IPAddress, Spi
 
 CARRYING: Final = "carrying"
@@ -29,7 +29,14 @@ NOTED: Final = """\
         iifname @underlay {arrived} ip6 daddr != @pool6 jump note_tunnel
 """
 """What goes from one endpoint to another has two tunnels, and is left alone."""
+DELIVERED: Final = f"""\
+        iifname {{tun}} meta l4proto udp ct mark set {MARK_COPIES:#010x} \
+meta mark set {MARK_COPIES:#010x}
+"""
+"""What the daemon writes into the TUN was sent twice by its endpoint: so is what answers it."""
+_TOO_LARGE: Final = f"ct mark {MARK_COPIES:#010x} meta length > {LARGEST_COPY} accept"
 REFLECT_FORWARDED: Final = f"""\
+        {_TOO_LARGE}
         meta mark 0 ip daddr @pool4 {_IS_OURS} meta mark set ct mark
         meta mark 0 ip6 daddr @pool6 {_IS_OURS} meta mark set ct mark
 """
@@ -52,7 +59,7 @@ def class_chains(flows: Sequence[FlowClass], services: Iterable[IPAddress]) -> s
     rules = "".join(
         f"        {match} meta mark set {flows_mark(number):#010x} return\n"
         for number, each in enumerate(flows)
-        for match in _matches(each)
+        for match in map(_within(each), _matches(each))
     )
     kept = "".join(f"        {_TO[each.version]} {each} return\n" for each in services)
     return f"""\
@@ -67,6 +74,12 @@ def class_chains(flows: Sequence[FlowClass], services: Iterable[IPAddress]) -> s
 {kept}{rules}    }}
 
 """
+
+
+def _within(flows: FlowClass) -> Callable[[str], str]:
+    """Of a redundant class is what can be sent twice."""
+    size = f" meta length <= {LARGEST_COPY}" if flows.redundant else ""
+    return lambda match: match + size
 
 
 def _matches(flows: FlowClass) -> Iterator[str]:
@@ -123,6 +136,7 @@ def reflection_chains(services: Sequence[IPAddress]) -> str:
         comment "of the server itself, such as the proxy's: back into that tunnel"
         type route hook output priority mangle; policy accept;
         meta mark != 0 accept
+        {_TOO_LARGE}
 {kept}        ip daddr @pool4 {_IS_OURS} meta mark set ct mark
         ip6 daddr @pool6 {_IS_OURS} meta mark set ct mark
     }}

@@ -35,6 +35,11 @@ MARK_FLOWS: Final = 0x6C00_0000
 """On packets of flows that take a tunnel of their own, with a number. Endpoint: of their class
 (`core.classes`). Server: the slot of the tunnel that they came out of, remembered as the mark
 of their connection. It chooses their policy; no rule of ours looks for it."""
+MARK_COPIES: Final = MARK_FLOWS | 0xFF
+"""At the server, of flows that are sent twice (`core.redundancy`): no slot has that number."""
+LARGEST_COPY: Final = 1100
+"""Octets of a packet that is sent twice: with what is put in front of it the smallest path that
+there is carries it (IPv6's 1280, less ESP). What is larger is no call."""
 ENDPOINT_REQID: Final = Reqid(0x6F01)
 SLOTS: Final = 8
 """Of a session's tunnels at the server."""

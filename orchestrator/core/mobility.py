@@ -168,9 +168,8 @@ class Mobility:
         self._tunnels = Tunnels(self._places)
         self._flaps = Flaps()
         self._choice = Choice(self._places, self._flaps, policy.lossy)
-        bound = tuple(flows.links for flows in policy.flows)
         self._warmth = Warmth(
-            self._tunnels, self._places, self._choice, policy.warm_links, bound
+            self._tunnels, self._places, self._choice, policy.warm_links, policy.flows
         )
         self.classes = Classes(policy.flows, self._places, self._warmth, self._choice.penalties)
         """For status, as all that has no underscore."""
@@ -374,11 +373,11 @@ class Mobility:
         active, probed = (None, way) if self._doubted else (way, None)
         warm = tuple((held.slot, _template(held.tunnel)) for held in self._warmth.warm)
         tables, limit = self._places.tables, self._mtus.limit(self._active)
-        bound = tuple((number, _template(h.tunnel)) for number, h in self.classes.bound)
         inner, flows = self.policy.inner, self.policy.flows
-        return EndpointState(
-            inner, self.vips, tables, active, probed, limit, warm, flows, bound
-        )
+        state = EndpointState(inner, self.vips, tables, active, probed, limit, warm, flows)
+        for number, held in self.classes.bound:
+            state = state.bind(number, _template(held.tunnel), held.slot)
+        return state
 
     # Start and network
 

@@ -18,6 +18,7 @@ from typing import Final
 from orchestrator.core.endpoint_state import EVERYTHING, SERVICE, TABLE_MAIN
 from orchestrator.core.flow_rules import flows_mark
 from orchestrator.core.kernel import (
+    MARK_COPIES,
     MARK_PROBE,
     MARK_TO_SENDERS,
     MARK_TPROXY,
@@ -90,6 +91,15 @@ def server_objects(state: ServerState) -> tuple[KernelObject, ...]:
                 priority=POLICY_PRIORITY_LOCAL,
             )
         )
+        # What the daemon has from an SA of the endpoint, where it is whose it says.
+        objects.append(
+            Policy(
+                Direction.FWD,
+                Selector(pool, everything, MARK_COPIES),
+                Verdict.ALLOW,
+                priority=POLICY_PRIORITY_LOCAL,
+            )
+        )
         objects += [
             Policy(
                 direction,
@@ -141,17 +151,20 @@ def session_objects(
             for direction in (Direction.IN, Direction.FWD)
         ]
         objects += _ways_back(vip, warm)
-        objects += (
-            Policy(
-                Direction.OUT,
-                Selector(everything, own, flows_mark(slot)),
-                Verdict.PROTECT,
-                template,
-                POLICY_PRIORITY_FLOWS,
-            )
-            for slot, template in flows.items()
-        )
+        objects += _ways_of_flows(vip, flows)
     return tuple(objects)
+
+
+def _ways_of_flows(vip: IPAddress, flows: Mapping[int, Template]) -> Iterator[Policy]:
+    """Into their tunnels; those that are sent twice, into the TUN, to the daemon."""
+    everything, own = EVERYTHING[vip.version], host_network(vip)
+    out, priority = Direction.OUT, POLICY_PRIORITY_FLOWS
+    for slot, template in flows.items():
+        selector = Selector(everything, own, flows_mark(slot))
+        yield Policy(out, selector, Verdict.PROTECT, template, priority)
+    if flows:
+        selector = Selector(everything, own, MARK_COPIES)
+        yield Policy(out, selector, Verdict.ALLOW, priority=priority)
 
 
 def probe_mark(slot: int) -> int:

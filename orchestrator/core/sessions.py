@@ -37,7 +37,7 @@ The rules, each with the method that keeps it:
    is the active one or may lead elsewhere (`_attach`, `_mapping`), or the endpoint is away.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -162,7 +162,7 @@ class Sessions:
     def session_of_vip(self, vip: IPAddress) -> Session | None:
         return self._by_vip.get(vip)
 
-    def vips(self) -> Iterable[IPAddress]:
+    def vips(self) -> Collection[IPAddress]:
         """Every virtual address that a session has."""
         return self._by_vip.keys()
 

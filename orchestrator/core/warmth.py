@@ -3,7 +3,8 @@
 The rules, each with the method that keeps it:
 
 1. Beside the active tunnel one is kept on the best path of each of the best links, as many as
-   the operator allows, and on that of the best link that each class of flows names (`places`).
+   the operator allows, and on that of the best link that each class of flows names, or of the
+   best two (`places`).
 2. A tunnel that is kept warm has probes of its own over itself (`look`). Where the endpoint
    would rather be, or may soon be (`core.choice`), or flows of a class would, it is asked more
    often, where traffic costs money hardly ever.
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.core.choice import Choice
+from orchestrator.core.flow_class import FlowClass
 from orchestrator.core.liveness import PathHealth
 from orchestrator.core.paths import Path, named
 from orchestrator.core.places import Place, Places, place_of
@@ -50,11 +52,11 @@ class Warmth:
         places: Places,
         choice: Choice,
         links: int,
-        bound: Sequence[Sequence[str]] = (),
+        bound: Sequence[FlowClass] = (),
     ) -> None:
         """`links`: on how many there is a tunnel at the same time; 1 keeps none warm.
 
-        `bound`: the links that each class of flows names.
+        `bound` names links of its own.
         """
         self._tunnels = tunnels
         self._places = places
@@ -75,8 +77,14 @@ class Warmth:
     @property
     def _bound_places(self) -> frozenset[Place]:
         """Where classes of flows would rather be."""
-        first = (named(self._places.paths, globs)[:1] for globs in self._bound)
-        return frozenset(place_of(path) for paths in first for path in paths)
+        found: set[Place] = set()
+        for flows in self._bound:
+            best: dict[str, Path] = {}
+            for path in named(self._places.paths, flows.links):
+                if len(best) <= flows.redundant:
+                    best.setdefault(path.link_name, path)
+            found |= set(map(place_of, best.values()))
+        return frozenset(found)
 
     @property
     def warm(self) -> tuple[Held, ...]:

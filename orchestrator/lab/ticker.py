@@ -41,6 +41,8 @@ class Log:
     sent: list[float] = field(default_factory=list)
     arrived: dict[int, float] = field(default_factory=dict)
     """In the order of their arrival."""
+    doubled: int = 0
+    """Arrivals of what had arrived before."""
 
     def first_after(self, instant: float, sent_since: float) -> float | None:
         """When the first packet arrived at or after `instant`; None: none has.
@@ -145,6 +147,7 @@ class Ticker(Background):
             now = time.monotonic()
             (number,) = _NUMBER.unpack_from(packet)
             log = self.logs[way]
+            log.doubled += number in log.arrived
             log.arrived.setdefault(number, now)
 
 

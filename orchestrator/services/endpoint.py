@@ -32,6 +32,7 @@ from orchestrator.core.firewall import ECHOING, HIDDEN_ECHOES
 from orchestrator.core.ike import IkeFailure, Tunnel
 from orchestrator.core.kernel import (
     ENDPOINT_REQID,
+    MARK_PROBE,
     MARK_TO_SENDERS,
     TUN_ENDPOINT,
     KernelObject,
@@ -74,6 +75,7 @@ from orchestrator.core.paths import Path
 from orchestrator.core.portal_events import AskPortal, CloseWay, OpenWay
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
 from orchestrator.services import ike
+from orchestrator.services.copies import Copies
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.endpoint_metrics import DURATIONS, endpoint_metrics
@@ -162,7 +164,16 @@ class Endpoint:
             self._machine, self._execute, Tick(), self._now
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
-        self._probes = EndpointProbes(self._answered, self.journal)
+        self._probes = EndpointProbes(self._answered, self._copied, self.journal)
+        self._copies = Copies(
+            lambda _: self._copy_marks,
+            self._probes.send_copy,
+            lambda packet: self._holder.to_sender(packet),
+            lambda header: header.destination,
+            clock.now,
+            self.journal,
+        )
+        self._copy_marks: tuple[int, ...] = ()
         self._flowing = False
         """Whether the kernel's policies, not only our decisions, let the traffic out."""
         self._holder = Holder(
@@ -172,6 +183,7 @@ class Endpoint:
             awake,
             self.journal,
             MARK_TO_SENDERS,
+            divert=self._copies.takes,
         )
         record = config.control.socket.with_name(FROZEN_FILE)
         self._freezer = Freezer(record, lambda: self._machine.vips, self.journal)
@@ -266,6 +278,9 @@ class Endpoint:
         if spis:
             self._driver.post(TrafficStirs(spis))
 
+    def _copied(self, vip: IPAddress, octets: bytes) -> None:
+        self._copies.received(vip, octets)
+
     def _adoptable(self, found: tuple[KernelObject, ...]) -> Tunnel | None:
         """The tunnel that a predecessor's out policy uses, if its SAs are still there."""
         for policy in ways_out(found):
@@ -342,9 +357,11 @@ class Endpoint:
         self._flowing = False
         await self._reconciler.apply(SCOPE, endpoint_objects(state))
         self._flowing = state.active is not None
+        self._copy_marks = tuple(sorted({MARK_PROBE | slot for _, slot in state.copied}))
         if not self._flowing and self.config.hold.freeze:
             self._freezer.freeze()
         self._probes.bind(state.vips)
+        self._copies.keep(state.vips)
         self._holder.hold(SCOPE, state.vips)
 
     def _move(self, order: MoveTunnel) -> MoveEnded:

@@ -82,10 +82,12 @@ class Holder:
         mark: int = 0,
         asleep: Callable[[IPAddress], bool] = lambda _: False,
         total: int = UNLIMITED,
+        divert: Callable[[IPAddress, IPHeader, bytes], bool] = lambda *_: False,
     ) -> None:
         """`policy` is that of a scope. `mark` routes what is sent to local senders to them; 0:
         their addresses do. Of what is for an address whose owner is `asleep` only TCP is kept.
-        `total` limits what all scopes hold together, in octets of `core.hold_total`."""
+        `total` limits what all scopes hold together, in octets of `core.hold_total`. What falls
+        into the TUN of somebody attached is for `divert` first, which may take it."""
         self._owner = owner
         self._attached = attached
         self._policy = policy
@@ -93,6 +95,7 @@ class Holder:
         self._journal = journal
         self._mark = mark
         self._asleep = asleep
+        self._divert = divert
         self._tun: TunDevice | None = None
         self._injector: Injector | None = None
         self._to_senders: Injector | None = None
@@ -303,8 +306,10 @@ class Holder:
             if line is None:
                 self._journal.count("foreign-packet")
                 continue
-            self._keep(line, packet, header, asleep=self._asleep(vip))
-            if self._attached(vip) and line.pacer is None and line.timer is None:
+            attached = self._attached(vip)
+            if not (attached and self._divert(vip, header, packet)):
+                self._keep(line, packet, header, asleep=self._asleep(vip))
+            if attached and len(line.queue) and line.pacer is None and line.timer is None:
                 line.timer = asyncio.get_running_loop().call_later(
                     STRAGGLER_DELAY, self._begin, vip, line, None
                 )

@@ -21,11 +21,12 @@ from orchestrator.core.mobility_events import ProbeAnswered, SendProbe
 from orchestrator.core.quantities import IPAddress, Seconds
 from orchestrator.core.session_events import AnswerProbe, Heard, HeardWarm
 from orchestrator.services.journal import Journal
+from orchestrator.wire.copy import is_copy
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
 
 READS_PER_WAKEUP: Final = 64
 LARGEST: Final = 9000
-"""Octets of a probe: `[tunnel] mtu` is not larger."""
+"""Octets of a probe, or of a copy: `[tunnel] mtu` is not larger."""
 _WHOLE_ONLY: Final = {
     4: (socket.IPPROTO_IP, 10, 2),
     6: (socket.IPPROTO_IPV6, 23, 2),
@@ -34,6 +35,8 @@ _WHOLE_ONLY: Final = {
 would have to be cut is refused. A padded probe is to tell what is carried in one piece."""
 _HEADERS: Final = {4: 28, 6: 48}
 """Octets of IP and UDP."""
+Copied = Callable[[IPAddress, bytes], None]
+"""Takes what came for, or from, this virtual address (`wire.copy`)."""
 _MARK: Final = Struct("=I")
 """SO_MARK as ancillary data: __sock_cmsg_send in net/core/sock.c."""
 _FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -82,6 +85,9 @@ class _ProbeSockets:
             if port != SERVICE_PORT:
                 self._journal.count("stray-probe")
                 continue
+            if is_copy(octets):
+                self._copied(sock, octets, ip_address(host))
+                continue
             try:
                 self._received(sock, decode(octets), ip_address(host))
             except PeerError:
@@ -90,12 +96,15 @@ class _ProbeSockets:
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         raise NotImplementedError
 
-    def _send(self, sock: socket.socket, probe: Probe, to: IPAddress, mark: int) -> bool:
+    def _copied(self, sock: socket.socket, octets: bytes, sender: IPAddress) -> None:
+        raise NotImplementedError
+
+    def _send(self, sock: socket.socket, octets: bytes, to: IPAddress, mark: int) -> bool:
         """False: the kernel knows that the way does not carry it. No route, no buffer: an
         unanswered probe says the same."""
         marked = [(socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(mark))] if mark else []
         try:
-            sock.sendmsg((encode(probe),), marked, 0, (str(to), SERVICE_PORT))
+            sock.sendmsg((octets,), marked, 0, (str(to), SERVICE_PORT))
         except OSError as error:
             return error.errno != errno.EMSGSIZE
         return True
@@ -104,9 +113,12 @@ class _ProbeSockets:
 class EndpointProbes(_ProbeSockets):
     """The asking side."""
 
-    def __init__(self, answered: Callable[[ProbeAnswered], None], journal: Journal) -> None:
+    def __init__(
+        self, answered: Callable[[ProbeAnswered], None], copied: Copied, journal: Journal
+    ) -> None:
         super().__init__(journal)
         self._answered = answered
+        self._take_copy = copied
 
     def send(self, order: SendProbe) -> bool:
         """One probe over the first virtual address; a lost one is repeated by the machine.
@@ -128,8 +140,17 @@ class EndpointProbes(_ProbeSockets):
                 order.limit,
                 max(order.size - _HEADERS[vip.version] - PROBE_SIZE, 0),
             )
-            return self._send(sock, probe, SERVICE[vip.version], mark)
+            return self._send(sock, encode(probe), SERVICE[vip.version], mark)
         return True
+
+    def _copied(self, sock: socket.socket, octets: bytes, sender: IPAddress) -> None:
+        if sender == SERVICE[sender.version]:
+            self._take_copy(ip_address(sock.getsockname()[0]), octets)
+
+    def send_copy(self, vip: IPAddress, octets: bytes, mark: int) -> bool:
+        """To the server's daemon; 0: over the active tunnel. False: it is too large."""
+        sock = self._sockets.get(vip)
+        return sock is None or self._send(sock, octets, SERVICE[vip.version], mark)
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         if probe.kind is Kind.REPLY and sender == SERVICE[sender.version]:
@@ -139,9 +160,20 @@ class EndpointProbes(_ProbeSockets):
 class ServerProbes(_ProbeSockets):
     """The answering side."""
 
-    def __init__(self, heard: Callable[[Heard | HeardWarm], None], journal: Journal) -> None:
+    def __init__(
+        self, heard: Callable[[Heard | HeardWarm], None], copied: Copied, journal: Journal
+    ) -> None:
         super().__init__(journal)
         self._heard = heard
+        self._take_copy = copied
+
+    def _copied(self, sock: socket.socket, octets: bytes, sender: IPAddress) -> None:
+        self._take_copy(sender, octets)
+
+    def send_copy(self, vip: IPAddress, octets: bytes, mark: int) -> bool:
+        """To the endpoint's daemon; 0: over the active tunnel. False: it is too large."""
+        sock = self._sockets.get(SERVICE[vip.version])
+        return sock is None or self._send(sock, octets, vip, mark)
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
         match probe.kind:
@@ -168,7 +200,7 @@ class ServerProbes(_ProbeSockets):
         probe = Probe(
             Kind.REPLY, heard.flip, heard.sequence, heard.spi, agreed, padding=padding
         )
-        self._send(sock, probe, heard.vip, order.mark)
+        self._send(sock, encode(probe), heard.vip, order.mark)
 
 
 def _milliseconds(time: Seconds | None) -> int:

@@ -35,7 +35,7 @@ from orchestrator.core.ike import (
 from orchestrator.core.kernel import MARK_TO_SENDERS, TUN_SERVER
 from orchestrator.core.metric import Metric
 from orchestrator.core.quantities import IPAddress, Seconds
-from orchestrator.core.server_state import ServerState, server_objects
+from orchestrator.core.server_state import ServerState, probe_mark, server_objects
 from orchestrator.core.session_events import (
     Admitted,
     AnswerProbe,
@@ -60,6 +60,7 @@ from orchestrator.core.session_events import (
 from orchestrator.core.sessions import Sessions
 from orchestrator.services import ike
 from orchestrator.services.carrying import Carrying
+from orchestrator.services.copies import Copies
 from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
@@ -139,7 +140,15 @@ class Server:
             self._machine, self._execute, Tick(), clock.now
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
-        self._probes = ServerProbes(self._heard, self.journal)
+        self._probes = ServerProbes(self._heard, self._copied, self.journal)
+        self._copies = Copies(
+            self._copy_marks,
+            self._probes.send_copy,
+            lambda packet: self._reconciler.tun(TUN_SERVER).write(packet),
+            lambda header: header.source,
+            clock.now,
+            self.journal,
+        )
         self._repair = Repair(self._reconciler, self.journal)
         self._carrying = Carrying(self._reconciler.fill, self.journal)
         self._proxy = ProxyLink(config, self.journal, self._owner)
@@ -152,6 +161,7 @@ class Server:
             mark=MARK_TO_SENDERS if config.proxy.enabled else 0,
             asleep=self._asleep,
             total=config.hold.total,
+            divert=self._copies.takes,
         )
         self._releaser = Releaser(
             self._holder, self._proxy.resume, self._attached, self.journal
@@ -306,6 +316,14 @@ class Server:
         self._watch_xfrm()
         self._driver.post(probe)
 
+    def _copied(self, vip: IPAddress, octets: bytes) -> None:
+        if self._machine.session_of_vip(vip) is not None:
+            self._copies.received(vip, octets)
+
+    def _copy_marks(self, vip: IPAddress) -> tuple[int, ...]:
+        session = self._machine.session_of_vip(vip)
+        return tuple(map(probe_mark, session.carrying.values())) if session else ()
+
     def _watch_xfrm(self) -> None:
         for news in self._monitor.read():
             match news:
@@ -348,6 +366,8 @@ class Server:
             case ApplySession(identity, objects):
                 await self._reconciler.apply(f"session {identity}", objects)
                 session = self._machine.by_identity.get(identity)
+                if session is None:
+                    self._copies.keep(self._machine.vips())
                 self._holder.hold(identity, session.vips if session is not None else ())
             case Carry(identity, slots):
                 self._carrying.told(identity, slots)

@@ -35,14 +35,18 @@ def version(request: pytest.FixtureRequest, network_namespace: Namespace) -> int
     return found
 
 
+def no_copies(_: IPAddress, octets: bytes) -> None:
+    raise AssertionError(octets)
+
+
 async def asked(
     version: int, order: SendProbe, heard: Callable[[ServerProbes, Heard | HeardWarm], None]
 ) -> int | None:
     """The number of the answer; None: the kernel refused to send it. Raises TimeoutError."""
     answers: asyncio.Queue[ProbeAnswered] = asyncio.Queue()
     journal = Journal()
-    server = ServerProbes(lambda probe: heard(server, probe), journal)
-    endpoint = EndpointProbes(answers.put_nowait, journal)
+    server = ServerProbes(lambda probe: heard(server, probe), no_copies, journal)
+    endpoint = EndpointProbes(answers.put_nowait, no_copies, journal)
     try:
         async with asyncio.timeout(PATIENCE):
             while True:

@@ -15,6 +15,7 @@ from orchestrator.core.agenda import SLACK
 from orchestrator.core.flow_rules import flows_mark
 from orchestrator.core.ike import CharonGone, IkeDown, IkeRekeyed, Tunnel, TunnelDown
 from orchestrator.core.kernel import (
+    MARK_COPIES,
     POLICY_PRIORITY_FLOWS,
     POLICY_PRIORITY_PROBE,
     Direction,
@@ -319,7 +320,8 @@ def ways_back(objects: tuple[KernelObject, ...]) -> list[Policy]:
 def ways_of_flows(objects: tuple[KernelObject, ...]) -> list[Policy]:
     """Of what came out of a tunnel that carries flows."""
     out = policies(objects, Direction.OUT)
-    return [policy for policy in out if policy.priority == POLICY_PRIORITY_FLOWS]
+    flows = [policy for policy in out if policy.priority == POLICY_PRIORITY_FLOWS]
+    return [policy for policy in flows if policy.selector.mark != MARK_COPIES]
 
 
 def warm_ways(objects: tuple[KernelObject, ...]) -> list[str]:

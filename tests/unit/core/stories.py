@@ -113,6 +113,7 @@ class EndpointStory:
         self.now = 0.0
         self.kernel: EndpointState | None = None
         """What the last Apply ordered."""
+        self.applied: list[EndpointState] = []
         self.kernel_moves = True
         """Whether the kernel will carry out a MoveTunnel."""
         self.attempts: dict[str, Negotiate] = {}
@@ -298,6 +299,7 @@ class EndpointStory:
         match effect:
             case Apply(state):
                 self.kernel = state
+                self.applied.append(state)
             case MoveTunnel(moving, way):
                 assert self.kernel is not None
                 ways = (self.kernel.active, self.kernel.probed)
@@ -359,7 +361,9 @@ class EndpointStory:
             assert self.kernel is not None
             assert probe.slot in dict(self.kernel.warm), "a warm probe has no way of its own"
             way = dict(self.kernel.warm)[probe.slot]
-            assert probe.size or probe.carries == (way in dict(self.kernel.bound).values())
+            copied = probe.slot in dict(self.kernel.copied).values()
+            carries = copied or way in dict(self.kernel.bound).values()
+            assert probe.size or probe.carries == carries
         if probe.size:
             self.question = probe
         elif probe.slot is None:
@@ -565,7 +569,7 @@ def warm_tunnels_lead_somewhere_and_are_no_more_than_allowed(story: EndpointStor
         assert len(warm) < len(machine.paths)
     else:
         allowed = machine.policy.warm_links + (machine.active is None)
-        allowed += len(machine.policy.flows)
+        allowed += sum(1 + flows.redundant for flows in machine.policy.flows)
         assert len(warm) < max(allowed, 1) or not warm
     for held in warm:
         assert held.tunnel != machine.active
@@ -575,7 +579,9 @@ def warm_tunnels_lead_somewhere_and_are_no_more_than_allowed(story: EndpointStor
 
 def flows_take_tunnels_that_are_warm_and_that_they_name(story: EndpointStory) -> None:
     machine, kernel = story.machine, story.machine.kernel()
-    assert len(dict(kernel.bound)) == len(kernel.bound)
+    assert len(dict((*kernel.bound, *kernel.copied))) == len(kernel.bound + kernel.copied)
+    assert {slot for _, slot in kernel.copied} <= dict(kernel.warm).keys()
+    assert not kernel.copied or kernel.active is not None
     for number, way in kernel.bound:
         assert way in dict(kernel.warm).values()
         globs = machine.policy.flows[number].links

@@ -18,6 +18,10 @@ BOUND = replace(POLICY, flows=(VOICE, BULK))
 """`warm` allows no tunnel beside the active one: it is there for the class."""
 
 
+CALLS = FlowClass("calls", ("wlan*", "ww*"), redundant=True)
+TWICE = replace(POLICY, flows=(CALLS,))
+
+
 def bound() -> EndpointStory:
     """Attached over Wi-Fi, voice over LTE."""
     story = attached(WIFI, LTE, policy=BOUND)
@@ -170,3 +174,37 @@ class TestTelling:
         story.hears(Tick(), after=RTT)
         liveness = next(h for h in story.machine._warmth.warm).liveness
         assert liveness.waiting_since is None
+
+
+class TestRedundancy:
+    def twice(self) -> EndpointStory:
+        story = attached(WIFI, LTE, policy=TWICE)
+        story.negotiated()
+        story.warm_answered()
+        return story
+
+    def test_it_takes_the_active_path_and_the_next_link_that_it_names(self) -> None:
+        story = self.twice()
+        (slot,) = dict(story.machine.kernel().warm)
+        assert story.machine.kernel().copied == ((0, slot),)
+        assert story.machine.kernel().bound == ()
+        assert why(story, "calls") is FlowReason.NAMED
+
+    def test_with_one_link_it_goes_as_everything_else(self) -> None:
+        story = attached(WIFI, policy=TWICE)
+        assert story.machine.kernel().copied == ()
+
+    def test_a_second_link_that_is_silent_for_a_moment_is_no_reason_to_leave_it(self) -> None:
+        story = self.twice()
+        said: list[str] = []
+        while said.count("ask and say") < 4:
+            said += story.waits(0.05, answering=True)
+        assert story.machine.kernel().copied != ()
+
+    def test_when_the_active_path_is_lost_it_goes_on_over_the_other_one(self) -> None:
+        story = self.twice()
+        before = len(story.applied)
+        story.is_at(LTE)
+        during = story.applied[before:]
+        assert all(state.active or state.bound for state in during)
+        assert story.machine.kernel().copied == ()

@@ -73,6 +73,7 @@ TRANSLATED: IPAddress = ip_address("2001:db8:64ff::203.0.113.10")
 OTHER_VIP: IPAddress = ip_address("10.99.0.8")
 
 VOICE = FlowClass("voice", ("ww*", "wlan1"), dscp=46)
+CALLS = FlowClass("calls", ("wlan*", "ww*"), redundant=True)
 BULK = FlowClass("bulk", ("wlan*",), ports=(Ports(873, 873),))
 
 places = strategies.builds(
@@ -98,6 +99,7 @@ policies = strategies.sampled_from(
         replace(POLICY, warm_links=2, seeks_mtu=True),
         replace(POLICY, warm_links=3, lossy=0.2, choice=LinkChoice(metered=("wwan0",))),
         replace(POLICY, flows=(VOICE, BULK)),
+        replace(POLICY, flows=(CALLS, BULK)),
         replace(POLICY, warm_links=2, servers=(SERVER4, SERVER6), flows=(VOICE, BULK)),
     )
 )

@@ -2,12 +2,14 @@
 
 from orchestrator.core.absence import SessionState
 from orchestrator.core.ike import TunnelDown
+from orchestrator.core.kernel import MARK_COPIES, Direction, Policy, Verdict
 from orchestrator.core.session_events import Heard, HeardWarm
 from tests.unit.core.builders import LTE, VIP4, WIFI
 from tests.unit.core.server_stories import (
     LAPTOP,
     ServerStory,
     from_endpoint,
+    policies,
     ways_of_flows,
 )
 
@@ -28,7 +30,14 @@ def told(flip: int = 1) -> ServerStory:
 def back(story: ServerStory) -> list[str]:
     """Where flows go that have a way of their own."""
     found = [policy.template for policy in ways_of_flows(story.kernel[LAPTOP])]
+    assert len(copies(story)) == (1 if story.carrying.get(LAPTOP) else 0)
     return [str(way.destination) for way in found if way is not None]
+
+
+def copies(story: ServerStory) -> list[Policy]:
+    """For what is sent twice."""
+    out = policies(story.kernel[LAPTOP], Direction.OUT)
+    return [policy for policy in out if policy.selector.mark == MARK_COPIES]
 
 
 def test_they_have_a_way_back_once_it_is_said() -> None:
@@ -36,6 +45,14 @@ def test_they_have_a_way_back_once_it_is_said() -> None:
     assert back(story) == [LTE.pop]
     assert story.carrying[LAPTOP] == {OVER_LTE.spi_in: 0}
     assert story.named_sa() is None, "everything else goes as before"
+
+
+def test_what_is_sent_twice_falls_to_the_daemon_meanwhile() -> None:
+    story = told()
+    (way,) = copies(story)
+    assert way.verdict is Verdict.ALLOW
+    story.asks(OVER_LTE)
+    assert copies(story) == []
 
 
 def test_who_only_asks_has_none() -> None:

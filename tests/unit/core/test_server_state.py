@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.core.endpoint_state import SERVICE
 from orchestrator.core.kernel import (
+    MARK_COPIES,
     MARK_MASK,
     MARK_PROBE,
     MARK_TO_SENDERS,
@@ -70,6 +71,12 @@ class TestServer:
             Policy(
                 Direction.IN,
                 Selector(POOL4, EVERYTHING4, MARK_TO_SENDERS),
+                Verdict.ALLOW,
+                priority=11090,
+            ),
+            Policy(
+                Direction.FWD,
+                Selector(POOL4, EVERYTHING4, MARK_COPIES),
                 Verdict.ALLOW,
                 priority=11090,
             ),
