@@ -6,7 +6,9 @@ The rules, each with the method that keeps it:
    that answers. Where that is the active one, or where there is none, it goes with everything
    else (`_choice`).
 2. A tunnel is left when it has not answered for so long that the active one would be left for
-   a warm one (`_works`). Its place then has the same penalty.
+   a warm one, and the active one has answered since: it may be the server that is silent, or
+   this machine that stands still. So that one is asked, and the tunnel has its retransmission
+   timeout to answer, too (`_works`). Its place then has the same penalty.
 3. On the best usable link that a class names there is a tunnel, whatever else is kept warm, and
    it is asked as often as one where we would rather be (`core.warmth`).
 4. The server sends a flow back over the tunnel that it came from, while the endpoint's word for
@@ -50,6 +52,8 @@ class Turn:
     """Those that lead elsewhere now."""
     left: bool
     """A tunnel carries no flows any more, and the server does not know."""
+    asks: bool
+    """Whether the active path answers has to be known now."""
 
 
 class Classes:
@@ -66,6 +70,7 @@ class Classes:
         self._places = places
         self._warmth = warmth
         self._penalties = penalties
+        self._asks = False
         self._told: dict[int, int] = {}
         """By slot, the flip with which the server was told of it."""
 
@@ -84,6 +89,7 @@ class Classes:
 
     def look(self, active: Held | None, now: Instant, *, trusted: bool) -> Turn:
         """Chooses anew. `trusted`: what was known before may be relied on (rule 6)."""
+        self._asks = False
         before = [way.held for way in self.ways]
         for way in self.ways:
             way.held, way.why = (
@@ -92,7 +98,7 @@ class Classes:
         after = [way.held for way in self.ways]
         turned = (way for way, then in zip(self.ways, before, strict=True) if way.held != then)
         left = any(held not in (None, active, *after) for held in before)
-        return Turn(tuple(turned), left and trusted)
+        return Turn(tuple(turned), left and trusted, self._asks)
 
     def tell(self, flip: int, now: Instant) -> None:
         """Rule 4: the server is told at once of what it was not told with this flip."""
@@ -115,18 +121,23 @@ class Classes:
             held = next((h for h in self._warmth.warm if place_of(h.path) == place), None)
             if held is None or not held.liveness.proven:
                 why = FlowReason.SILENT if why is FlowReason.SILENT else FlowReason.NO_TUNNEL
-            elif way.flows.redundant or self._works(held, way, now):
+            elif way.flows.redundant or self._works(held, way, active, now):
                 return held, FlowReason.NAMED
             else:
                 why = FlowReason.SILENT
         return None, why
 
-    def _works(self, held: Held, way: Way, now: Instant) -> bool:
+    def _works(self, held: Held, way: Way, active: Held | None, now: Instant) -> bool:
         """Rule 2."""
         place = place_of(held.path)
-        silent = held.liveness.waiting_since
-        if silent is None or now < silent + RTOS * held.liveness.rto:
+        silent, rto = held.liveness.waiting_since, held.liveness.rto
+        if silent is None or now < silent + RTOS * rto or active is None:
             return held is way.held or self._penalties.over(place, now)
+        if active.heard < silent:
+            self._asks |= active.liveness.waiting_since is None
+            return held is way.held
+        if now < active.heard + rto:
+            return held is way.held
         if held is way.held:
             self._penalties.given_up(place, now)
         return False

@@ -588,6 +588,7 @@ class Mobility:
             self._tell("flows", {way.why}, path, flows=way.flows.name)
         if turn.left:
             self.flip = successor(self.flip)
+        if turn.left or turn.asks:
             self._probe(now)
         self.classes.tell(self.flip, now)
         self._carried.keep(self.classes.carrying, now)

@@ -45,7 +45,7 @@ def falls_silent(story: EndpointStory, limit: float = 5.0) -> float:
     """LTE answers no more, Wi-Fi does; how long voice stays there."""
     began = story.now
     while where(story):
-        if story.waits(0.01)[-1:] == ["probe"]:
+        if "probe" in story.waits(0.01):
             story.answered()
         assert story.now < began + limit
     return story.now - began
@@ -106,6 +106,18 @@ class TestLeaving:
             pass
         assert falls_silent(story) <= RTOS * MIN_RTO + 0.11
         assert why(story) is FlowReason.SILENT
+
+    def test_a_server_that_is_silent_itself_is_no_reason_to_leave(self) -> None:
+        story = bound()
+        while "ask and say" not in story.waits(0.01):
+            pass
+        said = story.waits(1.5)
+        assert "probe" in said, "the active path is asked, too"
+        assert where(story) == {"voice": "lte"}
+        story.answered(after=0.01)
+        story.warm_answered(after=0.01)
+        story.waits(1.0, answering=True)
+        assert where(story) == {"voice": "lte"}
 
     def test_and_notices_by_its_own_traffic(self) -> None:
         story = bound()
