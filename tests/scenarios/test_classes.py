@@ -29,6 +29,8 @@ from tests.scenarios.world import (
     for_a_while,
 )
 
+pytestmark = pytest.mark.long
+
 CLASSES = f"""
 [[flows]]
 name = "voice"

@@ -12,6 +12,8 @@ from orchestrator.lab.ticker import PORT as VOICE_PORT
 from orchestrator.lab.ticker import Log, Ticker, Way
 from tests.scenarios.world import PEER, QUICK_TIMERS, World, eventually, for_a_while
 
+pytestmark = pytest.mark.long
+
 CALLS = f"""
 [[flows]]
 name = "calls"
