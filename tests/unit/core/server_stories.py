@@ -224,8 +224,8 @@ class ServerStory:
             case Shed(vips):
                 for vip in vips:
                     session = self.machine.session_of_vip(vip)
-                    assert session is not None
-                    assert session.state is SessionState.ASLEEP
+                    # One that fell asleep may be over in the same moment.
+                    assert session is None or session.state is SessionState.ASLEEP
             case EndFlows(vips):
                 for vip in vips:
                     heir = self.machine.session_of_vip(vip)
