@@ -32,6 +32,8 @@ from tests.scenarios.world import (
     for_a_while,
 )
 
+pytestmark = pytest.mark.long
+
 ATTEMPT: Final = 8.0
 """Seconds: `[timers] attempt`."""
 ONE_BY_ONE: Final = ENDPOINT + "[links]\nrace = 1\n"

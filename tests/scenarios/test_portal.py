@@ -13,6 +13,8 @@ from orchestrator.wire.control import Verb
 from tests.scenarios.conversation import Conversation
 from tests.scenarios.world import LIMIT, PEER, QUICK_TIMERS, World, eventually
 
+pytestmark = pytest.mark.long
+
 URL = "http://203.0.113.1/generate_204"
 PAGE = "http://login.hotel"
 CONFIG = ENDPOINT + QUICK_TIMERS + f'[portal]\nurl = "{URL}"\n'
