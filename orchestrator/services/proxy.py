@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from orchestrator.adapters.pipe import MOST_PIPES
 from orchestrator.adapters.transparent import allow_descriptors
 from orchestrator.core.flows import FlowEvent
 from orchestrator.services.proxy_control import ControlSocket
@@ -35,8 +36,8 @@ LOG_RECORDS: Final = 500
 """In a worker's life: the log stands in memory (/run), and counters tell the rest."""
 DESCRIPTORS_WANTED: Final = 1 << 17
 """65,000 flows; the settings say how many are allowed."""
-DESCRIPTORS_RESERVED: Final = 64
-"""Listeners, control clients, epoll, log, what libraries open."""
+DESCRIPTORS_RESERVED: Final = 64 + 2 * MOST_PIPES
+"""Listeners, control clients, epoll, log, what libraries open; and the pipes of bulk."""
 _log = logging.getLogger("orchestrator.proxy")
 
 
