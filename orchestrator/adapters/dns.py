@@ -1,16 +1,15 @@
-"""Asks resolvers for the addresses of a name, over one link and no other way.
+"""Asks resolvers for the addresses of a name.
 
-The question leaves from an address of ours on that link, bound to its device and marked as
-underlay: it does not go into the tunnel, nor over another link, whatever routes say. All
-resolvers are asked at once, over UDP (RFC 1035); the first that knows an address is believed.
-A wrong answer costs an attempt to reach the server, which has to prove who it is.
+Over which link, whoever opens the sockets decides (`adapters.outside`: nothing goes into the
+tunnel). All resolvers are asked at once, over UDP (RFC 1035); the first that knows an address
+is believed. A wrong answer costs an attempt to reach the server, which has to prove who it is.
 
 dnspython writes and reads the messages. Of one that is cut short, what is there is taken.
 """
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -23,7 +22,6 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 
 from orchestrator.core.errors import OrchestratorError, PeerError
-from orchestrator.core.kernel import MARK_UNDERLAY
 from orchestrator.core.lookups import Answer
 from orchestrator.core.quantities import IPAddress, Seconds
 
@@ -32,7 +30,6 @@ _PAYLOAD: Final = 1232
 """Octets of the largest answer that crosses any IPv6 network in one piece (RFC 8200, 5)."""
 _READ: Final = 4096
 _TYPES: Final = {4: dns.rdatatype.A, 6: dns.rdatatype.AAAA}
-_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class NoAnswer(OrchestratorError):
@@ -43,13 +40,14 @@ async def ask(
     name: str,
     version: int,
     resolvers: Sequence[IPAddress],
-    link: str,
+    open_at: Callable[[IPAddress], socket.socket],
     pops: Iterable[IPAddress],
     limit: Seconds,
     port: int = PORT,
 ) -> Answer:
-    """The addresses of one family. `pops` are ours on the link; the first of each family is
-    asked from. Raises NoAnswer, after `limit` or as soon as nobody is left who might answer.
+    """The addresses of one family. `pops` are ours on one link; the first of each family is
+    asked from, with a socket for datagrams that `open_at` opens there. Raises NoAnswer, after
+    `limit` or as soon as nobody is left who might answer.
     """
     try:
         query = dns.message.make_query(name, _TYPES[version], payload=_PAYLOAD)
@@ -60,9 +58,9 @@ async def ask(
         for pop in pops:
             if pop.version not in sockets:
                 try:
-                    opened = stack.enter_context(_opened(link, pop))
+                    opened = stack.enter_context(open_at(pop))
                 except OSError as error:  # the link, or our address on it, is gone
-                    raise NoAnswer(f"{name}: {link}: {error.strerror}") from error
+                    raise NoAnswer(f"{name}: from {pop}: {error.strerror}") from error
                 sockets[pop.version] = opened
         inquiry = _Inquiry(query, version, sockets, resolvers, port)
         for opened in sockets.values():
@@ -73,7 +71,7 @@ async def ask(
         await asyncio.wait((inquiry.outcome,), timeout=limit)
     outcome = inquiry.outcome.result() if inquiry.outcome.done() else inquiry.nothing
     if outcome is None:
-        raise NoAnswer(f"{name}: no answer over {link}")
+        raise NoAnswer(f"{name}: no answer from {', '.join(map(str, resolvers))}")
     return outcome
 
 
@@ -162,19 +160,6 @@ def _can_be_a_host(address: IPAddress, version: int) -> bool:
     """Elsewhere than here: a name may not send us to ourselves, or to everybody."""
     nowhere = address.is_loopback or address.is_multicast or address.is_unspecified
     return address.version == version and not nowhere and not address.is_link_local
-
-
-def _opened(link: str, pop: IPAddress) -> socket.socket:
-    opened = socket.socket(_FAMILIES[pop.version], socket.SOCK_DGRAM)
-    try:
-        opened.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_UNDERLAY)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode())
-        opened.bind((str(pop), 0))
-    except OSError:
-        opened.close()
-        raise
-    return opened
 
 
 def _endpoint(

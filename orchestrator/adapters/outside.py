@@ -16,15 +16,25 @@ from orchestrator.core.quantities import IPAddress
 FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
+def opened(kind: socket.SocketKind, link: str, pop: IPAddress) -> socket.socket:
+    """One that does not block, at this address of ours on the link."""
+    sock = socket.socket(FAMILIES[pop.version], kind | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_UNDERLAY)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode())
+        sock.bind((str(pop), 0))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 async def connected(
     path: Path, kind: socket.SocketKind, address: IPAddress, port: int
 ) -> socket.socket:
-    """A socket that does not block, connected from the path's point of presence."""
-    sock = socket.socket(FAMILIES[path.pop.version], kind | socket.SOCK_NONBLOCK)
+    """One that is connected from the path's point of presence."""
+    sock = opened(kind, path.link_name, path.pop)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_UNDERLAY)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, path.link_name.encode())
-        sock.bind((str(path.pop), 0))
         await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
     except BaseException:
         sock.close()

@@ -41,7 +41,6 @@ them, each with the method that keeps it:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 from orchestrator.core.attempts import CONNECTION_PREFIX, Attempts, Patience
@@ -49,9 +48,8 @@ from orchestrator.core.carried import Carried
 from orchestrator.core.choice import Choice, Standing
 from orchestrator.core.classes import Classes
 from orchestrator.core.echoes import Echoes
-from orchestrator.core.endpoint_state import EndpointState, Inner
+from orchestrator.core.endpoint_state import EndpointState
 from orchestrator.core.flaps import Flaps
-from orchestrator.core.flow_class import FlowClass
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -96,15 +94,16 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     Woke,
 )
+from orchestrator.core.mobility_policy import MobilityPolicy
 from orchestrator.core.mtu import PathMtus
 from orchestrator.core.network import Change
-from orchestrator.core.paths import Absence, LinkChoice, Path
+from orchestrator.core.paths import Absence, Path
 from orchestrator.core.places import Place, Places, place_of
-from orchestrator.core.portal import PortalPolicy, Portals
+from orchestrator.core.portal import Portals
 from orchestrator.core.portal_events import PortalAnswered, WayLeft, WayRequested
 from orchestrator.core.quality import Quality
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, UniqueId, successor
-from orchestrator.core.race import WIDTH, Race
+from orchestrator.core.race import Race
 from orchestrator.core.tunnels import Held, Tunnels
 from orchestrator.core.verdict import Verdict
 from orchestrator.core.vigil import Vigil
@@ -116,35 +115,6 @@ REFUSAL_WINDOW: Final = Seconds(5.0)
 SLEEP_LIMIT: Final = Seconds(10.0)
 """A device that has announced its sleep and is still awake then does not sleep: logind waits
 for 5 s (logind.conf(5), InhibitDelayMaxSec)."""
-
-
-@dataclass(frozen=True, slots=True)
-class MobilityPolicy:
-    """What the operator configured, as far as moving is concerned."""
-
-    servers: tuple[IPAddress, ...]
-    attempt_limit: Seconds
-    backoff_min: Seconds
-    backoff_max: Seconds
-    probe_interval: Seconds
-    dead_after: Seconds
-    probe_idle: Seconds = Seconds(12.5)
-    """The longest interval between two probes of the active path."""
-    choice: LinkChoice = LinkChoice()
-    inner: Inner = Inner()
-    static_vips: tuple[IPAddress, ...] = ()
-    seeks_mtu: bool = False
-    """Whether it is asked how large a packet each path carries."""
-    lossy: float | None = None
-    """The loss, 0 to 1, at which a path is useless; None: quality is no reason to leave one."""
-    warm_links: int = 1
-    """On how many links there is a tunnel at the same time."""
-    race: int = WIDTH
-    """So many negotiations at the same time while nothing works."""
-    portal: PortalPolicy = PortalPolicy()
-    flows: tuple[FlowClass, ...] = ()
-    drain: Seconds = Seconds(1.0)
-    """A replaced tunnel still receives this long: more than any RTT we work with."""
 
 
 class Mobility:

@@ -39,7 +39,7 @@ from orchestrator.core.kernel import (
 )
 from orchestrator.core.lookups import Lookups
 from orchestrator.core.metric import Metric
-from orchestrator.core.mobility import Mobility, MobilityPolicy
+from orchestrator.core.mobility import Mobility
 from orchestrator.core.mobility_events import (
     Abandon,
     Apply,
@@ -71,6 +71,7 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     WatchTraffic,
 )
+from orchestrator.core.mobility_policy import MobilityPolicy
 from orchestrator.core.paths import Path
 from orchestrator.core.portal_events import AskPortal, CloseWay, OpenWay
 from orchestrator.core.quantities import IPAddress, Seconds, UniqueId

@@ -6,10 +6,13 @@ for starts without a network.
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final
 
 from orchestrator.adapters.dns import NoAnswer, ask
+from orchestrator.adapters.outside import opened
 from orchestrator.adapters.resolvers import resolvers_of
 from orchestrator.core.lookups import Answer, Lookups, Question
 from orchestrator.core.network import Snapshot
@@ -36,8 +39,8 @@ async def ask_over(question: Question) -> Answer | None:
         pause = asyncio.ensure_future(asyncio.sleep(limit))
         try:
             found = await resolvers_of(question.link, question.link_name)
-            link, pops = question.link_name, question.pops
-            return await ask(topic.name, topic.version, found, link, pops, limit)
+            open_at = partial(opened, socket.SOCK_DGRAM, question.link_name)
+            return await ask(topic.name, topic.version, found, open_at, question.pops, limit)
         except NoAnswer:
             await pause
         finally:

@@ -29,7 +29,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import Direction, Template, Verdict
-from orchestrator.core.mobility import MobilityPolicy
+from orchestrator.core.mobility_policy import MobilityPolicy
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId
 from tests.unit.core.builders import (
     LTE,

@@ -10,7 +10,6 @@ from typing import Final
 
 from orchestrator.core.choice import QUALITY
 from orchestrator.core.ike import IkeFailure, TunnelUp
-from orchestrator.core.mobility import MobilityPolicy
 from orchestrator.core.mobility_events import (
     AttemptFailed,
     Effect,
@@ -25,6 +24,7 @@ from orchestrator.core.mobility_events import (
     Tell,
     Tick,
 )
+from orchestrator.core.mobility_policy import MobilityPolicy
 from tests.unit.core.builders import Place, at, snapshot
 from tests.unit.core.stories import NAMES, EndpointStory
 

@@ -24,7 +24,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import TABLE_PATHS
-from orchestrator.core.mobility import Mobility, MobilityPolicy
+from orchestrator.core.mobility import Mobility
 from orchestrator.core.mobility_events import (
     Abandon,
     Apply,
@@ -53,6 +53,7 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     WatchTraffic,
 )
+from orchestrator.core.mobility_policy import MobilityPolicy
 from orchestrator.core.paths import LinkChoice, Path, named
 from orchestrator.core.places import place_of
 from orchestrator.core.portal_events import (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from orchestrator.core.choice import DWELL, MARGIN
-from orchestrator.core.mobility import MobilityPolicy
 from orchestrator.core.mobility_events import RoamRequested
+from orchestrator.core.mobility_policy import MobilityPolicy
 from orchestrator.core.paths import LinkChoice
 from orchestrator.core.warmth import ASK
 from tests.unit.core.builders import LTE, WIFI, WIFI2

@@ -27,7 +27,6 @@ from orchestrator.core.ike import (
     TunnelRekeyed,
     TunnelUp,
 )
-from orchestrator.core.mobility import MobilityPolicy
 from orchestrator.core.mobility_events import (
     AttemptAnswered,
     AttemptFailed,
@@ -43,6 +42,7 @@ from orchestrator.core.mobility_events import (
     TrafficStirs,
     Woke,
 )
+from orchestrator.core.mobility_policy import MobilityPolicy
 from orchestrator.core.paths import LinkChoice, Servers
 from orchestrator.core.portal import PortalPolicy
 from orchestrator.core.portal_events import (
