@@ -117,6 +117,17 @@ SLEEP_LIMIT: Final = Seconds(10.0)
 for 5 s (logind.conf(5), InhibitDelayMaxSec)."""
 
 
+SERVER_TURNS: Final = Seconds(0.01)
+"""So long traffic waits behind the first packet of a tunnel that we moved: charon at the server
+deletes the inbound SA and adds it again (kernel_netlink_ipsec.c, update_sa), and what comes
+between is lost. Some milliseconds, and one for us to tell who waited."""
+ANSWER_LIMIT: Final = Seconds(0.25)
+"""Instead of it after an outage: much waits then, and would leave in that moment; a round trip
+more is little. The server follows in as much, or not at all (`core.sessions`)."""
+OUTAGE: Final = Seconds(1.0)
+"""From here on being nowhere was more than a change of network."""
+
+
 class Mobility:
     """One endpoint. `handle` and `deadline` are the whole interface; the rest is for status."""
 
@@ -159,6 +170,9 @@ class Mobility:
         self._lost_at: Instant | None = None
         self._doubted = False
         """Whether everything but probes waits for the next answer."""
+        self._deaf_until: Instant | None = None
+        """Everything but probes waits until then, or for the next answer: the server may not
+        hear what a moved tunnel brings."""
         self._echoes = Echoes()
         self._asleep_until: Instant | None = None
         """While the device falls asleep: when it must have."""
@@ -264,9 +278,12 @@ class Mobility:
             looks = self._vigil.next_look, self._carried.next_look
             times += [at for at in looks if at is not None]
             times += self._mtus.deadlines(self._active, self._warmth.warm)
-        if self._asleep_until is not None:
-            times.append(self._asleep_until)
-        for at in (self._echoes.turns_at, self.portals.deadline):
+        for at in (
+            self._asleep_until,
+            self._deaf_until,
+            self._echoes.turns_at,
+            self.portals.deadline,
+        ):
             times += [at] if at is not None else []
         times += [attempt.overdue for attempt in self._attempts.under_way]
         if self._can_negotiate:
@@ -340,7 +357,7 @@ class Mobility:
         way = None
         if self._active is not None:
             way = _template(self._active.tunnel)
-        active, probed = (None, way) if self._doubted else (way, None)
+        active, probed = (None, way) if self._waits else (way, None)
         warm = tuple((held.slot, _template(held.tunnel)) for held in self._warmth.warm)
         tables, limit = self._places.tables, self._mtus.limit(self._active)
         inner, flows = self.policy.inner, self.policy.flows
@@ -423,6 +440,7 @@ class Mobility:
     def _lose(self, reasons: frozenset[AnyReason], now: Instant) -> None:
         """Rule 1. The tunnel stays with us: it may be moved, or its place may return."""
         self._active = None
+        self._deaf_until = None
         self._vigil.end()
         self._echoes.lost(now)
         if self._lost_at is None:
@@ -459,12 +477,21 @@ class Mobility:
             self._tell("failed", {Reason.MOVE_REFUSED}, event.path, detail=event.detail)
             return
         held.move(event.path)
-        self._activate(held, {Reason.TUNNEL_MOVED}, now)
+        outage = self._lost_at is not None and now - self._lost_at >= OUTAGE
+        deaf = ANSWER_LIMIT if outage else SERVER_TURNS
+        self._activate(held, {Reason.TUNNEL_MOVED}, now, deaf)
 
-    def _activate(self, held: Held, reasons: Iterable[AnyReason], now: Instant) -> None:
-        """Sends the traffic into this tunnel."""
+    def _activate(
+        self,
+        held: Held,
+        reasons: Iterable[AnyReason],
+        now: Instant,
+        deaf: Seconds | None = None,
+    ) -> None:
+        """Sends the traffic into this tunnel; at once, unless the server is deaf to it."""
         known = self._choice.goes(self._active, held, reasons, now)
         self._active = held
+        self._deaf_until = None if deaf is None else Instant(now + deaf)
         held.retire_at = None
         self._retire(now, proven=False)
         self.flip = successor(self.flip)
@@ -476,7 +503,7 @@ class Mobility:
         self._set_state(State.MOVING, reasons, now, **known)
         self._apply()
         self._probe(now)
-        if not self._doubted:
+        if not self._waits:
             self._effects.append(Release())
 
     def _retire(self, now: Instant, *, proven: bool) -> None:
@@ -502,6 +529,8 @@ class Mobility:
             self._give_up_the_silent(now)
         if self._active is None:
             return
+        if self._deaf_until is not None and now >= self._deaf_until:
+            self._trust()
         if self._vigil.verdict(self._active, self._active, now).health is PathHealth.DEAD:
             self._dead(self._active, now)
             return
@@ -510,6 +539,18 @@ class Mobility:
             self._effects += self._vigil.look(self._active, now, asks=asks)
         if asks:
             self._probe(now)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether nothing but probes is sent."""
+        return self._doubted or self._deaf_until is not None
+
+    def _trust(self) -> None:
+        """What waited is sent."""
+        self._deaf_until = None
+        if not self._doubted:
+            self._apply()
+            self._effects.append(Release())
 
     @property
     def _watches(self) -> bool:
@@ -591,10 +632,9 @@ class Mobility:
             self._active.liveness.due = self._asleep_until  # all is said
             self._effects.append(MaySleep())
             return
-        if self._doubted:
+        if self._waits:
             self._doubted = False
-            self._apply()
-            self._effects.append(Release())
+            self._trust()
         if not self._wishes.why_flip(self._active.path, self._active):
             self._attempts.forgive(self._active.path)
         if self.state is State.MOVING:

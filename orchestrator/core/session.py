@@ -15,7 +15,7 @@ from orchestrator.core.ike import Tunnel
 from orchestrator.core.kernel import SLOTS, KernelObject, Template
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId, follows
 from orchestrator.core.server_state import session_objects
-from orchestrator.core.session_events import SessionReason
+from orchestrator.core.session_events import Heard, SessionReason
 from orchestrator.core.warmth import ASK
 
 MAX_TUNNELS: Final = SLOTS
@@ -73,8 +73,9 @@ class Session:
     unsettled: dict[Spi, Instant] = field(default_factory=dict)
     """Tunnels, by outbound SPI, that carry no traffic and whose SAs charon is rewriting: until
     when that is believed."""
-    awaited: Spi | None = None
-    """The one of them that the endpoint has activated already."""
+    awaited: Heard | None = None
+    """By this the endpoint has activated one of them already; it is answered when that is
+    settled."""
     unfollowed: Spi | None = None
     """The inbound SA whose sender has moved without charon following."""
     unsent: dict[UniqueId, Spi] = field(default_factory=dict)

@@ -245,7 +245,7 @@ class Sessions:
             return
         if tunnel != session.active and not session.is_settled(tunnel, now):
             # Where it leads is not known yet: what is released now would be lost.
-            session.awaited = tunnel.spi_out
+            session.awaited = event
             return
         # Of a session without a path any flip is the latest: the endpoint may have lost count.
         session.flip = event.flip
@@ -446,15 +446,20 @@ class Sessions:
                 continue
             moved = replace(tunnel, local=event.source, remote=event.destination)
             followed = moved != tunnel or session.following is not None
-            active = session.active == tunnel or session.awaited == event.spi
+            asked = session.awaited
+            activates = asked is not None and asked.spi == event.spi
+            active = session.active == tunnel or activates
             session.unsettled.pop(event.spi, None)
-            followed = followed or session.awaited == event.spi
+            followed = followed or activates
             joined = session.may_be_joined
             named = session.unsent.pop(tunnel.child, None) is not None and joined
             self._replace(session, tunnel, moved)
             if active and followed:
                 session.roams += moved != tunnel
                 self._attach(session, moved, SessionReason.FOLLOWED, now)
+                if asked is not None and activates:
+                    session.flip = asked.flip
+                    self._answer(session, asked)
             elif (
                 named
                 or session.may_be_joined is not joined

@@ -47,7 +47,7 @@ from tests.unit.core.stories import POLICY, EndpointStory
 
 SEND_INTERVAL: Final = 0.005
 FOLLOWING: Final = 0.005
-"""What charon needs from MAPPING to the rewritten SA."""
+"""What charon needs from MAPPING to the rewritten SA, which receives nothing meanwhile."""
 DELAYS: Final = {WIFI.pop: 0.005, WIFI2.pop: 0.008, LTE.pop: 0.025, LTE6.pop: 0.025}
 """One way, by point of presence."""
 NO_HOLD: Final = HoldLimits(max_packets=0)
@@ -417,6 +417,7 @@ class ServerHost(ServerStory):
         self.internet = internet
         self.sas: list[Sa] = []
         self.queue = HoldQueue(limits)
+        self.answers_held: list[Inner] = []
         self.charon_lives = True
         self.charon_follows = True
         """Whether it rewrites the SAs of an endpoint that moved."""
@@ -435,8 +436,10 @@ class ServerHost(ServerStory):
     def send(self, inner: Inner) -> None:
         template = policies(self.kernel[LAPTOP], Direction.OUT)[0].template
         if template is None:
-            if isinstance(inner, bytes):  # an answer that waited would be of no use
+            if isinstance(inner, bytes):
                 self.queue.push(inner, at(self.internet.now), PACKET)
+            else:
+                self.answers_held.append(inner)
             return
         for sa in reversed(self.sas):
             if sa.leads(template):
@@ -448,6 +451,8 @@ class ServerHost(ServerStory):
         for sa in self.sas:
             if sa.tunnel.spi_in != datagram.spi:
                 continue
+            if sa.following:
+                return
             if sa.remote != datagram.source:
                 self._mapping(sa, datagram.source)
             accepts = policies(self.kernel[LAPTOP], Direction.IN)[0].verdict
@@ -480,7 +485,8 @@ class ServerHost(ServerStory):
         super()._carry_out(effect)
         match effect:
             case server_events.Release():
-                for packet in drained(self.queue, at(self.internet.now)):
+                held, self.answers_held = self.answers_held, []
+                for packet in (*held, *drained(self.queue, at(self.internet.now))):
                     self.send(packet)
             case server_events.AnswerProbe(server_events.Heard() as probe, _, agreed):
                 said = agreed if self.agrees_to_silence else None

@@ -22,7 +22,7 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import TABLE_PATHS
-from orchestrator.core.mobility import SLEEP_LIMIT
+from orchestrator.core.mobility import ANSWER_LIMIT, OUTAGE, SERVER_TURNS, SLEEP_LIMIT
 from orchestrator.core.mobility_events import (
     Ask,
     AttemptFailed,
@@ -57,7 +57,7 @@ from tests.unit.core.builders import (
 from tests.unit.core.stories import NAMES, POLICY, RTT, EndpointStory, attached
 
 FLIP_TO_LTE = ["protect lte", "probe", "release"]
-OPTIMISTIC_MOVE = ["hold", "move lte", *FLIP_TO_LTE, "negotiate lte"]
+OPTIMISTIC_MOVE = ["hold", "move lte", "only probes lte", "probe", "negotiate lte"]
 
 
 class TestFirstAttachment:
@@ -164,6 +164,31 @@ class TestBreakBeforeMake:
         assert story.state() is State.MOVING
         assert story.reasons() >= {"tunnel-moved"}
 
+    def test_what_waits_goes_when_the_server_has_followed_or_must_have(self) -> None:
+        story = attached(WIFI)
+        story.is_at(LTE)
+        assert story.waits(0.9 * SERVER_TURNS) == []
+        assert story.waits(0.2 * SERVER_TURNS) == ["protect lte", "release"]
+        story = attached(WIFI)
+        story.is_at(LTE)
+        assert story.answered(after=0.5 * SERVER_TURNS) == ["protect lte", "release"]
+
+    def test_after_an_outage_it_waits_for_the_answer_but_not_for_ever(self) -> None:
+        story = attached(WIFI)
+        story.is_at()
+        story.is_at(LTE, after=OUTAGE)
+        assert "release" not in story.waits(0.9 * ANSWER_LIMIT)
+        assert "release" in story.waits(0.2 * ANSWER_LIMIT)
+        story = attached(WIFI)
+        story.is_at()
+        story.is_at(LTE, after=OUTAGE)
+        assert story.answered(after=0.1) == ["protect lte", "release"]
+
+    def test_a_fresh_tunnel_is_not_waited_with(self) -> None:
+        story = attached(WIFI)
+        story.is_at(LTE)
+        assert story.negotiated(after=0.5 * SERVER_TURNS) == FLIP_TO_LTE
+
     def test_flips_to_the_fresh_tunnel_and_retires_the_moved_one_after_the_drain(self) -> None:
         story = attached(WIFI)
         story.is_at(LTE)
@@ -179,16 +204,15 @@ class TestBreakBeforeMake:
         assert story.is_at() == ["hold"]
         assert story.state() is State.DETACHED
         assert story.reasons() >= {"no-link", "link-gone"}
-        assert story.is_at(LTE, after=30) == ["hold", "move lte", *FLIP_TO_LTE, "negotiate lte"]
+        assert story.is_at(LTE, after=30) == OPTIMISTIC_MOVE
 
     def test_moves_to_another_address_of_the_same_link(self) -> None:
         story = attached(WIFI)
         assert story.is_at(WIFI_SECOND) == [
             "hold",
             "move wifi'",
-            "protect wifi'",
+            "only probes wifi'",
             "probe",
-            "release",
             "negotiate wifi'",
         ]
 
@@ -200,9 +224,8 @@ class TestBreakBeforeMake:
             "hold",
             "abandon",
             "move wifi2",
-            "protect wifi2",
+            "only probes wifi2",
             "probe",
-            "release",
             "negotiate wifi2",
         ]
 
@@ -248,7 +271,7 @@ class TestBreakBeforeMake:
 
     def test_moves_to_its_own_family_though_the_other_comes_first(self) -> None:
         story = attached(WIFI, policy=replace(POLICY, servers=(SERVER4, SERVER6)))
-        assert story.is_at(LTE, LTE6)[:3] == ["hold", "move lte", "protect lte"]
+        assert story.is_at(LTE, LTE6)[:3] == ["hold", "move lte", "only probes lte"]
 
     def test_does_not_move_a_tunnel_unheard_for_too_long(self) -> None:
         story = attached(WIFI)
@@ -263,7 +286,7 @@ class TestBreakBeforeMake:
     def test_moves_without_charon_and_renews_when_it_is_there(self) -> None:
         story = attached(WIFI)
         story.hears(CharonGone("crashed"))
-        assert story.is_at(LTE) == ["hold", "move lte", *FLIP_TO_LTE]
+        assert story.is_at(LTE) == ["hold", "move lte", "only probes lte", "probe"]
         story.answered()
         assert story.state() is State.ATTACHED
         assert story.finds_charon() == ["negotiate lte"]
@@ -465,13 +488,14 @@ class TestMakeBeforeBreak:
         story = attached(LTE)
         story.is_at(LTE, WIFI)
         said = story.is_at(WIFI)
-        assert said == ["hold", "move wifi", "protect wifi", "probe", "release"]
+        assert said == ["hold", "move wifi", "only probes wifi", "probe"]
         assert story.negotiated() == ["protect wifi", "probe", "release"]
 
     def test_goes_to_the_better_link_without_renewing_the_one_it_leaves(self) -> None:
         story = attached(WIFI2)
         story.is_at(LTE)
         story.fails()  # the renewal of the moved tunnel
+        story.answered()
         assert story.is_at(LTE, WIFI) == ["protect lte", "negotiate wifi"]
 
     def test_a_failed_attempt_on_the_better_link_costs_nothing_but_the_attempt(self) -> None:
