@@ -1,7 +1,9 @@
-"""What all tests stand on: signals that arrive, whoever started the tests, and `--no-skips`."""
+"""What all tests stand on: signals that arrive, whoever started the tests, and `--no-skips`,
+`--skipped-to`."""
 
 import signal
 from collections.abc import Generator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -19,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--no-skips",
         action="store_true",
         help="a skipped test has failed: where everything is there, nothing has to be skipped",
+    )
+    parser.addoption(
+        "--skipped-to",
+        metavar="FILE",
+        help="what was skipped is added there, a name a line: to be run elsewhere, by @FILE",
     )
     parser.addoption("--roams", type=int, default=20, help="how many random roams one run has")
     parser.addoption(
@@ -39,7 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _judged(report: Report, config: pytest.Config) -> Report:
-    if report.skipped and config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and (elsewhere := config.getoption("--skipped-to")):
+        with Path(elsewhere).open("a") as names:
+            names.write(report.nodeid + "\n")
+    elif skipped and config.getoption("--no-skips"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid}: {reason}"

@@ -1,4 +1,4 @@
-"""Whether the tests' own `--no-skips` can fail."""
+"""Whether the tests' own `--no-skips` can fail, and `--skipped-to` misses nothing."""
 
 import subprocess
 import sys
@@ -61,3 +61,23 @@ def test_a_skip_is_a_failure_where_none_is_allowed(tmp_path: Path, text: str) ->
 def test_what_was_not_skipped_stays_what_it_is(tmp_path: Path, text: str) -> None:
     done = run(tmp_path, text, "--no-skips")
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (SKIPPED_IN_A_FIXTURE, "::test_something"),
+        (SKIPPED_BY_A_MARK, "::test_something"),
+        (SKIPPED_AS_A_WHOLE, ""),
+        (SUCCEEDS, None),
+        (FAILS_AS_EXPECTED, None),
+    ],
+    ids=["fixture", "mark", "module", "succeeds", "fails as expected"],
+)
+def test_what_is_skipped_is_named_for_a_run_elsewhere(
+    tmp_path: Path, text: str, name: str | None
+) -> None:
+    names = tmp_path / "names"
+    assert run(tmp_path, text, "--skipped-to", str(names)).returncode in (0, 5)
+    said = names.read_text() if names.exists() else None
+    assert said == (None if name is None else f"test_it.py{name}\n")

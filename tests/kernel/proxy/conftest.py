@@ -41,6 +41,14 @@ class Proxied:
     def configure(self, settings: ProxySettings) -> None:
         self.ask(lambda client: client.configure(settings))
 
+    def descriptors(self) -> dict[Path, Path]:
+        """What the worker has open: of each the link in /proc, and where it leads."""
+        found: dict[Path, Path] = {}
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found[link] = link.readlink()
+        return found
+
     def flows(self) -> tuple[FlowRecord, ...]:
         return self.ask(lambda client: client.flows())
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator.adapters.transparent import allow_descriptors
 from orchestrator.core.quantities import Seconds
 from orchestrator.core.relay_events import Outcome, Phase
 from tests.kernel.proxy.conftest import Proxied
@@ -72,6 +73,7 @@ def test_bulk_both_ways_goes_on_in_the_next_worker_and_the_next(
 def test_hundreds_of_flows_go_over_with_what_they_have_queued(
     replaceable: Replaceable,
 ) -> None:
+    assert allow_descriptors(3 * FLOWS) >= 3 * FLOWS
     proxied = replaceable.proxied
     proxied.configure(limited(octets_per_flow=128 * 1024))
     with contextlib.ExitStack() as stack:

@@ -110,7 +110,7 @@ def test_bulk_goes_through_a_pipe_and_small_messages_do_not(own_proxied: Proxied
         finally:
             os.kill(own_proxied.pid, signal.SIGCONT)
         assert receive(made.far, MUCH) == b"!" * MUCH
-        assert pipes_of(own_proxied) == before + 1
+        until(lambda: pipes_of(own_proxied) == before + 1)
         transfer(made.near, made.far, 20 * MIB)
         # An urgent byte stops a pipe; it passes as ever, and what comes behind it.
         made.near.send(b"!", socket.MSG_OOB)
@@ -121,10 +121,7 @@ def test_bulk_goes_through_a_pipe_and_small_messages_do_not(own_proxied: Proxied
 
 def pipes_of(proxied: Proxied) -> int:
     """Those of which the worker has both ends."""
-    ends = Counter[str]()
-    for descriptor in Path(f"/proc/{proxied.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            ends[descriptor.readlink().name] += 1
+    ends = Counter(target.name for target in proxied.descriptors().values())
     return sum(name.startswith("pipe:") and count == 2 for name, count in ends.items())
 
 

@@ -226,11 +226,8 @@ def test_octets_that_the_disk_changed_reach_nobody(own_proxied: Proxied, folder:
     with stuck(own_proxied, 1, SIZE) as flows:
         (endpoint,), (sender,) = flows.endpoints, flows.senders
         until_spooled(own_proxied, flows)
-        (file,) = (
-            path
-            for path in Path(f"/proc/{own_proxied.pid}/fd").iterdir()
-            if "flow-" in path.readlink().name
-        )
+        opened_there = own_proxied.descriptors().items()
+        (file,) = (path for path, target in opened_there if "flow-" in target.name)
         with file.open("r+b") as opened:
             opened.seek(4 * MIB)
             opened.write(bytes(4096))
