@@ -84,6 +84,8 @@ def test_a_second_daemon_is_refused_and_the_first_is_unharmed(
         assert "Traceback" not in second.stderr
         talk.goes_on()
         after = victim.status()
-        assert (after["state"], after["repairs"]) == (before["state"], before["repairs"])
+        assert after["repairs"] == before["repairs"]
+        # It may still be on its way to a fresh tunnel.
+        assert after["state"] in {"serving", "attached", "moving"}
         assert after["uptime_s"] > before["uptime_s"]
         talk.ends_well()

@@ -55,6 +55,12 @@ class Ends:
     def family(self) -> socket.AddressFamily:
         return socket.AF_INET if self.vip.version == 4 else socket.AF_INET6
 
+    @property
+    def at_once(self) -> str:
+        """The kernel's own duplicate address detection is a piece of work for later, even if
+        it is to do nothing."""
+        return "" if self.vip.version == 4 else " nodad"
+
 
 V4: Final = Ends(ip_address("10.99.0.2"), ip_address("10.51.1.2"), ip_address("10.51.1.1"))
 V6: Final = Ends(ip_address("fd00:99::2"), ip_address("fd00:51::2"), ip_address("fd00:51::1"))
@@ -74,7 +80,8 @@ class Outage:
         with self.endpoint.entered():
             self._tun = TunDevice.open(TUN)
             self.endpoint.run(f"ip link set {TUN} up")
-            self.endpoint.run(f"ip addr add {ends.vip}/{ends.length} dev {TUN} noprefixroute")
+            address = f"{ends.vip}/{ends.length} dev {TUN} noprefixroute"
+            self.endpoint.run(f"ip addr add {address}{ends.at_once}")
             self.holder = Holder(
                 lambda header: header.source,
                 lambda _: self.attached,
@@ -97,7 +104,7 @@ class Outage:
             (self.endpoint, "out0", ends.link),
             (self.peer, "in0", ends.peer),
         ):
-            namespace.run(f"ip addr add {address}/{width} dev {device}")
+            namespace.run(f"ip addr add {address}/{width} dev {device}{ends.at_once}")
             namespace.run(f"ip link set {device} up")
         self.peer.run(f"ip route add {ends.vip}/{ends.length} via {ends.link}")
         # What comes through the link stands for what comes out of an SA: it has a mark.
