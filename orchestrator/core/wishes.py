@@ -55,9 +55,10 @@ class Wishes:
         """Whether nothing is known of the tunnel in use, where it leads now, and nothing else
         could be used in its place."""
         unknown = active is not None and not active.answered
-        return unknown and not any(map(self._works, self._tunnels.latest()))
+        return unknown and not any(map(self.works, self._tunnels.latest()))
 
-    def _works(self, held: Held) -> bool:
+    def works(self, held: Held) -> bool:
+        """Whether this one is known to carry data from where we are."""
         path = self._places.at(held.path)
         return held.answered and path is not None and not self._attempts.silent(path)
 

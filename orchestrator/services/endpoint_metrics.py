@@ -5,8 +5,8 @@ from typing import Final
 
 from orchestrator.core.liveness import PathHealth
 from orchestrator.core.metric import Metric, MetricKind, Sample, counter, gauge, one_of
-from orchestrator.core.mobility import Mobility
 from orchestrator.core.mobility_events import State
+from orchestrator.core.mobility_view import MobilityView
 from orchestrator.core.quantities import Instant
 
 DURATIONS: Final = {
@@ -17,7 +17,7 @@ DURATIONS: Final = {
 }
 
 
-def endpoint_metrics(machine: Mobility, now: Instant, frozen: int) -> Iterator[Metric]:
+def endpoint_metrics(machine: MobilityView, now: Instant, frozen: int) -> Iterator[Metric]:
     """`frozen` is how many sockets of applications have their limits of patience lifted."""
     yield one_of("state", "1 for the state that it is in.", "state", machine.state, State)
     yield gauge("state_seconds", "Since when it is in it.", now - machine.since)
@@ -49,7 +49,7 @@ def endpoint_metrics(machine: Mobility, now: Instant, frozen: int) -> Iterator[M
         yield one_of("path_health", "1 for how the path is.", "health", health, PathHealth)
 
 
-def _path_metrics(machine: Mobility, now: Instant) -> Iterator[Metric]:
+def _path_metrics(machine: MobilityView, now: Instant) -> Iterator[Metric]:
     """By link, own address and server address; as many as there are tables for."""
     active = machine.active_path
     rtt: list[Sample] = []

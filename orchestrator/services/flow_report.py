@@ -1,7 +1,7 @@
 """What people are told of classes of flows: which way each goes, and why."""
 
 from orchestrator.core.classes import Way
-from orchestrator.core.mobility import Mobility
+from orchestrator.core.mobility_view import MobilityView
 from orchestrator.core.paths import Path
 
 
@@ -10,7 +10,7 @@ def way_of(way: Way, active: Path | None) -> Path | None:
     return way.held.path if way.held is not None else active
 
 
-def flow_report(machine: Mobility) -> list[dict[str, object]]:
+def flow_report(machine: MobilityView) -> list[dict[str, object]]:
     """For `status`: every class."""
     found: list[dict[str, object]] = []
     for way in machine.classes.ways:
@@ -26,7 +26,7 @@ def flow_report(machine: Mobility) -> list[dict[str, object]]:
     return found
 
 
-def flows_on(machine: Mobility, path: Path) -> list[str]:
+def flows_on(machine: MobilityView, path: Path) -> list[str]:
     """For `paths`: the classes that take this one."""
     ways = machine.classes.ways
     return [way.flows.name for way in ways if way_of(way, machine.active_path) == path]

@@ -1,11 +1,11 @@
 """What is told of a path's quality, and why the traffic is not there."""
 
-from orchestrator.core.mobility import Mobility
+from orchestrator.core.mobility_view import MobilityView
 from orchestrator.core.paths import Path
 from orchestrator.core.quantities import Instant
 
 
-def path_quality(machine: Mobility, path: Path, now: Instant) -> dict[str, object]:
+def path_quality(machine: MobilityView, path: Path, now: Instant) -> dict[str, object]:
     """As `paths --json` has it. Rates are those of the best second within ten minutes."""
     choice, liveness = machine.policy.choice, machine.liveness_of(path)
     known = machine.quality_of(path, now)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from orchestrator.adapters.resolvers import resolvers_of
 from orchestrator.config.endpoint import Portal
 from orchestrator.core.metric import Metric, counters, gauge
-from orchestrator.core.mobility import Mobility
 from orchestrator.core.mobility_events import Effect, Event, Tell
+from orchestrator.core.mobility_view import MobilityView
 from orchestrator.core.portal import PortalPolicy
 from orchestrator.core.portal_events import (
     AskPortal,
@@ -42,7 +42,7 @@ class SignIn:
     def __init__(
         self,
         config: Portal,
-        machine: Mobility,
+        machine: MobilityView,
         driver: Driver[Event, Effect],
         journal: Journal,
     ) -> None:

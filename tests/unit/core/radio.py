@@ -158,7 +158,9 @@ class Radio:
 
     def _probe(self, probe: SendProbe) -> None:
         asked = next(
-            held for held in self.story.machine._tunnels.held if held.tunnel.spi_in == probe.spi
+            held
+            for held in self.story.machine._known.tunnels.held
+            if held.tunnel.spi_in == probe.spi
         )
         link = self.links[NAMES[asked.path.pop]]
         if not link.round_trip_lost(self._dice):

@@ -430,7 +430,7 @@ def every_admitted_tunnel_is_looked_after_or_ended(story: ServerStory) -> None:
 
 
 def news_finds_exactly_the_tunnels_that_are_there(story: ServerStory) -> None:
-    index = story.machine._index
+    index = story.machine._register.index
     machine = story.machine
     tunnels = [t for session in machine.by_identity.values() for t in session.tunnels]
     assert set(index.by_ike) == {t.ike for t in tunnels}
@@ -456,7 +456,7 @@ def there_are_no_more_sessions_than_may_be(story: ServerStory) -> None:
 def whoever_is_not_attached_is_absent_in_the_order_of_leaving(story: ServerStory) -> None:
     sessions = story.machine.by_identity
     absent = [name for name in sessions if sessions[name].state is not SessionState.ATTACHED]
-    order = list(story.machine._absent._left)
+    order = list(story.machine._register.absent._left)
     assert sorted(order) == sorted(absent)
     left = [sessions[name].left for name in order]
     assert left == sorted(left)
@@ -465,8 +465,8 @@ def whoever_is_not_attached_is_absent_in_the_order_of_leaving(story: ServerStory
 def what_is_remembered_for_later_is_bounded(story: ServerStory) -> None:
     sessions = story.machine.by_identity.values()
     tunnels = sum(len(session.tunnels) for session in sessions)
-    assert len(story.machine._agenda) <= 2 * len(sessions) + SLACK
-    assert len(story.machine._doomed) <= 50 * max(1, tunnels)
+    assert len(story.machine._register.agenda) <= 2 * len(sessions) + SLACK
+    assert len(story.machine._probes.doomed) <= 50 * max(1, tunnels)
 
 
 RULES: Final[tuple[Callable[[ServerStory], None], ...]] = (

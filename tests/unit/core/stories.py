@@ -312,7 +312,7 @@ class EndpointStory:
                 assert self.holds_nothing, "traffic is released into the hold"
             case Negotiate():
                 # Those that were let end, because they had been answered, do not count.
-                under_way = len(self.machine._attempts.under_way)
+                under_way = len(self.machine._known.attempts.under_way)
                 assert under_way <= self.machine.policy.race, "too many negotiations"
                 assert effect.connection not in self.connections, "a name is used twice"
                 assert effect.path in self.machine.paths
@@ -529,7 +529,7 @@ def a_virtual_address_is_never_an_outer_one(story: EndpointStory) -> None:
 
 
 def the_attempts_are_those_that_charon_works_on(story: EndpointStory) -> None:
-    known = {attempt.connection for attempt in story.machine._attempts.under_way}
+    known = {attempt.connection for attempt in story.machine._known.attempts.under_way}
     assert known <= set(story.attempts)
     for let_end in set(story.attempts) - known:
         assert let_end in story.answered_attempts, "it was forgotten before it was abandoned"
@@ -539,11 +539,11 @@ def the_attempts_are_those_that_charon_works_on(story: EndpointStory) -> None:
 def attempts_are_no_more_than_allowed_and_one_at_a_place(story: EndpointStory) -> None:
     at_places = [place_of(path) for path in story.machine.attempt_paths]
     assert len(set(at_places)) == len(at_places) <= story.machine.policy.race
-    assert all(map(story.machine._places.at, story.machine.attempt_paths))
+    assert all(map(story.machine._known.places.at, story.machine.attempt_paths))
 
 
 def every_tunnel_of_ours_is_held_or_ended(story: EndpointStory) -> None:
-    held = {each.tunnel.ike for each in story.machine._tunnels.held}
+    held = {each.tunnel.ike for each in story.machine._known.tunnels.held}
     assert set(story.in_charon) <= held, "charon has a tunnel that nobody looks after"
 
 
@@ -563,10 +563,10 @@ def with_a_way_and_charon_it_never_rests_detached(story: EndpointStory) -> None:
 
 
 def warm_tunnels_lead_somewhere_and_are_no_more_than_allowed(story: EndpointStory) -> None:
-    machine = story.machine
-    warm = machine._warmth.warm
-    assert len({held.slot for held in machine._tunnels.held}) == len(machine._tunnels.held)
-    if machine._wishes.races(machine._active):
+    machine, known = story.machine, story.machine._known
+    warm, ours = known.warmth.warm, known.tunnels.held
+    assert len({each.slot for each in ours}) == len(ours)
+    if known.wishes.races(known.active):
         assert len(warm) < len(machine.paths)
     else:
         allowed = machine.policy.warm_links + (machine.active is None)
@@ -600,7 +600,7 @@ def tables_are_ours_and_one_for_each_point_of_presence(story: EndpointStory) -> 
 
 
 def no_more_than_a_handful_is_held(story: EndpointStory) -> None:
-    lasting = [each for each in story.machine._tunnels.held if each.retire_at is None]
+    lasting = [each for each in story.machine._known.tunnels.held if each.retire_at is None]
     assert len(lasting) <= len(story.machine.paths) + 2
 
 

@@ -113,7 +113,7 @@ class TestAwayForLong:
         for _ in range(500):
             story.waits(20)
             story.probed(1, OVER_WIFI)
-        assert len(story.machine._agenda) <= 2 + SLACK
+        assert len(story.machine._register.agenda) <= 2 + SLACK
 
 
 class TestSayingThatItSleeps:

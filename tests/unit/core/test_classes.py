@@ -184,7 +184,7 @@ class TestTelling:
     def test_an_answer_comes_within_one_round_trip(self) -> None:
         story = bound()
         story.hears(Tick(), after=RTT)
-        liveness = next(h for h in story.machine._warmth.warm).liveness
+        liveness = next(h for h in story.machine._known.warmth.warm).liveness
         assert liveness.waiting_since is None
 
 

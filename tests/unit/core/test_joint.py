@@ -10,13 +10,13 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, strategies
 
-from orchestrator.core import mobility
+from orchestrator.core import trust
 from orchestrator.core.absence import SessionState
-from orchestrator.core.mobility import SERVER_TURNS
 from orchestrator.core.mobility_events import FallsAsleep, State, Woke
 from orchestrator.core.quantities import Seconds
 from orchestrator.core.session import MAX_TUNNELS
 from orchestrator.core.session_events import SessionReason
+from orchestrator.core.trust import SERVER_TURNS
 from tests.unit.core.builders import (
     LTE,
     LTE6,
@@ -106,7 +106,7 @@ class TestBreakBeforeMake:
         assert (net.up.lost, net.up.in_order) == (0, True)
 
     def test_without_the_wait_it_is_lost_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(mobility, "SERVER_TURNS", Seconds(0.0))
+        monkeypatch.setattr(trust, "SERVER_TURNS", Seconds(0.0))
         net = running(WIFI)
         net.talk(1)
         net.roam(LTE)

@@ -22,7 +22,6 @@ from orchestrator.core.ike import (
     TunnelUp,
 )
 from orchestrator.core.kernel import TABLE_PATHS
-from orchestrator.core.mobility import ANSWER_LIMIT, OUTAGE, SERVER_TURNS, SLEEP_LIMIT
 from orchestrator.core.mobility_events import (
     Ask,
     AttemptFailed,
@@ -39,6 +38,7 @@ from orchestrator.core.mobility_events import (
 )
 from orchestrator.core.paths import LinkChoice, Servers
 from orchestrator.core.quantities import Seconds, Spi, UniqueId
+from orchestrator.core.trust import ANSWER_LIMIT, OUTAGE, SERVER_TURNS, SLEEP_LIMIT
 from orchestrator.core.tunnels import MOVE_HORIZON
 from tests.unit.core.builders import (
     LTE,

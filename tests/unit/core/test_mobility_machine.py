@@ -328,7 +328,7 @@ class EndpointInAnyWorld(RuleBasedStateMachine):
             )
             self.story.hears(TunnelRekeyed(old.child, lost))
         self.story.hears(TunnelRekeyed(old.child, fresh))
-        spis = {held.tunnel.spi_in for held in self.story.machine._tunnels.held}
+        spis = {held.tunnel.spi_in for held in self.story.machine._known.tunnels.held}
         assert 0xE000_0000 + number not in spis, "the redundant one is believed in"
 
     @precondition(lambda self: self.charon)

@@ -130,7 +130,7 @@ def idle(**options: object) -> Internet:
     net = Internet(WIFI, LTE, policy=TWO, **options)  # type: ignore[arg-type]
     net.run(AT_REST)
     assert net.endpoint.state() is State.ATTACHED
-    assert len(net.endpoint.machine._warmth.warm) == 1
+    assert len(net.endpoint.machine._known.warmth.warm) == 1
     return net
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.core.absence import FORGOTTEN, USUAL, Patience, SessionState
 from orchestrator.core.agenda import SLACK
+from orchestrator.core.following import FOLLOW_LIMIT
 from orchestrator.core.ike import (
     CharonGone,
     CharonUp,
@@ -30,7 +31,7 @@ from orchestrator.core.session_events import (
     StateMoved,
     Tick,
 )
-from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT
+from orchestrator.core.session_probes import DRAIN
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
 from tests.unit.core.server_stories import LAPTOP, NAT, POLICY, ServerStory, from_endpoint
 
@@ -525,7 +526,7 @@ class TestAbsence:
         for _ in range(2000):
             story.probed(1, OVER_WIFI, after=2)
             story.waits(0)
-        assert len(story.machine._agenda) <= 2 + SLACK
+        assert len(story.machine._register.agenda) <= 2 + SLACK
         ticks = 0
         while (deadline := story.machine.deadline()) is not None:
             story.hears(Tick(), after=deadline - story.now)

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from orchestrator.core.absence import SessionState
+from orchestrator.core.following import FOLLOW_LIMIT
 from orchestrator.core.ike import (
     CharonGone,
     IkeDown,
@@ -18,7 +19,7 @@ from orchestrator.core.kernel import Direction
 from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
 from orchestrator.core.session import MAX_TUNNELS, UNASKED
 from orchestrator.core.session_events import Heard, HeardWarm, SessionReason
-from orchestrator.core.sessions import DRAIN, FOLLOW_LIMIT
+from orchestrator.core.session_probes import DRAIN
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
 from tests.unit.core.server_stories import (
     LAPTOP,

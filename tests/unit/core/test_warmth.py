@@ -66,7 +66,7 @@ class TestKeeping:
         story.negotiated()
         said = story.waits(1.1, answering=True)
         assert "terminate 2" in said
-        assert [held.tunnel.ike for held in story.machine._tunnels.held] == [UniqueId(1)]
+        assert [held.tunnel.ike for held in story.machine._known.tunnels.held] == [UniqueId(1)]
 
     def test_without_permission_there_is_none(self) -> None:
         story = attached(WIFI, LTE)
