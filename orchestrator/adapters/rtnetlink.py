@@ -1,8 +1,8 @@
 """Talks rtnetlink: reads links, addresses, routes and rules, watches them, writes ours.
 
-Reading is a full dump once and increments after it; when the kernel says that it dropped
-messages (ENOBUFS) everything is read again. Writing is idempotent: what is there already and
-what is gone already are both fine.
+Reading is a full dump once and increments after it (`core.picture`); when the kernel says that
+it dropped messages (ENOBUFS) everything is read again. Writing is idempotent: what is there
+already and what is gone already are both fine.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from orchestrator.core.kernel import (
     Tun,
 )
 from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
+from orchestrator.core.picture import Picture
 from orchestrator.core.quantities import (
     IPAddress,
     IPNetwork,
@@ -107,12 +108,13 @@ class Rtnetlink:
                 try:
                     while True:
                         async for message in monitor.get():
-                            ours = picture.shows_as_ours(message) and not self._did(message)
-                            if picture.absorb(message) or ours:
+                            ours = _shows_as_ours(picture, message)
+                            ours = ours and not self._did(message)
+                            if _absorb(picture, message) or ours:
                                 yield NetworkNews(picture.snapshot(), ours_touched=ours)
                             # Rare, and only then: reading takes longer than a move may.
-                            if picture.may_be_behind(message) and picture.take_gateways(
-                                await self._dump("routes")
+                            if _may_be_behind(picture, message) and picture.take_gateways(
+                                await self._every_gateway()
                             ):
                                 yield NetworkNews(picture.snapshot(), ours_touched=False)
                 except OSError as error:
@@ -123,12 +125,15 @@ class Rtnetlink:
         """Whether the message tells of what this very object asked for."""
         return bool(message["header"]["pid"] == self._ip.status["epid"])
 
-    async def _read(self) -> "_Picture":
-        picture = _Picture()
+    async def _read(self) -> Picture:
+        picture = Picture()
         for what in ("links", "addr", "routes"):
             for message in await self._dump(what):
-                picture.absorb(message)
+                _absorb(picture, message)
         return picture
+
+    async def _every_gateway(self) -> list[Gateway]:
+        return [each for message in await self._dump("routes") for each in _gateways(message)]
 
     async def _dump(self, what: str, **arguments: object) -> list[Message]:
         """Everything of a kind, read to its end: until then the kernel refuses to begin another
@@ -306,143 +311,63 @@ def _rule(rule: Rule) -> dict[str, object]:
     return arguments
 
 
-class _Picture:
-    """The network as the messages so far describe it."""
+def _absorb(picture: Picture, message: Message) -> bool:
+    """Takes one message in; says whether the picture changed."""
+    match message["event"]:
+        case "RTM_NEWLINK":
+            up = message["flags"] & _IFF_UP and message["flags"] & _IFF_LOWER_UP
+            link = Link(LinkIndex(message["index"]), message.get("ifname"), bool(up))
+            return picture.link_is(link, switched_on=bool(message["flags"] & _IFF_UP))
+        case "RTM_DELLINK":
+            return picture.link_gone(message["index"])
+        case "RTM_NEWADDR":
+            return picture.address_is(_parse_address(message))
+        case "RTM_DELADDR":
+            return picture.address_gone(_parse_address(message))
+        case "RTM_NEWROUTE":
+            replace = bool(message["header"]["flags"] & NLM_F_REPLACE)
+            return picture.gateways_are(_gateways(message), replace=replace)
+        case "RTM_DELROUTE":
+            return picture.gateways_gone(_gateways(message))
+    return False
 
-    def __init__(self) -> None:
-        self._links: dict[int, Link] = {}
-        self._addresses: dict[tuple[int, IPAddress], LinkAddress] = {}
-        self._gateways: dict[tuple[int, int, IPAddress | None, int], Gateway] = {}
 
-    def snapshot(self) -> Snapshot:
-        return Snapshot(
-            frozenset(self._links.values()),
-            frozenset(self._addresses.values()),
-            frozenset(self._gateways.values()),
-        )
+def _shows_as_ours(picture: Picture, message: Message) -> bool:
+    """Whether this is about an object of ours: one with our protocol number, what is taken
+    from our TUN devices, or what takes routes of ours along in silence."""
+    match message["event"]:
+        case "RTM_NEWROUTE" | "RTM_DELROUTE":
+            return bool(message["proto"] == ROUTE_PROTOCOL)
+        case "RTM_NEWRULE" | "RTM_DELRULE":
+            return bool(message.get("protocol") == ROUTE_PROTOCOL)
+        case "RTM_DELADDR":
+            ours = picture.link_name(message["index"]) in _OUR_LINKS
+            return ours or _VERSION[message["family"]] == 4
+        case "RTM_DELLINK":
+            return True
+        case "RTM_NEWLINK":
+            return not message["flags"] & _IFF_UP
+    return False
 
-    def absorb(self, message: Message) -> bool:
-        """Takes one message in; says whether the picture changed."""
-        match message["event"]:
-            case "RTM_NEWLINK":
-                return self._new_link(message)
-            case "RTM_DELLINK":
-                return self._forget_link(message["index"])
-            case "RTM_NEWADDR":
-                entry = _parse_address(message)
-                key = (entry.link, entry.address)
-                changed = self._addresses.get(key) != entry
-                self._addresses[key] = entry
-                return changed
-            case "RTM_DELADDR":
-                return self._forget_address(_parse_address(message))
-            case "RTM_NEWROUTE" | "RTM_DELROUTE" as event:
-                return self._route(message, gone=event == "RTM_DELROUTE")
+
+def _may_be_behind(picture: Picture, message: Message) -> bool:
+    """Whether gateways may be gone of which no message tells: with one of several IPv4
+    addresses of a link go the routes that need it."""
+    if message["event"] != "RTM_DELADDR" or _VERSION[message["family"]] != 4:
         return False
+    return picture.has_ipv4(message["index"])
 
-    def shows_as_ours(self, message: Message) -> bool:
-        """Whether this is about an object of ours: one with our protocol number, what is taken
-        from our TUN devices, or what takes routes of ours along in silence."""
-        match message["event"]:
-            case "RTM_NEWROUTE" | "RTM_DELROUTE":
-                return bool(message["proto"] == ROUTE_PROTOCOL)
-            case "RTM_NEWRULE" | "RTM_DELRULE":
-                return bool(message.get("protocol") == ROUTE_PROTOCOL)
-            case "RTM_DELADDR":
-                link = self._links.get(message["index"])
-                ours = link is not None and link.name in _OUR_LINKS
-                return ours or _VERSION[message["family"]] == 4
-            case "RTM_DELLINK":
-                return True
-            case "RTM_NEWLINK":
-                return not message["flags"] & _IFF_UP
-        return False
 
-    def may_be_behind(self, message: Message) -> bool:
-        """Whether gateways may be gone of which no message tells: with one of several IPv4
-        addresses of a link go the routes that need it."""
-        if message["event"] != "RTM_DELADDR" or _VERSION[message["family"]] != 4:
-            return False
-        return self._has_ipv4(message["index"])
-
-    def take_gateways(self, routes: Iterable[Message]) -> bool:
-        """Takes the default routes of a whole dump for all there are; whether that is news."""
-        before, self._gateways = self._gateways, {}
-        for message in routes:
-            self._route(message, gone=False)
-        return self._gateways != before
-
-    def _forget_address(self, entry: LinkAddress) -> bool:
-        known = self._addresses.pop((entry.link, entry.address), None) is not None
-        if entry.address.version == 4 and not self._has_ipv4(entry.link):
-            # With the last address go all IPv4 routes of the link, and no message tells of it
-            # (net/ipv4/fib_frontend.c, fib_disable_ip).
-            known |= self._forget_gateways(entry.link, version=4)
-        return known
-
-    def _has_ipv4(self, link: int) -> bool:
-        return any(index == link and each.version == 4 for index, each in self._addresses)
-
-    def _new_link(self, message: Message) -> bool:
-        up = message["flags"] & _IFF_UP and message["flags"] & _IFF_LOWER_UP
-        link = Link(LinkIndex(message["index"]), message.get("ifname"), bool(up))
-        changed = self._links.get(link.index) != link
-        self._links[link.index] = link
-        if not message["flags"] & _IFF_UP:
-            # The kernel removes IPv4 routes of a link that goes down without saying so
-            # (net/ipv4/fib_frontend.c, fib_disable_ip sends no RTM_DELROUTE).
-            changed |= self._forget_gateways(link.index)
-        return changed
-
-    def _forget_link(self, index: int) -> bool:
-        self._forget_gateways(index)
-        for key in [key for key in self._addresses if key[0] == index]:
-            del self._addresses[key]
-        return self._links.pop(index, None) is not None
-
-    def _forget_gateways(self, index: int, version: int | None = None) -> bool:
-        gone = [
-            key
-            for key, gateway in self._gateways.items()
-            if gateway.link == index and version in (None, gateway.version)
-        ]
-        for key in gone:
-            del self._gateways[key]
-        return bool(gone)
-
-    def _route(self, message: Message, *, gone: bool) -> bool:
-        default = message["dst_len"] == 0 and message["type"] == _KINDS[RouteKind.UNICAST]
-        table = message.get("table") or message["table"]
-        if not default or table != _TABLE_MAIN or message["proto"] == ROUTE_PROTOCOL:
-            return False
-        before = dict(self._gateways)
-        told = [
-            Gateway(
-                LinkIndex(index),
-                _VERSION[message["family"]],
-                via,
-                int(message.get("priority") or 0),
-            )
-            for index, via in _next_hops(message)
-        ]
-        if message["header"]["flags"] & NLM_F_REPLACE:
-            self._forget_replaced(told)
-        for gateway in told:
-            key = (gateway.link, gateway.version, gateway.address, gateway.metric)
-            if gone:
-                self._gateways.pop(key, None)
-            else:
-                self._gateways[key] = gateway
-        return self._gateways != before
-
-    def _forget_replaced(self, told: list[Gateway]) -> None:
-        """The kernel says what replaces a route, not which: in IPv4 the one of this metric, in
-        IPv6 one of this metric and link."""
-        for fresh in told:
-            for key, gateway in tuple(self._gateways.items()):
-                alike = (gateway.version, gateway.metric) == (fresh.version, fresh.metric)
-                if alike and (fresh.version == 4 or gateway.link == fresh.link):
-                    del self._gateways[key]
+def _gateways(message: Message) -> list[Gateway]:
+    """Those of a default route that is in the main table and is not ours; of others none."""
+    default = message["dst_len"] == 0 and message["type"] == _KINDS[RouteKind.UNICAST]
+    table = message.get("table") or message["table"]
+    if not default or table != _TABLE_MAIN or message["proto"] == ROUTE_PROTOCOL:
+        return []
+    version, metric = _VERSION[message["family"]], int(message.get("priority") or 0)
+    return [
+        Gateway(LinkIndex(index), version, via, metric) for index, via in _next_hops(message)
+    ]
 
 
 def _next_hops(message: Message) -> list[tuple[int, IPAddress | None]]:

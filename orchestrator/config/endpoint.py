@@ -32,7 +32,10 @@ from orchestrator.config.values import (
     Otherwise,
     Secret,
 )
+from orchestrator.core.endpoint_state import Inner
+from orchestrator.core.mobility_policy import MobilityPolicy
 from orchestrator.core.paths import LinkChoice
+from orchestrator.core.portal import PortalPolicy
 from orchestrator.core.quantities import IPAddress, IPNetwork, Seconds
 from orchestrator.core.race import WIDTH
 
@@ -235,6 +238,11 @@ class Portal:
     """TCP ports that the way leads to: those of the web, and those where common portals have
     their pages."""
 
+    @property
+    def policy(self) -> PortalPolicy:
+        versions = () if self.url is None else (self.url.host.version,)
+        return PortalPolicy(frozenset(versions), self.way)
+
     def contradictions(self) -> Iterator[Contradiction]:
         if not 0 < len(self.ports) <= PORTAL_PORTS:
             yield Contradiction(
@@ -301,6 +309,28 @@ class EndpointConfig:
     metrics: Metrics = Metrics()
     charon: CharonSocket = CharonSocket()
     state: State = State()
+
+    def mobility_policy(self, servers: tuple[IPAddress, ...]) -> MobilityPolicy:
+        """`servers` is where the server was last known."""
+        links, timers, tunnel = self.links, self.timers, self.tunnel
+        return MobilityPolicy(
+            servers=servers,
+            choice=links.choice,
+            seeks_mtu=tunnel.path_mtu,
+            lossy=links.lossy / 100 if links.quality else None,
+            warm_links=links.warm,
+            race=links.race,
+            flows=tuple(each.flow_class for each in self.flows),
+            inner=Inner(tunnel.prefixes, tunnel.local_networks, tunnel.mtu),
+            static_vips=tuple(tunnel.vips),
+            attempt_limit=timers.attempt,
+            backoff_min=timers.backoff_min,
+            backoff_max=timers.backoff_max,
+            probe_interval=timers.probe_interval,
+            probe_idle=timers.probe_idle,
+            dead_after=timers.dead_after,
+            portal=self.portal.policy,
+        )
 
     def contradictions(self) -> Iterator[Contradiction]:
         if self.identity == self.server.identity:

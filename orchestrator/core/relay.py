@@ -30,65 +30,30 @@ The rules:
    the queue and before the source: nothing is read into the queue while the spool holds bytes.
    A FIN, an error and a reset stay at the source until everything before them has gone.
 
-Each half-stream is a row of `relay_table`.
+Each half-stream is a `relay_stream.Stream`, and its state a row of `relay_table`.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from orchestrator.core.errors import IllegalEvent
-from orchestrator.core.relay_events import Act, Event, Leg, Outcome, Phase, Step, Steps
-from orchestrator.core.relay_state import Half, RelayState, StreamState
-from orchestrator.core.relay_table import ANSWERED, NEXT, Verdict
-
-_NOTHING: Final[Steps] = ()
-_STEPS: Final = tuple(tuple((Step(act, leg),) for leg in Leg) for act in Act)
-"""Every answer of one step, made once: a busy relay gives some 100,000 answers a second."""
+from orchestrator.core.relay_events import (
+    NOTHING,
+    STEPS,
+    Act,
+    Event,
+    Leg,
+    Outcome,
+    Phase,
+    Step,
+    Steps,
+)
+from orchestrator.core.relay_state import Half, RelayState
+from orchestrator.core.relay_stream import Stream
 
 
 def _other(leg: Leg) -> Leg:
     return Leg.OUTER if leg is Leg.INNER else Leg.INNER
-
-
-class _Stream:
-    """One half-stream: its state, and what its two legs are ready for."""
-
-    __slots__ = (
-        "asked",
-        "away",
-        "full",
-        "hangup",
-        "moved",
-        "queued",
-        "readable",
-        "source",
-        "spooled",
-        "state",
-        "stinted",
-        "whole",
-        "writable",
-    )
-
-    def __init__(self, source: Leg) -> None:
-        self.source = source
-        self.state = Half.WAITING
-        self.readable = False
-        self.hangup = False
-        self.writable = False
-        self.asked: Act | None = None
-        """what was asked and not answered yet"""
-        self.queued = 0
-        self.moved = 0
-        """bytes written to the destination, ever"""
-        self.stinted = False
-        """there was no room in memory"""
-        self.away = False
-        """the destination's far end is, and there is a spool"""
-        self.spooled = 0
-        self.full = False
-        """the spool"""
-        self.whole = False
-        """nothing but an end is left at the source for the spool"""
 
 
 class Relay:
@@ -112,7 +77,7 @@ class Relay:
         self.patient = patient
         self.outcome: Outcome | None = None
         """None until the flow is over"""
-        self._streams = (_Stream(Leg.INNER), _Stream(Leg.OUTER))
+        self._streams = (Stream(Leg.INNER), Stream(Leg.OUTER))
         self._lost: Leg | None = None
         self._watched = [False, False]
         self._drained = [False, False]
@@ -124,31 +89,20 @@ class Relay:
         relay._lost = state.lost
         relay._watched = [leg in state.watched for leg in Leg]
         relay._drained = [leg in state.drained for leg in Leg]
-        for stream, was in zip(relay._streams, state.streams, strict=True):
-            stream.state = was.half
-            stream.readable, stream.hangup = was.readable, was.hangup
-            stream.writable = was.writable
-            stream.queued, stream.moved, stream.spooled = was.queued, was.moved, was.spooled
+        inner, outer = state.streams
+        relay._streams = (
+            Stream.restored(Leg.INNER, inner),
+            Stream.restored(Leg.OUTER, outer),
+        )
         return relay
 
     def demands(self) -> Steps:
         """What is to be done now, if nothing that was asked before is."""
-        return self._demand(self._streams[0]) + self._demand(self._streams[1])
+        return self._streams[0].demand() + self._streams[1].demand()
 
     def export(self) -> RelayState:
         """Of a flow that stands."""
-        inner, outer = (
-            StreamState(
-                stream.state,
-                stream.readable,
-                stream.hangup,
-                stream.writable,
-                stream.queued,
-                stream.moved,
-                stream.spooled,
-            )
-            for stream in self._streams
-        )
+        inner, outer = self._streams
         return RelayState(
             self.dialled,
             self.limit,
@@ -156,7 +110,7 @@ class Relay:
             self._lost,
             frozenset(leg for leg in Leg if self._watched[leg]),
             frozenset(leg for leg in Leg if self._drained[leg]),
-            (inner, outer),
+            (inner.export(), outer.export()),
         )
 
     def queued(self, source: Leg) -> int:
@@ -173,10 +127,7 @@ class Relay:
 
     def stuck(self, source: Leg) -> bool:
         """Whether bytes from `source` wait for the other leg, or for room."""
-        stream = self._streams[source]
-        if stream.state is Half.WRITING or stream.state is Half.LOADING:
-            return True
-        return stream.state is Half.READING and stream.stinted
+        return self._streams[source].stuck
 
     def moved(self, source: Leg) -> int:
         """Bytes from `source` that were written to the other leg, ever."""
@@ -204,7 +155,7 @@ class Relay:
         Raises IllegalEvent, with nothing changed, for an answer to what was not asked.
         """
         if self.outcome is not None:
-            return _NOTHING
+            return NOTHING
         return self._HANDLERS[event](self, leg, count)
 
     # ---- the dial
@@ -212,7 +163,7 @@ class Relay:
     def _connected(self, leg: Leg, _count: int) -> Steps:
         self._only_the_dialled(Event.CONNECTED, leg)
         for stream in self._streams:
-            self._go(stream, Event.CONNECTED)
+            stream.go(Event.CONNECTED)
             stream.writable = True
         return self.demands()
 
@@ -229,44 +180,17 @@ class Relay:
     def _readable(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
         stream.readable = True
-        return self._demand(stream)
+        return stream.demand()
 
     def _hangup(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
         stream.readable = stream.hangup = True
-        return self._demand(stream)
+        return stream.demand()
 
     def _writable(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[1 - leg]
         stream.writable = True
-        return self._demand(stream)
-
-    def _demand(self, stream: _Stream) -> Steps:
-        if stream.asked is not None:
-            return _NOTHING
-        state = stream.state
-        act: Act
-        if state is Half.READING and stream.readable and not stream.stinted:
-            act = Act.READ
-        elif state is Half.WRITING and stream.writable:
-            stream.asked = Act.WRITE
-            return _STEPS[Act.WRITE][1 - stream.source]
-        elif state is Half.LOADING and stream.writable and not stream.stinted:
-            act = Act.UNSPOOL
-        elif stream.away and self._may_spool(stream):
-            act = Act.SPOOL
-        else:
-            return _NOTHING
-        stream.asked = act
-        return _STEPS[act][stream.source]
-
-    def _may_spool(self, stream: _Stream) -> bool:
-        return (
-            stream.readable
-            and not stream.full
-            and not stream.whole
-            and stream.state in (Half.READING, Half.WRITING, Half.LOADING)
-        )
+        return stream.demand()
 
     # ---- who is away, and where there is room
 
@@ -275,27 +199,27 @@ class Relay:
             raise IllegalEvent(f"AWAY at {leg.name}, which is not patient")
         stream = self._streams[1 - leg]
         stream.away = True
-        return self._demand(stream)
+        return stream.demand()
 
     def _back(self, leg: Leg, _count: int) -> Steps:
         self._streams[1 - leg].away = False
-        return _NOTHING
+        return NOTHING
 
     def _room(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
         stream.stinted = False
-        return self._demand(stream)
+        return stream.demand()
 
     def _spool_room(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
         stream.full = False
-        return self._demand(stream)
+        return stream.demand()
 
     def _no_room(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
-        self._answer(stream, Event.NO_ROOM)
+        stream.answer(Event.NO_ROOM)
         stream.stinted = True
-        return self._demand(stream)
+        return stream.demand()
 
     # ---- answers to READ
 
@@ -303,32 +227,32 @@ class Relay:
         stream = self._streams[leg]
         if not 0 < count <= self.limit:
             raise IllegalEvent(f"READ of {count} bytes, {self.limit} at most were asked")
-        self._answer(stream, Event.READ)
+        stream.answer(Event.READ)
         if stream.state is Half.DROPPED:
-            return _NOTHING
+            return NOTHING
         stream.queued = count
         self._note_short(stream, count)
-        return self._demand(stream)
+        return stream.demand()
 
-    def _note_short(self, stream: _Stream, count: int) -> None:
+    def _note_short(self, stream: Stream, count: int) -> None:
         if count < self.limit and not stream.hangup:
             stream.readable = False
 
     def _dry(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
-        self._answer(stream, Event.DRY)
+        stream.answer(Event.DRY)
         stream.readable = False
-        return self._demand(stream)
+        return stream.demand()
 
     def _end(self, leg: Leg, _count: int) -> Steps:
         # The error was met by a write, which consumed it; the end behind it only looks orderly.
         if self._lost is leg:
             return self._read_failed(leg, 0)
         stream = self._streams[leg]
-        self._answer(stream, Event.END)
+        stream.answer(Event.END)
         if stream.state is Half.DROPPED:
-            return _NOTHING
-        steps = _STEPS[Act.SHUTDOWN][1 - leg]
+            return NOTHING
+        steps = STEPS[Act.SHUTDOWN][1 - leg]
         if self._streams[1 - leg].state is Half.ENDED:
             return steps + self._watch(Leg.INNER) + self._watch(Leg.OUTER)
         return steps
@@ -337,14 +261,14 @@ class Relay:
         stream = self._streams[leg]
         if stream.asked is not Act.READ or count <= 0:
             raise IllegalEvent(f"{count} bytes PASSED at {leg.name}, READ was not asked for")
-        self._go(stream, Event.PASSED)
+        stream.go(Event.PASSED)
         if stream.state is not Half.DROPPED:
             stream.moved += count
-        return _NOTHING
+        return NOTHING
 
     def _read_failed(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
-        self._answer(stream, Event.READ_FAILED)
+        stream.answer(Event.READ_FAILED)
         return self._fault(leg, 0)
 
     # ---- answers to SPOOL and UNSPOOL
@@ -353,35 +277,35 @@ class Relay:
         stream = self._streams[leg]
         if not 0 < count <= self.limit:
             raise IllegalEvent(f"SPOOLED {count} bytes, {self.limit} at most were asked")
-        self._answer(stream, Event.SPOOLED)
+        stream.answer(Event.SPOOLED)
         if stream.state is Half.DROPPED:
-            return _NOTHING
+            return NOTHING
         stream.spooled += count
         self._note_short(stream, count)
-        return self._demand(stream)
+        return stream.demand()
 
     def _spool_full(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
-        self._answer(stream, Event.SPOOL_FULL)
+        stream.answer(Event.SPOOL_FULL)
         stream.full = True
-        return self._demand(stream)
+        return stream.demand()
 
     def _behind(self, leg: Leg, _count: int) -> Steps:
         stream = self._streams[leg]
-        self._answer(stream, Event.BEHIND)
+        stream.answer(Event.BEHIND)
         stream.whole = True
-        return self._demand(stream)
+        return stream.demand()
 
     def _unspool(self, leg: Leg, count: int) -> Steps:
         stream = self._streams[leg]
         if not 0 < count <= min(self.limit, stream.spooled) and stream.state is Half.LOADING:
             raise IllegalEvent(f"UNSPOOLED {count} bytes, {stream.spooled} were spooled")
-        self._answer(stream, Event.UNSPOOLED)
+        stream.answer(Event.UNSPOOLED)
         if stream.state is Half.DROPPED:
-            return _NOTHING
+            return NOTHING
         stream.queued = count
         stream.spooled -= count
-        return self._demand(stream)
+        return stream.demand()
 
     def _spool_lost(self, leg: Leg, _count: int) -> Steps:
         if self._streams[leg].asked is not Act.UNSPOOL:
@@ -394,16 +318,16 @@ class Relay:
         stream = self._streams[1 - leg]
         if not 0 <= count <= stream.queued:
             raise IllegalEvent(f"WROTE {count} bytes, {stream.queued} were queued")
-        self._answer(stream, Event.WROTE, goes=count == stream.queued)
+        stream.answer(Event.WROTE, goes=count == stream.queued)
         if stream.state is Half.DROPPED:
-            return _NOTHING
+            return NOTHING
         stream.queued -= count
         stream.moved += count
         if stream.queued:
             stream.writable = False
         elif stream.spooled:
             stream.state = Half.LOADING
-        return self._demand(stream)
+        return stream.demand()
 
     # ---- the end
 
@@ -411,7 +335,7 @@ class Relay:
         far = _other(leg)
         onward, back = self._streams[leg], self._streams[far]
         dialing = onward.state is Half.WAITING
-        self._go(back, Event.FAULT)
+        back.go(Event.FAULT)
         back.queued = back.spooled = 0
         first = self._lost is None
         lost = leg if self._lost is None else self._lost
@@ -429,13 +353,13 @@ class Relay:
             return self._watch(far)
         if first:
             onward.readable = onward.hangup = True
-        return self._demand(onward)
+        return onward.demand()
 
     def _watch(self, leg: Leg) -> Steps:
         if self._watched[leg]:
-            return _NOTHING
+            return NOTHING
         self._watched[leg] = True
-        return _STEPS[Act.WATCH][leg]
+        return STEPS[Act.WATCH][leg]
 
     def _drain(self, leg: Leg, _count: int) -> Steps:
         if not self._watched[leg]:
@@ -445,7 +369,7 @@ class Relay:
             return self._fault(_other(leg), 0)
         if self._lost is None and all(self._drained):
             return self._over(Outcome.FINISHED, close=(Leg.INNER, Leg.OUTER))
-        return _NOTHING
+        return NOTHING
 
     def _abort(self, _leg: Leg, _count: int) -> Steps:
         return self._over(Outcome.ABORTED, reset=(Leg.INNER, Leg.OUTER))
@@ -458,23 +382,6 @@ class Relay:
             *(Step(Act.RESET, leg) for leg in reset),
             *(Step(Act.CLOSE, leg) for leg in close),
         )
-
-    # ---- the table
-
-    def _go(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
-        target = NEXT[stream.state][event]
-        if target is Verdict.REFUSE:
-            raise IllegalEvent(
-                f"{event.name} while {stream.source.name} is {stream.state.name}"
-            )
-        if goes and isinstance(target, Half):
-            stream.state = target
-
-    def _answer(self, stream: _Stream, event: Event, *, goes: bool = True) -> None:
-        if stream.asked not in ANSWERED[event]:
-            raise IllegalEvent(f"{event.name} at {stream.source.name} was not asked for")
-        self._go(stream, event, goes=goes)
-        stream.asked = None
 
     _HANDLERS: ClassVar[tuple[Callable[["Relay", Leg, int], Steps], ...]] = (
         _connected,

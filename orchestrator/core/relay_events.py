@@ -1,7 +1,7 @@
 """The words between a relay and the pump that works for it: what happened, what to do."""
 
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Leg(IntEnum):
@@ -92,6 +92,9 @@ class Step(NamedTuple):
 
 
 Steps = tuple[Step, ...]
+NOTHING: Final[Steps] = ()
+STEPS: Final = tuple(tuple((Step(act, leg),) for leg in Leg) for act in Act)
+"""Every answer of one step, made once: a busy relay gives some 100,000 answers a second."""
 
 
 class Phase(StrEnum):

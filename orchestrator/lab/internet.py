@@ -31,6 +31,8 @@ from orchestrator.core.quantities import IPAddress, IPNetwork
 
 IPInterface = IPv4Interface | IPv6Interface
 
+_EVERYTHING: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -155,14 +157,35 @@ def _route(destination: str, gateway: str) -> Route:
     return Route(ip_network(destination), ip_address(gateway))
 
 
-def _lease(
-    *addresses: str, gateways: tuple[str, ...], alternates: tuple[str, ...] = (), metric: int
-) -> Lease:
-    return Lease(
-        addresses=tuple(ip_interface(each) for each in addresses),
-        gateways=tuple(ip_address(each) for each in gateways),
-        alternates=tuple(ip_interface(each) for each in alternates),
-        metric=metric,
+def _defaults(*gateways: str) -> tuple[Route, ...]:
+    """Behind these is everything; one of each family."""
+    hops = [ip_address(each) for each in gateways]
+    return tuple(Route(_EVERYTHING[hop.version], hop) for hop in hops)
+
+
+def _access(
+    name: str,
+    near: End,
+    attached: End,
+    *,
+    alternates: tuple[str, ...],
+    quality: Quality,
+    metric: int,
+) -> Link:
+    """An access network: `attached` is the endpoint's end, with the addresses that it is given
+    there; its gateway is the router at the other end."""
+    return Link(
+        name,
+        near=near,
+        far=End(attached.host, attached.device),
+        quality=quality,
+        lease=Lease(
+            addresses=attached.addresses,
+            gateways=tuple(each.ip for each in near.addresses),
+            alternates=tuple(ip_interface(each) for each in alternates),
+            metric=metric,
+        ),
+        uplink=f"{near.host}-internet",
     )
 
 
@@ -172,25 +195,15 @@ INTERNET: Final = Internet(
         Host(
             "ap1",
             forwards=True,
-            routes=(_route("0.0.0.0/0", "198.51.100.1"),),
+            routes=_defaults("198.51.100.1"),
             masquerades="wan0",
         ),
-        Host("ap2", forwards=True, routes=(_route("0.0.0.0/0", "192.0.2.1"),)),
-        Host(
-            "lte",
-            forwards=True,
-            routes=(
-                _route("0.0.0.0/0", "100.64.1.1"),
-                _route("::/0", "2001:db8:0:64::1"),
-            ),
-        ),
+        Host("ap2", forwards=True, routes=_defaults("192.0.2.1")),
+        Host("lte", forwards=True, routes=_defaults("100.64.1.1", "2001:db8:0:64::1")),
         Host(
             "ap3",
             forwards=True,
-            routes=(
-                _route("0.0.0.0/0", "100.64.2.1"),
-                _route("::/0", "2001:db8:0:66::1"),
-            ),
+            routes=_defaults("100.64.2.1", "2001:db8:0:66::1"),
             masquerades="wan0",
             nat64=IPv6Network("2001:db8:64ff::/96"),
         ),
@@ -208,8 +221,7 @@ INTERNET: Final = Internet(
             "server",
             # Forwarding is for the server's own daemon to switch on.
             routes=(
-                _route("0.0.0.0/0", "203.0.113.1"),
-                _route("::/0", "2001:db8:113::1"),
+                *_defaults("203.0.113.1", "2001:db8:113::1"),
                 _route("10.51.0.0/16", "10.50.0.2"),
                 _route("fd00:51::/32", "fd00:50::2"),
             ),
@@ -222,61 +234,33 @@ INTERNET: Final = Internet(
                 _route("fd00:99::/64", "fd00:50::1"),
             ),
         ),
-        Host(
-            "peer1",
-            routes=(
-                _route("0.0.0.0/0", "10.51.1.1"),
-                _route("::/0", "fd00:51:1::1"),
-            ),
-        ),
-        Host(
-            "peer2",
-            routes=(
-                _route("0.0.0.0/0", "10.51.2.1"),
-                _route("::/0", "fd00:51:2::1"),
-            ),
-        ),
+        Host("peer1", routes=_defaults("10.51.1.1", "fd00:51:1::1")),
+        Host("peer2", routes=_defaults("10.51.2.1", "fd00:51:2::1")),
     ),
     links=(
-        Link(
+        _access(
             "wifi",
             near=_end("ap1:wlan0", "192.168.10.1/24"),
-            far=_end("endpoint:wlan0"),
+            attached=_end("endpoint:wlan0", "192.168.10.2/24"),
+            alternates=("192.168.10.3/24",),
             quality=Quality(delay_ms=5, rate_mbit=100),
-            lease=_lease(
-                "192.168.10.2/24",
-                alternates=("192.168.10.3/24",),
-                gateways=("192.168.10.1",),
-                metric=600,
-            ),
-            uplink="ap1-internet",
+            metric=600,
         ),
-        Link(
+        _access(
             "wifi2",
             near=_end("ap2:wlan0", "192.0.2.129/25"),
-            far=_end("endpoint:wlan1"),
+            attached=_end("endpoint:wlan1", "192.0.2.130/25"),
+            alternates=("192.0.2.131/25",),
             quality=Quality(delay_ms=8, rate_mbit=100),
-            lease=_lease(
-                "192.0.2.130/25",
-                alternates=("192.0.2.131/25",),
-                gateways=("192.0.2.129",),
-                metric=601,
-            ),
-            uplink="ap2-internet",
+            metric=601,
         ),
-        Link(
+        _access(
             "lte",
             near=_end("lte:wwan0", "100.64.0.1/24", "2001:db8:64::1/64"),
-            far=_end("endpoint:wwan0"),
+            attached=_end("endpoint:wwan0", "100.64.0.2/24", "2001:db8:64::2/64"),
+            alternates=("100.64.0.3/24", "2001:db8:64::3/64"),
             quality=Quality(delay_ms=25, rate_mbit=30),
-            lease=_lease(
-                "100.64.0.2/24",
-                "2001:db8:64::2/64",
-                alternates=("100.64.0.3/24", "2001:db8:64::3/64"),
-                gateways=("100.64.0.1", "2001:db8:64::1"),
-                metric=700,
-            ),
-            uplink="lte-internet",
+            metric=700,
         ),
         Link(
             "ap1-internet",
@@ -316,18 +300,13 @@ INTERNET: Final = Internet(
             far=_end("peer2:eth0", "10.51.2.2/24", "fd00:51:2::2/64"),
             underlay=False,
         ),
-        Link(
+        _access(
             "wifi6",
             near=_end("ap3:wlan0", "2001:db8:66::1/64"),
-            far=_end("endpoint:wlan2"),
+            attached=_end("endpoint:wlan2", "2001:db8:66::2/64"),
+            alternates=("2001:db8:66::3/64",),
             quality=Quality(delay_ms=6, rate_mbit=100),
-            lease=_lease(
-                "2001:db8:66::2/64",
-                alternates=("2001:db8:66::3/64",),
-                gateways=("2001:db8:66::1",),
-                metric=602,
-            ),
-            uplink="ap3-internet",
+            metric=602,
         ),
         Link(
             "ap3-internet",

@@ -7,13 +7,11 @@ here.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Final
 
 from orchestrator import __version__
-from orchestrator.adapters.charon import Charon, NotNegotiated
 from orchestrator.adapters.clock import Clock, awake
 from orchestrator.adapters.nl80211 import Radios, is_radio
 from orchestrator.adapters.rtnetlink import Rtnetlink
@@ -22,36 +20,25 @@ from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.core.endpoint_state import (
     EndpointState,
-    Inner,
     endpoint_objects,
     lets_only_probes_out,
-    ways_out,
 )
-from orchestrator.core.errors import CharonError, ConfigError, KernelError
+from orchestrator.core.errors import KernelError
 from orchestrator.core.firewall import ECHOING, HIDDEN_ECHOES
-from orchestrator.core.ike import IkeFailure, Tunnel
-from orchestrator.core.kernel import (
-    ENDPOINT_REQID,
-    MARK_PROBE,
-    MARK_TO_SENDERS,
-    TUN_ENDPOINT,
-    KernelObject,
-)
+from orchestrator.core.ike import Tunnel
+from orchestrator.core.kernel import MARK_PROBE, MARK_TO_SENDERS, TUN_ENDPOINT
 from orchestrator.core.lookups import Lookups
 from orchestrator.core.metric import Metric
 from orchestrator.core.mobility import Mobility
 from orchestrator.core.mobility_events import (
     Abandon,
     Apply,
-    AttemptAnswered,
-    AttemptFailed,
     Bury,
     Effect,
     Event,
     HideEchoes,
     LookAtTraffic,
     MaySleep,
-    MoveEnded,
     MoveTunnel,
     Negotiate,
     NetworkChanged,
@@ -67,20 +54,16 @@ from orchestrator.core.mobility_events import (
     Tell,
     Terminate,
     Tick,
-    TrafficSeen,
     TrafficStirs,
     WatchTraffic,
 )
-from orchestrator.core.mobility_policy import MobilityPolicy
-from orchestrator.core.paths import Path
 from orchestrator.core.portal_events import AskPortal, CloseWay, OpenWay
-from orchestrator.core.quantities import IPAddress, Seconds, UniqueId
-from orchestrator.services import ike
+from orchestrator.core.quantities import IPAddress, Seconds
+from orchestrator.services.associations import Associations
 from orchestrator.services.copies import Copies
-from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.endpoint_metrics import DURATIONS, endpoint_metrics
-from orchestrator.services.flow_report import flow_report, flows_on
+from orchestrator.services.flow_report import flow_report
 from orchestrator.services.freezer import FILE as FROZEN_FILE
 from orchestrator.services.freezer import Freezer
 from orchestrator.services.hold import Holder
@@ -94,8 +77,9 @@ from orchestrator.services.metrics import (
     journal_metrics,
 )
 from orchestrator.services.names import Names
-from orchestrator.services.path_report import path_quality
-from orchestrator.services.portal import SignIn, portal_policy
+from orchestrator.services.negotiations import Negotiations
+from orchestrator.services.path_report import path_report
+from orchestrator.services.portal import SignIn
 from orchestrator.services.portal_way import Way
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
@@ -106,34 +90,11 @@ from orchestrator.services.sleep import Sleep
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
 from orchestrator.wire.netlink_xfrm import StateCounts
-from orchestrator.wire.security_association import SecurityAssociation
 from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "endpoint"
 WARNINGS: Final = (State.DETACHED, "failed", "roam-refused", "vip-changed", "portal")
 """Events that are told as such."""
-
-
-def mobility_policy(config: EndpointConfig, servers: tuple[IPAddress, ...]) -> MobilityPolicy:
-    """The deciding part of the configuration; `servers` is where the server was last known."""
-    return MobilityPolicy(
-        servers=servers,
-        choice=config.links.choice,
-        seeks_mtu=config.tunnel.path_mtu,
-        lossy=config.links.lossy / 100 if config.links.quality else None,
-        warm_links=config.links.warm,
-        race=config.links.race,
-        flows=tuple(each.flow_class for each in config.flows),
-        inner=Inner(config.tunnel.prefixes, config.tunnel.local_networks, config.tunnel.mtu),
-        static_vips=tuple(config.tunnel.vips),
-        attempt_limit=config.timers.attempt,
-        backoff_min=config.timers.backoff_min,
-        backoff_max=config.timers.backoff_max,
-        probe_interval=config.timers.probe_interval,
-        probe_idle=config.timers.probe_idle,
-        dead_after=config.timers.dead_after,
-        portal=portal_policy(config.portal),
-    )
 
 
 class Endpoint:
@@ -152,18 +113,16 @@ class Endpoint:
         self.journal = Journal()
         self._rtnetlink = rtnetlink
         self._xfrm = xfrm
-        self._charon = Charon(
-            config.charon.socket, partial(self.journal.count, "malformed-ike")
-        )
-        self._credentials = Credentials(config)
         self._memory = Memory(statefile, self.journal)
         server, remembered = config.server, self._memory.names
         lookups = Lookups(server.addresses, server.names, config.links.choice, remembered)
-        policy = mobility_policy(config, lookups.servers.everywhere)
+        policy = config.mobility_policy(lookups.servers.everywhere)
         self._machine = Mobility(policy, self._memory.first_flip)
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), self._now
         )
+        self._negotiations = Negotiations(config, self._driver.post, self.journal)
+        self._associations = Associations(config, xfrm)
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = EndpointProbes(self._answered, self._copied, self.journal)
         self._copies = Copies(
@@ -217,7 +176,8 @@ class Endpoint:
         at_rest = EndpointState(self._machine.policy.inner, vips)
         await self._reconciler.establish(SCOPE, endpoint_objects(at_rest))
         snapshot = await self._rtnetlink.snapshot()
-        adopted, doubted = self._adoptable(found), lets_only_probes_out(found)
+        adopted = self._associations.adoptable(found)
+        doubted = lets_only_probes_out(found)
         await self._driver.handle(Started(snapshot, self._memory.vips, adopted, doubted))
         self._holder.start(self._reconciler.tun(TUN_ENDPOINT))
         self._reconciler.reader = self._holder
@@ -238,9 +198,7 @@ class Endpoint:
                 tasks.begin(self._repair.watch_firewall(), "firewall")
                 tasks.begin(self._freezer.run(), "freezer")
                 tasks.begin(self._names.run(), "names")
-                tasks.begin(
-                    ike.follow(self._charon, self._prepare_charon, self._driver.post), "charon"
-                )
+                tasks.begin(self._negotiations.follow(), "charon")
         finally:
             loop.remove_reader(monitor.fileno())
             monitor.close()
@@ -261,13 +219,6 @@ class Endpoint:
             self._driver.post_latest(NetworkChanged(news.snapshot))
             self._names.network(news.snapshot, self._machine.vips)
 
-    async def _prepare_charon(self) -> None:
-        try:
-            await self._credentials.load(self._charon)
-        except ConfigError as error:
-            # What charon was given before stays with it.
-            self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
-
     def _answered(self, answer: ProbeAnswered) -> None:
         self.journal.count("path-probe-answered")
         self._driver.post(answer)
@@ -282,36 +233,6 @@ class Endpoint:
     def _copied(self, vip: IPAddress, octets: bytes) -> None:
         self._copies.received(vip, octets)
 
-    def _adoptable(self, found: tuple[KernelObject, ...]) -> Tunnel | None:
-        """The tunnel that a predecessor's out policy uses, if its SAs are still there."""
-        for policy in ways_out(found):
-            if policy.template is None:
-                continue
-            pop, server = policy.template.source, policy.template.destination
-            states = self._xfrm.states(ENDPOINT_REQID)
-            outbound = _youngest(states, pop, server)
-            inbound = _youngest(states, server, pop)
-            if pop is None or server is None or outbound is None or inbound is None:
-                continue
-            encap = outbound.encap
-            return Tunnel(
-                ike=UniqueId(0),
-                child=UniqueId(0),
-                connection="",
-                local=pop,
-                local_port=encap.source_port if encap else 0,
-                remote=server,
-                remote_port=encap.destination_port if encap else 0,
-                local_id=self.config.identity,
-                remote_id=self.config.server.identity,
-                reqid=ENDPOINT_REQID,
-                spi_in=inbound.spi,
-                spi_out=outbound.spi,
-                local_ts=(policy.selector.source,),
-                remote_ts=(policy.selector.destination,),
-            )
-        return None
-
     # Acts
 
     async def _execute(  # noqa: C901 - one row per effect: the table is the point
@@ -321,14 +242,14 @@ class Endpoint:
             case Apply(state):
                 await self._apply(state)
             case MoveTunnel():
-                return self._move(effect)
+                return self._associations.move(effect)
             case SendProbe():
                 self.journal.count("path-probe-sent")
                 self._signals.look({path.link_name: path.link for path in self._machine.paths})
                 if not self._probes.send(effect):
                     return ProbeTooLarge(effect.sequence)
             case LookAtTraffic(tunnel):
-                return self._traffic(tunnel)
+                return self._associations.traffic(tunnel)
             case WatchTraffic(on):
                 with contextlib.suppress(KernelError):  # it is looked at with each probe, too
                     self._counting.hear(Group.AEVENTS, on=on)
@@ -339,13 +260,14 @@ class Endpoint:
             case HideEchoes(hide):
                 self._tasks.begin(self._hide_echoes(hide=hide), "hide echoes")
             case Negotiate():
-                self._tasks.begin(self._negotiate(effect), effect.connection)
+                self._tasks.begin(self._negotiations.negotiate(effect), effect.connection)
             case Abandon(connection):
-                self._tasks.begin(self._abandon(connection), f"abandon {connection}")
+                giving_up = self._negotiations.abandon(connection)
+                self._tasks.begin(giving_up, f"abandon {connection}")
             case Terminate(tunnel):
                 self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
             case Bury(tunnel):
-                self._bury(tunnel)
+                self._associations.bury(tunnel)
             case RememberVips(vips):
                 self._memory.keep(vips)
             case AskPortal() | OpenWay() | CloseWay():
@@ -365,27 +287,6 @@ class Endpoint:
         self._copies.keep(state.vips)
         self._holder.hold(SCOPE, state.vips)
 
-    def _move(self, order: MoveTunnel) -> MoveEnded:
-        """The optimistic move: both SAs, counters and all, to the new point of presence."""
-        tunnel, pop = order.tunnel, order.path.pop
-        try:
-            outbound = self._xfrm.state(tunnel.remote, tunnel.spi_out)
-            self._xfrm.move_state(outbound, pop, tunnel.remote)
-            inbound = self._xfrm.state(tunnel.local, tunnel.spi_in)
-            self._xfrm.move_state(inbound, tunnel.remote, pop)
-        except KernelError as error:
-            return MoveEnded(tunnel, order.path, moved=False, detail=str(error))
-        return MoveEnded(tunnel, order.path, moved=True)
-
-    def _traffic(self, tunnel: Tunnel) -> TrafficSeen | None:
-        try:
-            out = self._xfrm.state(tunnel.remote, tunnel.spi_out).usage
-            inbound = self._xfrm.state(tunnel.local, tunnel.spi_in)
-        except KernelError:
-            return None  # an SA is being replaced: the next look finds its successor
-        came, highest = inbound.usage, inbound.received
-        return TrafficSeen(tunnel, came.packets, out.packets, came.octets, out.octets, highest)
-
     def _release(self) -> None:
         vips = self._machine.vips
         restarted = restart_applications(self._holder, vips)
@@ -401,47 +302,11 @@ class Endpoint:
             # Senders restart more slowly, or measure less.
             self.journal.tell("echoes-as-they-are", fields={"detail": str(error)}, warning=True)
 
-    async def _negotiate(self, order: Negotiate) -> None:
-        try:
-            local, remote = self._credentials.sides(self.config.server.identity)
-            connection = ike.endpoint_connection(
-                order.path, order.ask, order.vips, local, remote, self.config.keys
-            )
-            await self._charon.load_connection(order.connection, connection)
-            outcome = await self._charon.initiate(
-                order.connection, ike.CHILD, order.limit, self._answers(order.connection)
-            )
-        except CharonError as error:
-            outcome = NotNegotiated(IkeFailure.CHARON, str(error))
-        except ConfigError as error:
-            outcome = NotNegotiated(IkeFailure.CREDENTIALS, str(error))
-        if isinstance(outcome, NotNegotiated):
-            self._driver.post(AttemptFailed(order.connection, outcome.why, outcome.detail))
-            await self._abandon(order.connection)
-        with contextlib.suppress(CharonError):
-            await self._charon.unload_connection(order.connection)
-
-    def _answers(self, connection: str) -> Callable[[], None]:
-        return lambda: self._driver.post(AttemptAnswered(connection))
-
-    async def _abandon(self, connection: str) -> None:
-        with contextlib.suppress(CharonError):
-            await self._charon.abandon(connection)
-
     async def _terminate(self, tunnel: Tunnel) -> None:
         """charon deletes the IKE_SA; SAs that were moved, perhaps by a predecessor, are neither
         where it looks for them nor where it says."""
-        if tunnel.ike:
-            with contextlib.suppress(CharonError):
-                await self._charon.terminate(tunnel.ike)
-        self._bury(tunnel)
-
-    def _bury(self, tunnel: Tunnel) -> None:
-        with contextlib.suppress(KernelError):  # what is left ends with its keys' time
-            for state in self._xfrm.states(ENDPOINT_REQID):
-                inbound = (state.source, state.spi) == (tunnel.remote, tunnel.spi_in)
-                if inbound or (state.destination, state.spi) == (tunnel.remote, tunnel.spi_out):
-                    self._xfrm.drop_state(state.destination, state.spi)
+        await self._negotiations.terminate(tunnel)
+        self._associations.bury(tunnel)
 
     def _tell(self, effect: Tell) -> None:
         if effect.what == State.ATTACHED:
@@ -457,6 +322,7 @@ class Endpoint:
 
     def status(self) -> dict[str, object]:
         machine, now = self._machine, self._now()
+        active = machine.active_path
         return {
             "role": "endpoint",
             "version": __version__,
@@ -466,7 +332,7 @@ class Endpoint:
             "uptime_s": round(now - self._started_at, 3),
             "identity": self.config.identity,
             "vip": [str(vip) for vip in machine.vips],
-            "active_path": self._path(machine.active_path) if machine.active_path else None,
+            "active_path": path_report(machine, active, now) if active else None,
             "flows": flow_report(machine),
             "charon": f"strongSwan {machine.charon}" if machine.charon else "absent",
             "held": all_held_report(self._holder.held(), self._holder.total),
@@ -479,7 +345,8 @@ class Endpoint:
         }
 
     def paths(self) -> list[dict[str, object]]:
-        return [self._path(path) for path in self._machine.paths]
+        machine, now = self._machine, self._now()
+        return [path_report(machine, path, now) for path in machine.paths]
 
     def sessions(self) -> list[dict[str, object]]:
         raise NotThisRole("sessions are the server's: ask `orchestrator status` here")
@@ -530,46 +397,6 @@ class Endpoint:
     def events(self) -> AsyncIterator[Mapping[str, object]]:
         return self.journal.watch()
 
-    def _path(self, path: Path) -> dict[str, object]:
-        machine, now = self._machine, self._now()
-        tunnel = machine.tunnel_of(path)
-        failure = machine.failure_of(path)
-        active = path == machine.active_path
-        liveness = machine.liveness_of(path)
-        verdict = machine.verdict_of(path, self._now())
-        return {
-            "link": path.link_name,
-            "ifindex": path.link,
-            "pop": str(path.pop),
-            "gateway": str(path.gateway) if path.gateway else None,
-            "server": str(path.server),
-            "state": (
-                "active"
-                if active
-                else "negotiating"
-                if path in machine.attempt_paths
-                else "warm"
-                if liveness
-                else "draining"
-                if tunnel
-                else "portal"
-                if machine.portals.at(path)
-                else "usable"
-            ),
-            "health": str(verdict.health) if verdict else None,
-            "health_reasons": sorted(verdict.signs) if verdict else [],
-            "rtt_ms": round(liveness.srtt * 1000, 2) if liveness and liveness.srtt else None,
-            "mtu": machine.mtu_of(path),
-            **path_quality(machine, path, now),
-            "reasons": [str(failure[0])] if failure else [],
-            "detail": failure[1] if failure else None,
-            "flows": flows_on(machine, path),
-            "ike_sa": tunnel.ike if tunnel else None,
-            "child_sa": tunnel.child if tunnel else None,
-            "spi_in": f"{tunnel.spi_in:08x}" if tunnel else None,
-            "spi_out": f"{tunnel.spi_out:08x}" if tunnel else None,
-        }
-
     def _warnings(self) -> list[str]:
         found = [str(error) for error in self._reconciler.failures]
         if self._machine.charon is None:
@@ -580,13 +407,3 @@ class Endpoint:
         if self._memory.problem is not None:
             found.append(self._memory.problem)
         return found + self._sign_in.warnings()
-
-
-def _youngest(
-    states: Iterable[SecurityAssociation],
-    source: IPAddress | None,
-    destination: IPAddress | None,
-) -> SecurityAssociation | None:
-    """Of those that a rekeying or a flip left side by side, the one that is used."""
-    between = (s for s in states if (s.source, s.destination) == (source, destination))
-    return max(between, key=lambda state: state.usage.added, default=None)

@@ -11,7 +11,6 @@ from orchestrator.config.endpoint import Portal
 from orchestrator.core.metric import Metric, counters, gauge
 from orchestrator.core.mobility_events import Effect, Event, Tell
 from orchestrator.core.mobility_view import MobilityView
-from orchestrator.core.portal import PortalPolicy
 from orchestrator.core.portal_events import (
     AskPortal,
     CloseWay,
@@ -28,12 +27,6 @@ from orchestrator.services.journal import Journal
 from orchestrator.services.portal_way import Carried, Way
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import Refused
-
-
-def portal_policy(config: Portal) -> PortalPolicy:
-    """The deciding part of the configuration."""
-    versions = () if config.url is None else (config.url.host.version,)
-    return PortalPolicy(frozenset(versions), config.way)
 
 
 class SignIn:

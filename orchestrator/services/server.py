@@ -1,7 +1,8 @@
 """The mobility server daemon: neighbours around the deciding machine of `core.sessions`.
 
-An endpoint that authenticated has an SA, and nothing else: only when its lease says which
-virtual address its identity may use does its session get policies (`_admit`).
+News comes from charon, XFRM, the probe socket and the clock; the machine decides; the effects
+go to the reconciler, charon, the hold queue and the proxy. A tunnel is news only when its
+endpoint was admitted (`services.admission`).
 """
 
 import asyncio
@@ -13,15 +14,14 @@ from typing import Final, NoReturn
 from orchestrator import __version__
 from orchestrator.adapters import clock
 from orchestrator.adapters.charon import Charon
-from orchestrator.adapters.leases import LeaseStore, LeaseStoreError
+from orchestrator.adapters.leases import LeaseStore
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.xfrm import Monitor, Xfrm
 from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import AnyConfig
-from orchestrator.core import leases
 from orchestrator.core.absence import SessionState
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
-from orchestrator.core.errors import CharonError, ConfigError, KernelError
+from orchestrator.core.errors import CharonError, KernelError
 from orchestrator.core.firewall import ServerFirewall, server_ruleset
 from orchestrator.core.flows import FlowRecord
 from orchestrator.core.ike import (
@@ -37,7 +37,6 @@ from orchestrator.core.metric import Metric
 from orchestrator.core.quantities import IPAddress, Seconds
 from orchestrator.core.server_state import ServerState, probe_mark, server_objects
 from orchestrator.core.session_events import (
-    Admitted,
     AnswerProbe,
     ApplySession,
     Carry,
@@ -49,8 +48,6 @@ from orchestrator.core.session_events import (
     MappingChanged,
     PolicyChanged,
     Release,
-    Remembered,
-    SessionReason,
     Shed,
     StateMoved,
     Tell,
@@ -59,14 +56,13 @@ from orchestrator.core.session_events import (
 )
 from orchestrator.core.sessions import Sessions
 from orchestrator.services import ike
+from orchestrator.services.admission import Admission
 from orchestrator.services.carrying import Carrying
 from orchestrator.services.copies import Copies
-from orchestrator.services.credentials import Credentials
 from orchestrator.services.driver import Driver
 from orchestrator.services.hold import Holder
 from orchestrator.services.hold_report import all_held_report, held_report
 from orchestrator.services.journal import Journal
-from orchestrator.services.leased import LEASED, LeasedConnections
 from orchestrator.services.metrics import (
     daemon_metrics,
     firewall_metrics,
@@ -97,10 +93,6 @@ from orchestrator.wire.xfrm_structs import Group
 SCOPE: Final = "server"
 TAKES_ADVERTISEMENTS: Final = ("1", "2")
 """Values of accept_ra; 2: also where the host is a router."""
-PRESENCE: Final = 300.0
-"""Seconds; how exactly it is known when an endpoint was seen last."""
-LONGEST_NAME: Final = 255
-"""Octets of a name in VICI."""
 
 
 class Server:
@@ -124,20 +116,22 @@ class Server:
         )
         self._charon_version: str | None = None
         self._monitor = Monitor((Group.MAPPING, Group.SA, Group.POLICY), besides=xfrm)
-        self._credentials = Credentials(config)
         self._leases = LeaseStore(config.state.directory / "leases.sqlite")
-        self._leased = LeasedConnections(
-            config.vip,
-            self._leases,
-            self._charon,
-            self._credentials,
-            self.journal,
-            config.keys,
-        )
         self._policy = config.session_policy
         self._machine = Sessions(self._policy)
         self._driver: Driver[Event, Effect] = Driver(
             self._machine, self._execute, Tick(), clock.now
+        )
+        self._tasks = Tasks()
+        self._admission = Admission(
+            config,
+            self._leases,
+            self._charon,
+            self._machine,
+            self._driver.post,
+            self._end,
+            self._tasks,
+            self.journal,
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
         self._probes = ServerProbes(self._heard, self._copied, self.journal)
@@ -166,7 +160,6 @@ class Server:
         self._releaser = Releaser(
             self._holder, self._proxy.resume, self._attached, self.journal
         )
-        self._tasks = Tasks()
         self._started_at = clock.now()
         self._state_since = self._started_at
 
@@ -176,12 +169,8 @@ class Server:
         objects = server_objects(self._state())
         await self._reconciler.establish(SCOPE, objects)
         await self._reconciler.apply(SCOPE, objects)
-        self._leased.honour_fixed()
-        if self.config.vip.lease_time is not None:
-            self._leases.expire(self.config.vip.lease_time)
-        for lease in self._leases.all():
-            if leases.fits(self.config.vip, lease):
-                await self._driver.handle(Remembered(lease.identity, lease.vips))
+        for before in self._admission.remembered():
+            await self._driver.handle(before)
         self._probes.bind(SERVICE[pool.version] for pool in self.config.vip.pools)
         self._holder.start(self._reconciler.tun(TUN_SERVER))
         self._reconciler.reader = self._holder
@@ -198,33 +187,18 @@ class Server:
                 tasks.begin(self._reconciler.sweep(), "sweep")
                 tasks.begin(self._repair.watch_settings(), "settings")
                 tasks.begin(self._repair.watch_firewall(), "firewall")
-                tasks.begin(self._note_presence(), "presence")
+                tasks.begin(self._admission.note_presence(), "presence")
                 tasks.begin(self._carrying.run(), "carrying")
                 if self.config.proxy.enabled:
                     tasks.begin(self._proxy.run(), "proxy")
-                tasks.begin(
-                    ike.follow(self._charon, self._prepare_charon, self._ike_event), "charon"
-                )
+                prepare = self._admission.prepare_charon
+                tasks.begin(ike.follow(self._charon, prepare, self._ike_event), "charon")
         finally:
             loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self._holder.stop()
             self._probes.close()
             self._reconciler.close()
-
-    async def _note_presence(self) -> None:
-        """So that the time a lease is kept counts from the end of its session."""
-        while True:
-            await asyncio.sleep(PRESENCE)
-            for session in self._machine.by_identity.values():
-                if session.state is SessionState.ATTACHED:
-                    self._seen(session.identity)
-
-    def _seen(self, identity: str) -> None:
-        try:
-            self._leases.seen(identity)
-        except LeaseStoreError as error:
-            self.journal.tell("unwritable", fields={"detail": str(error)}, warning=True)
 
     # News
 
@@ -235,9 +209,9 @@ class Server:
                 self._charon_is(version)
                 self._driver.post(event)
                 for tunnel in tunnels:
-                    self._admit(tunnel, adopted=True)
+                    self._admission.admit(tunnel, adopted=True)
             case TunnelUp(tunnel):
-                self._admit(tunnel, adopted=False)
+                self._admission.admit(tunnel, adopted=False)
             case TunnelRekeyed(old, tunnel):
                 unsent = not self._sends_on(tunnel)
                 self._driver.post(TunnelRekeyed(old, tunnel, unsent))
@@ -260,56 +234,6 @@ class Server:
         if (version is None) != (self._charon_version is None):
             self._state_since = clock.now()
         self._charon_version = version
-
-    def _admit(self, tunnel: Tunnel, *, adopted: bool) -> None:
-        """Looks the lease up: only it gives an identity its virtual addresses."""
-        hosts = tuple(ts.network_address for ts in tunnel.remote_ts if ts.num_addresses == 1)
-        offered = tuple(host for host in hosts if self._in_pool(host))
-        if not offered or len(hosts) != len(tunnel.remote_ts):
-            self._turn_away(tunnel, "not-one-virtual-address")
-            return
-        if not self._machine.has_room(tunnel.remote_id):
-            self._turn_away(tunnel, SessionReason.TOO_MANY_SESSIONS)
-            return
-        if len(f"{LEASED}{tunnel.remote_id}".encode()) > LONGEST_NAME:
-            self._turn_away(tunnel, "identity-too-long")
-            return
-        if leases.names_many(tunnel.remote_id):
-            self._turn_away(tunnel, "identity-of-many")
-            return
-        try:
-            refusal = self._lease(tunnel.remote_id, offered)
-        except LeaseStoreError as error:
-            self.journal.tell("unwritable", fields={"detail": str(error)}, warning=True)
-            refusal = "lease-not-written"
-        if refusal is not None:
-            self._turn_away(tunnel, refusal)
-            return
-        self._driver.post(Admitted(tunnel.remote_id, offered, tunnel, adopted))
-
-    def _lease(self, identity: str, offered: tuple[IPAddress, ...]) -> str | None:
-        """Checks or makes the lease; returns why the tunnel must go, None if it may stay."""
-        match leases.decide(self.config.vip, self._leases.all(), identity, offered):
-            case leases.Accept(vips=vips, fresh=True):
-                self._leases.assign(identity, vips)
-                self._tasks.begin(self._leased.load(identity, vips), f"lease {identity}")
-                self._tasks.begin(self._leased.load_newcomers(), "newcomers")
-                return None
-            case leases.Accept():
-                self._seen(identity)
-                return None
-            case leases.Reassign(vips=vips):
-                # With this connection charon narrows what the identity offers to its lease.
-                self._tasks.begin(self._leased.load(identity, vips), f"lease {identity}")
-                return "leased-another-address"
-            case leases.Refuse(reason=reason):
-                return str(reason)
-
-    def _turn_away(self, tunnel: Tunnel, why: str) -> None:
-        """No session: the SA stays without policies, and goes."""
-        fields = {"identity": tunnel.remote_id, "pop": str(tunnel.remote), "ike_sa": tunnel.ike}
-        self.journal.tell("refused", (why,), fields, warning=True)
-        self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
 
     def _heard(self, probe: Heard | HeardWarm) -> None:
         """The kernel told of a moved sender before it passed this probe on: so do we."""
@@ -340,25 +264,6 @@ class Server:
             if news.ours_touched:
                 self._repair.touched(Aspect.ROUTING)
 
-    # charon
-
-    async def _prepare_charon(self) -> None:
-        """What charon forgets when it restarts."""
-        try:
-            await self._credentials.load(self._charon)
-        except ConfigError as error:
-            # What charon was given before stays with it.
-            self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
-        try:
-            await self._leased.load_all()
-        except LeaseStoreError as error:
-            # Sessions that stand need no lease; nobody new comes in meanwhile.
-            self.journal.tell("unreadable", fields={"detail": str(error)}, warning=True)
-
-    async def _terminate(self, tunnel: Tunnel) -> None:
-        with contextlib.suppress(CharonError):
-            await self._charon.terminate(tunnel.ike)
-
     # Acts
 
     async def _execute(self, effect: Effect) -> Event | None:
@@ -381,10 +286,17 @@ class Server:
                 self._probes.answer(effect)
             case Terminate(tunnel, reason):
                 self.journal.tell("terminated", (reason,), {"identity": tunnel.remote_id})
-                self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+                self._end(tunnel)
             case Tell(what, reasons, identity, fields):
                 self.journal.tell(what, reasons, {"identity": identity, **fields})
         return None
+
+    def _end(self, tunnel: Tunnel) -> None:
+        self._tasks.begin(self._terminate(tunnel), f"terminate {tunnel.ike}")
+
+    async def _terminate(self, tunnel: Tunnel) -> None:
+        with contextlib.suppress(CharonError):
+            await self._charon.terminate(tunnel.ike)
 
     async def _end_flows(self, vips: tuple[IPAddress, ...]) -> None:
         if not self.config.proxy.enabled:
@@ -409,9 +321,6 @@ class Server:
     def _owner(self, vip: IPAddress) -> str | None:
         session = self._machine.session_of_vip(vip)
         return session.identity if session is not None else None
-
-    def _in_pool(self, address: IPAddress) -> bool:
-        return any(address in pool for pool in self.config.vip.pools)
 
     def _state(self) -> ServerState:
         config = self.config

@@ -1,6 +1,5 @@
 """TCP connections that notice everything: what was said must come back once and in order."""
 
-import select
 import socket
 import threading
 import time
@@ -8,9 +7,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from orchestrator.core.quantities import IPAddress
-from orchestrator.lab.background import Background
 from orchestrator.lab.host import Host
-from orchestrator.lab.serve import ECHO_PORT
+from tests.scenarios.echoed import Echoed
 
 BEAT: Final = 0.02
 """Seconds between two sentences."""
@@ -18,37 +16,23 @@ SENTENCE: Final = 64
 """Octets; the first eight number it."""
 ON_ITS_WAY: Final = 0.3
 """Seconds that answers take which were given before the silence: an RTT, and slow threads."""
-CONNECT: Final = 20.0
-"""Seconds for the three packets, while much else may happen: four repeated SYNs."""
 _READ: Final = 65536
 
 
-class Conversation(Background):
+class Conversation(Echoed):
     """Speaks to an echo on one TCP connection, from `with` to its end."""
 
     def __init__(self, opened: socket.socket) -> None:
-        super().__init__("conversation")
-        self.socket: Final = opened
+        super().__init__(opened)
         self.local: Final = str(opened.getsockname()[0])
         self.said = 0
         """Sentences."""
         self.heard = 0
         """Sentences that came back, all in order."""
-        self.failure: str | None = None
-        self._heard_at: list[float] = []
-        self._pending = b""
-        self._received = b""
-        self._quiet = threading.Event()
-        opened.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._due = time.monotonic()
+        self._begun = b""
+        """Of a sentence whose end has not come back yet."""
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    @classmethod
-    def open(cls, host: Host, address: IPAddress | str, port: int = ECHO_PORT) -> Self:
-        """Connects from a host as any application would: without naming a source."""
-        return cls(host.inside(socket.create_connection, (str(address), port), CONNECT))
-
-    def _close(self) -> None:
-        self.socket.close()
 
     def goes_on(self, limit: float = 30.0) -> float:
         """Waits until something said from now on has come back; returns how long it took.
@@ -71,57 +55,24 @@ class Conversation(Background):
         assert self.failure is None, self.failure
         assert self.heard == before, f"{self.heard - before} sentences came back"
 
-    def ends_well(self, limit: float = 30.0) -> None:
-        """Says no more; all that was said must have come back, then the peer's FIN comes."""
-        self._quiet.set()
-        end = time.monotonic() + limit
-        while self.heard < self.said and time.monotonic() < end and self.failure is None:
-            self._stop.wait(BEAT)
-        self._stop.set()
-        self._thread.join()
-        assert self.failure is None, self.failure
-        assert self.heard == self.said, f"the echo is incomplete: {self}"
-        self.socket.settimeout(limit)
-        self.socket.shutdown(socket.SHUT_WR)
-        assert self.socket.recv(_READ) == b"", "more came back than was said"
-
     def __str__(self) -> str:
         return f"{self.said} sentences said, {self.heard} heard"
 
-    def _work(self) -> None:
-        due = time.monotonic()
-        while not self._stop.is_set():
-            if time.monotonic() >= due and not self._quiet.is_set():
-                self._pending += _sentence(self.said)
-                self.said += 1
-                due = time.monotonic() + BEAT
-            wants = [self.socket] if self._pending else []
-            pause = BEAT if self._quiet.is_set() else max(due - time.monotonic(), 0)
-            readable, writable, _ = select.select([self.socket], wants, [], pause)
-            try:
-                if writable:
-                    self._pending = self._pending[self.socket.send(self._pending) :]
-                if readable and not self._read():
-                    return
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                self.failure = f"the connection broke: {error}; {self}"
-                return
+    def _speak(self) -> float:
+        if time.monotonic() >= self._due:
+            self._pending += _sentence(self.said)
+            self.said += 1
+            self._due = time.monotonic() + BEAT
+        return max(self._due - time.monotonic(), 0)
 
-    def _read(self) -> bool:
-        octets = self.socket.recv(_READ)
-        if not octets:
-            self.failure = f"the peer closed the connection; {self}"
-            return False
-        self._received += octets
-        while len(self._received) >= SENTENCE:
-            if self._received[:SENTENCE] != _sentence(self.heard):
-                self.failure = f"not what was said next: {self._received[:8].hex()}; {self}"
-                return False
-            self._received = self._received[SENTENCE:]
+    def _hear(self, octets: bytes) -> str | None:
+        self._begun += octets
+        while len(self._begun) >= SENTENCE:
+            if self._begun[:SENTENCE] != _sentence(self.heard):
+                return f"not what was said next: {self._begun[:8].hex()}"
+            self._begun = self._begun[SENTENCE:]
             self.heard += 1
-        return True
+        return None
 
 
 class Echo:

@@ -6,7 +6,6 @@ What is on which link is counted by the captures on it: packets, all of them pro
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,12 @@ import pytest
 
 from orchestrator.lab.flows import BULK, Flows
 from orchestrator.lab.flows import PORT as BULK_PORT
-from orchestrator.lab.product import ENDPOINT
 from orchestrator.lab.serve import ECHO_PORT
 from orchestrator.lab.ticker import PORT as VOICE_PORT
 from orchestrator.lab.ticker import Ticker, Way
+from tests.scenarios.calls import PATIENT, SPEAKS, call, configured
 from tests.scenarios.conversation import Conversation
-from tests.scenarios.world import (
-    LIMIT,
-    PEER,
-    QUICK_TIMERS,
-    World,
-    eventually,
-    for_a_while,
-)
+from tests.scenarios.world import LIMIT, PEER, World, eventually, for_a_while
 
 pytestmark = pytest.mark.long
 
@@ -50,12 +42,6 @@ protocol = "tcp"
 ports = [{BULK_PORT}]
 links = ["wl*"]
 """
-STALLS = 'dead_after = "20s"\n'
-"""A machine that stalls for seconds is no dead path."""
-BOUND = ENDPOINT + QUICK_TIMERS + STALLS + CLASSES
-UNBOUND = ENDPOINT + QUICK_TIMERS + STALLS
-SPEAKS = 0.02
-"""Seconds between two packets of a call."""
 MEASURED = 3.0
 """Seconds."""
 ASIDE = 60
@@ -64,7 +50,7 @@ ASIDE = 60
 
 @pytest.fixture(scope="module")
 def make_world() -> Callable[[Path], World]:
-    return partial(World, endpoint=BOUND)
+    return partial(World, endpoint=PATIENT + CLASSES)
 
 
 @pytest.fixture
@@ -80,25 +66,13 @@ def both(world: World) -> Iterator[World]:
 @pytest.fixture
 def unbound(world: World) -> Iterator[World]:
     """The same links, no classes."""
-    with configured(world, UNBOUND):
+    with configured(world, PATIENT):
         world.lab.link("lte").attach()
         eventually(
             world.endpoint.paths,
             lambda found: {"active", "warm"} <= {p["state"] for p in found},
         )
         yield world
-
-
-@contextmanager
-def configured(world: World, config: str) -> Iterator[None]:
-    world.endpoint.kill()
-    world.endpoint.daemon.config = config
-    world.endpoint.start()
-    world.attached("wifi")
-    yield
-    world.endpoint.kill()
-    world.endpoint.daemon.config = BOUND
-    world.endpoint.start()
 
 
 def flows(world: World) -> dict[str, dict[str, Any]]:
@@ -135,10 +109,6 @@ def measure(world: World, seconds: float = MEASURED) -> dict[str, int]:
     before = crossed(world)
     for_a_while(seconds)
     return {name: count - before[name] for name, count in crossed(world).items()}
-
-
-def call(world: World) -> Ticker:
-    return Ticker(world.endpoint.host, world.vip, world.lab.host("peer1"), PEER, SPEAKS)
 
 
 def said(ticker: Ticker) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lab.product import ENDPOINT
 from orchestrator.lab.ticker import PORT as VOICE_PORT
-from orchestrator.lab.ticker import Log, Ticker, Way
-from tests.scenarios.world import PEER, QUICK_TIMERS, World, eventually, for_a_while
+from orchestrator.lab.ticker import Log, Way
+from tests.scenarios.calls import PATIENT, call, configured
+from tests.scenarios.world import World, eventually, for_a_while
 
 pytestmark = pytest.mark.long
 
@@ -21,12 +21,6 @@ protocol = "udp"
 ports = [{VOICE_PORT}]
 links = ["wl*", "ww*"]
 """
-STALLS = 'dead_after = "20s"\n'
-"""A machine that stalls for seconds is no dead path."""
-REDUNDANT = ENDPOINT + QUICK_TIMERS + STALLS + CALLS + "redundant = true\n"
-SINGLE = ENDPOINT + QUICK_TIMERS + STALLS + CALLS
-SPEAKS = 0.02
-"""Seconds between two packets of a call."""
 LOSS = 20.0
 """Percent, of each link and way; both at once lose a fifth of a fifth."""
 MEASURED = 20.0
@@ -37,7 +31,7 @@ LATE = 2.0
 
 @pytest.fixture(scope="module")
 def make_world() -> Callable[[Path], World]:
-    return partial(World, endpoint=REDUNDANT)
+    return partial(World, endpoint=PATIENT + CALLS + "redundant = true\n")
 
 
 @pytest.fixture
@@ -54,15 +48,9 @@ def both(world: World) -> Iterator[World]:
 @pytest.fixture
 def single(world: World) -> Iterator[World]:
     """The same without redundancy."""
-    world.endpoint.kill()
-    world.endpoint.daemon.config = SINGLE
-    world.endpoint.start()
-    world.attached("wifi")
-    yield world
-    world.lab.link("wifi").set(loss_percent=0.0)
-    world.endpoint.kill()
-    world.endpoint.daemon.config = REDUNDANT
-    world.endpoint.start()
+    with configured(world, PATIENT + CALLS):
+        yield world
+        world.lab.link("wifi").set(loss_percent=0.0)
 
 
 def twice(world: World) -> bool:
@@ -77,10 +65,6 @@ def counted(world: World, name: str) -> tuple[int, int]:
         int(side.status()["counters"].get(name, 0)) for side in (world.endpoint, world.server)
     )
     return first, second
-
-
-def call(world: World) -> Ticker:
-    return Ticker(world.endpoint.host, world.vip, world.lab.host("peer1"), PEER, SPEAKS)
 
 
 def talk(world: World, seconds: float = MEASURED) -> dict[Way, Log]:

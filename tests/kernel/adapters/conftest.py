@@ -1,11 +1,24 @@
-"""Roads for the tests of adapters."""
+"""What the tests of adapters talk to: XFRM, its news, and roads."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from orchestrator.adapters.xfrm import Monitor, Xfrm
 from tests.kernel.adapters.road import ESN, Road
 from tests.kernel.netns import Namespace
+
+
+@pytest.fixture
+def xfrm(network_namespace: Namespace) -> Iterator[Xfrm]:
+    with Xfrm() as opened:
+        yield opened
+
+
+@pytest.fixture
+def monitor(xfrm: Xfrm) -> Iterator[Monitor]:
+    with Monitor() as opened:
+        yield opened
 
 
 @pytest.fixture

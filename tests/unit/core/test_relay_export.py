@@ -10,7 +10,8 @@ from hypothesis.stateful import precondition, rule
 from orchestrator.core.relay import Relay
 from orchestrator.core.relay_events import Act, Event, Leg
 from orchestrator.core.relay_state import Half, RelayState
-from tests.unit.core.test_relay import READ_INNER, WRITE_OUTER, RelayBetweenSockets, opened
+from tests.unit.core.relay_dialogues import READ_INNER, WRITE_OUTER, opened
+from tests.unit.core.test_relay_machine import RelayBetweenSockets
 
 INNER, OUTER = Leg.INNER, Leg.OUTER
 MOVING = (Act.READ, Act.WRITE, Act.SPOOL, Act.UNSPOOL)
