@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from orchestrator.faces.client import NoAnswer, ask
 from orchestrator.wire.control import Request, Verb
 from tests.kernel.netns import Namespace
 
+LIBNFTABLES = str(next(Path("/usr/lib").glob("*/libnftables.so.1")).resolve())
 COMMAND: Final = (sys.executable, "-m", "orchestrator")
 PATIENCE: Final = 60.0
 URL: Final = "http://127.0.0.1:9464/metrics"
@@ -181,7 +181,7 @@ def test_a_scraper_reads_what_it_counts(config: Path, network_namespace: Namespa
 
 
 @pytest.mark.usefixtures("needs_tun")
-@pytest.mark.parametrize("missing", ["/dev/net/tun", shutil.which("nft")])
+@pytest.mark.parametrize("missing", ["/dev/net/tun", LIBNFTABLES], ids=["tun", "nftables"])
 def test_without_what_it_needs_it_says_so_and_opens_nothing(
     config: Path, network_namespace: Namespace, missing: str
 ) -> None:

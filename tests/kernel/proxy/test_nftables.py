@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from orchestrator.adapters import nftables
 from orchestrator.adapters.nftables import Counted, Nftables, NftablesChanges, counters
 from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.errors import KernelError
@@ -42,10 +43,10 @@ def test_there_is_nothing_before_anything_was_applied(tables: Namespace) -> None
 
 def test_what_was_applied_is_current_also_the_second_time(tables: Namespace) -> None:
     async def story() -> None:
-        nftables = Nftables()
+        ours = Nftables()
         for ruleset in (SERVER, SERVER, ENDPOINT):
-            await nftables.apply(ruleset)
-            assert await nftables.current() == ruleset
+            await ours.apply(ruleset)
+            assert await ours.current() == ruleset
 
     asyncio.run(story())
     assert "tproxy" not in tables.run("nft list ruleset")
@@ -77,24 +78,24 @@ def test_what_somebody_else_changed_is_noticed_and_repaired(
     tables: Namespace, meddling: str
 ) -> None:
     async def story() -> None:
-        nftables = Nftables()
-        await nftables.apply(SERVER)
+        ours = Nftables()
+        await ours.apply(SERVER)
         tables.run(meddling)
-        found = await nftables.current()
+        found = await ours.current()
         assert found is not None
         assert found != SERVER
-        await nftables.apply(SERVER)
-        assert await nftables.current() == SERVER
+        await ours.apply(SERVER)
+        assert await ours.current() == SERVER
 
     asyncio.run(story())
 
 
 def test_a_table_that_somebody_else_deleted_is_missed(tables: Namespace) -> None:
     async def story() -> None:
-        nftables = Nftables()
-        await nftables.apply(SERVER)
+        ours = Nftables()
+        await ours.apply(SERVER)
         tables.run("nft delete table inet orchestrator")
-        assert await nftables.current() is None
+        assert await ours.current() is None
 
     asyncio.run(story())
 
@@ -108,53 +109,54 @@ def test_a_new_daemon_finds_a_table_it_does_not_know(tables: Namespace) -> None:
 
 def test_counting_packets_is_no_change(tables: Namespace) -> None:
     async def story() -> None:
-        nftables = Nftables()
+        ours = Nftables()
         ruleset = Ruleset(
             "table inet orchestrator {\n counter seen { }\n"
             " chain out { type filter hook output priority 0; counter name seen; counter; }\n"
             "}\n"
         )
-        await nftables.apply(ruleset)
+        await ours.apply(ruleset)
         counter = "nft list counter inet orchestrator seen"
         assert "packets 0 bytes 0" in tables.run(counter)
         tables.run("ping -c 1 127.0.0.1")
         assert "packets 2 " in tables.run(counter)
-        assert await nftables.current() == ruleset
+        assert await ours.current() == ruleset
 
     asyncio.run(story())
 
 
 def test_a_ruleset_with_a_fault_names_the_line_and_changes_nothing(tables: Namespace) -> None:
     async def story() -> None:
-        nftables = Nftables()
-        await nftables.apply(SERVER)
+        ours = Nftables()
+        await ours.apply(SERVER)
         faulty = SERVER.text.replace("policy accept;", "policy maybe;", 1)
         (number,) = [
             at for at, line in enumerate(faulty.splitlines(), 1) if "policy maybe" in line
         ]
         with pytest.raises(KernelError, match=rf"line {number}, “.*policy maybe;”: Error"):
-            await nftables.apply(Ruleset(faulty))
-        assert await nftables.current() == SERVER
+            await ours.apply(Ruleset(faulty))
+        assert await ours.current() == SERVER
 
     asyncio.run(story())
 
 
 def test_removing_is_complete_and_can_be_done_twice(tables: Namespace) -> None:
     async def story() -> None:
-        nftables = Nftables()
-        await nftables.apply(SERVER)
+        ours = Nftables()
+        await ours.apply(SERVER)
         for _ in range(2):
-            await nftables.remove()
-            assert await nftables.current() is None
+            await ours.remove()
+            assert await ours.current() is None
 
     asyncio.run(story())
     assert "orchestrator" not in tables.run("nft list ruleset")
 
 
-def test_without_nft_it_says_what_to_install(
+def test_without_its_library_it_says_what_to_install(
     tables: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(nftables, "_LIBRARY", "libnothing.so.1")
+    nftables._library.cache_clear()
     with pytest.raises(KernelError, match="install the package nftables"):
         asyncio.run(Nftables().current())
 
@@ -166,8 +168,9 @@ def test_a_change_of_our_table_wakes_who_waits_and_others_do_not(tables: Namespa
             waiting = asyncio.create_task(changes.wait(), name="waiting")
             tables.run("nft add chain inet foreign other")
             tables.run("nft delete chain inet foreign other")
+            await Nftables().apply(OTHER_ENDPOINT)
             await asyncio.sleep(0.1)
-            assert not waiting.done()
+            assert not waiting.done(), "ours is no news to us"
             tables.run("nft flush chain inet orchestrator leaving")
             async with asyncio.timeout(5.0):
                 await waiting
@@ -179,16 +182,16 @@ def test_what_comes_and_goes_is_no_change_and_survives_another_load(tables: Name
     listed = f"nft list set inet orchestrator {HIDDEN_ECHOES}"
 
     async def story() -> None:
-        nftables = Nftables()
-        await nftables.apply(ENDPOINT)
+        ours = Nftables()
+        await ours.apply(ENDPOINT)
         for elements in (ECHOING, ECHOING, ()):
-            await nftables.fill(HIDDEN_ECHOES, elements)
+            await ours.fill(HIDDEN_ECHOES, elements)
             assert ("elements" in tables.run(listed)) is bool(elements)
-            assert await nftables.current() == ENDPOINT
-        await nftables.fill(HIDDEN_ECHOES, ECHOING)
-        await nftables.apply(OTHER_ENDPOINT)
+            assert await ours.current() == ENDPOINT
+        await ours.fill(HIDDEN_ECHOES, ECHOING)
+        await ours.apply(OTHER_ENDPOINT)
         assert "elements = { tcp }" in tables.run(listed)
-        assert await nftables.current() == OTHER_ENDPOINT
+        assert await ours.current() == OTHER_ENDPOINT
 
     asyncio.run(story())
     asyncio.run(Nftables().apply(ENDPOINT))
@@ -197,10 +200,10 @@ def test_what_comes_and_goes_is_no_change_and_survives_another_load(tables: Name
 
 def test_a_set_that_is_not_there_cannot_be_filled(tables: Namespace) -> None:
     async def story() -> None:
-        nftables = Nftables()
-        await nftables.apply(SERVER)
+        ours = Nftables()
+        await ours.apply(SERVER)
         with pytest.raises(KernelError, match="fill"):
-            await nftables.fill(HIDDEN_ECHOES, ECHOING)
-        await nftables.apply(SERVER)
+            await ours.fill(HIDDEN_ECHOES, ECHOING)
+        await ours.apply(SERVER)
 
     asyncio.run(story())
