@@ -5,26 +5,25 @@ one. What the kernel made of it is remembered in nft's own JSON, so that a rule 
 else took out or put in is noticed; counters, handles and the elements of sets that come and go
 do not count.
 
-libnftables does it, in this process: to start nft for it would stop the daemon for as long as a
-fork takes, in the moment of a move.
+A process of ours that is kept does it (`adapters.libnftables`).
 """
 
 import asyncio
-import ctypes
+import contextlib
 import errno
 import json
 import os
 import re
 import socket
-import threading
-from collections.abc import Collection
+import subprocess
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from orchestrator.adapters import libnftables
 from orchestrator.core.errors import KernelError
 from orchestrator.core.firewall import HIDDEN_ECHOES
 from orchestrator.core.flow_rules import CARRYING
@@ -34,11 +33,6 @@ from orchestrator.wire.netlink import attributes, frames
 NFT_SECONDS: Final = 10.0
 """It takes some milliseconds; beside a foreign table of 100,000 elements it has been seen to
 take seconds. What takes longer hangs."""
-_LIBRARY: Final = "libnftables.so.1"
-_JSON: Final = 1 << 4
-"""NFT_CTX_OUTPUT_JSON (nftables/libnftables.h)."""
-_ONE_AT_A_TIME: Final = threading.Lock()
-"""libnftables has state of its own beside its contexts."""
 _TABLE: Final = f"inet {NFT_TABLE}"
 _CLEAR: Final = f"add table {_TABLE}\ndelete table {_TABLE}\n"
 """Deletes the table whether it is there or not ("destroy" is newer than Debian 12)."""
@@ -62,7 +56,7 @@ class _Message(IntEnum):
 class _Attribute(IntEnum):
     """NFTA_GEN_…"""
 
-    THREAD = 2
+    PROCESS = 2
     """NFTA_GEN_PROC_PID: of whoever asked."""
 
 
@@ -70,16 +64,26 @@ class Nftables:
     """Loads, reads and removes our table in the network namespace of this process."""
 
     def __init__(self) -> None:
+        self._nft = _Nft()
         self._applied: Ruleset | None = None
         self._canonical = ""
         self._filled: dict[str, frozenset[str]] = {}
         """What sets hold that come and go."""
         self._writing = asyncio.Lock()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process that writes for us."""
+        return self._nft.pid
+
+    def close(self) -> None:
+        """The table stays as it is."""
+        self._nft.close()
+
     async def apply(self, ruleset: Ruleset) -> None:
         """The table holds `ruleset` and nothing else. Raises KernelError, nothing changed."""
         async with self._writing:
-            result = await _nft(_CLEAR + ruleset.text + self._refill())
+            result = await self._nft.run(_CLEAR + ruleset.text + self._refill())
             if result.code:
                 raise _refusal("load", result, ruleset.text)
             self._canonical = await self._read() or ""
@@ -93,7 +97,7 @@ class Nftables:
             text = f"flush {_COMES_AND_GOES[name]} {_TABLE} {name}\n" + _add_elements(
                 name, elements
             )
-            result = await _nft(text)
+            result = await self._nft.run(text)
             if result.code:
                 raise _refusal("fill a set of", result)
             self._filled[name] = frozenset(elements)
@@ -113,14 +117,14 @@ class Nftables:
 
     async def remove(self) -> None:
         """There is no table of ours any more, whether there was one or not."""
-        result = await _nft(_CLEAR)
+        result = await self._nft.run(_CLEAR)
         if result.code:
             raise _refusal("remove", result)
         self._applied = None
         self._filled.clear()
 
     async def _read(self) -> str | None:
-        result = await _nft(f"list table {_TABLE}", as_json=True)
+        result = await self._nft.run(f"list table {_TABLE}", as_json=True)
         if result.code:
             if _absent(result):
                 return None
@@ -138,7 +142,8 @@ class Counted:
 
 async def counters() -> dict[str, Counted]:
     """The counters of our table; none, if there is no table. Raises KernelError."""
-    result = await _nft(f"list counters table {_TABLE}", as_json=True)
+    with contextlib.closing(_Nft()) as nft:
+        result = await nft.run(f"list counters table {_TABLE}", as_json=True)
     if result.code:
         if _absent(result):
             return {}
@@ -152,7 +157,10 @@ async def counters() -> dict[str, Counted]:
 class NftablesChanges:
     """Tells when another process touched our table."""
 
-    def __init__(self) -> None:
+    def __init__(self, ours: Callable[[], int | None]) -> None:
+        """`ours` is the number of the process that writes for us. In a PID namespace the kernel
+        tells other numbers than we know: then what we write is news, too."""
+        self._ours = ours
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER
         )
@@ -195,9 +203,8 @@ class NftablesChanges:
                 self._touched = self._touched or ours in message.body
                 continue
             told = dict(attributes(message.body, _NFGENMSG_OCTETS))
-            thread = int.from_bytes(told.get(_Attribute.THREAD, b""), "big")
-            if self._touched and not Path(f"/proc/self/task/{thread}").exists():
-                foreign = True
+            process = int.from_bytes(told.get(_Attribute.PROCESS, b""), "big")
+            foreign = foreign or (self._touched and process != self._ours())
             self._touched = False
         return foreign
 
@@ -209,60 +216,78 @@ class _Result:
     err: str
 
 
-async def _nft(text: str, *, as_json: bool = False) -> _Result:
-    """Raises KernelError when there is no answer at all."""
-    try:
-        async with asyncio.timeout(NFT_SECONDS):
-            return await asyncio.to_thread(_run, text, _JSON if as_json else 0)
-    except TimeoutError as error:
-        detail = f"no answer in {NFT_SECONDS:.0f} s"
-        raise KernelError(errno.ETIMEDOUT, "run", "nft", detail) from error
+class _Nft:
+    """The process that speaks to nftables: started when first needed, and again if it ended."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def close(self) -> None:
+        """What it has not done yet is not done."""
+        if self._socket is not None:
+            self._socket.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._socket = self._process = None
+
+    async def run(self, text: str, *, as_json: bool = False) -> _Result:
+        """Raises KernelError when there is no answer at all."""
+        async with self._one_at_a_time:
+            answered = False
+            try:
+                async with asyncio.timeout(NFT_SECONDS):
+                    result = await self._run(text.encode(), as_json=as_json)
+                answered = True
+            except TimeoutError as error:
+                detail = f"no answer in {NFT_SECONDS:.0f} s"
+                raise KernelError(errno.ETIMEDOUT, "run", "nft", detail) from error
+            except OSError as error:
+                detail = f"its process ended ({error}): install the package nftables"
+                raise KernelError(error.errno or errno.EIO, "run", "nft", detail) from error
+            finally:
+                if not answered:
+                    self.close()
+            return result
+
+    def _start(self) -> socket.socket:
+        ours, its = socket.socketpair()
+        ours.settimeout(0.0)
+        self._socket = ours
+        command = (sys.executable, "-P", "-m", libnftables.__name__)
+        with its:
+            environment = {**os.environ, "LC_ALL": "C"}
+            self._process = subprocess.Popen(command, stdin=its.fileno(), env=environment)
+        return ours
+
+    async def _run(self, text: bytes, *, as_json: bool) -> _Result:
+        connection = self._socket if self._socket is not None else self._start()
+        request = libnftables.REQUEST.pack(len(text), as_json) + text
+        await asyncio.get_running_loop().sock_sendall(connection, request)
+        head = await _receive(connection, libnftables.ANSWER.size)
+        code, out, complaints = libnftables.ANSWER.unpack(head)
+        told = await _receive(connection, out + complaints)
+        return _Result(code, told[:out].decode(), told[out:].decode(errors="replace"))
 
 
-def _run(text: str, flags: int) -> _Result:
-    """The calls wait for the kernel without the interpreter's lock. The text is a file to the
-    library: only of a file it says in which line a fault is."""
-    with _ONE_AT_A_TIME, open(os.memfd_create("ruleset"), "w+") as file:  # noqa: PTH123
-        file.write(text)
-        file.flush()
-        name = f"/proc/self/fd/{file.fileno()}"
-        library = _library()
-        context = library.nft_ctx_new(0)
-        if not context:
-            raise KernelError(errno.ENOMEM, "run", "nft", "libnftables has no context")
-        try:
-            library.nft_ctx_buffer_output(context)
-            library.nft_ctx_buffer_error(context)
-            library.nft_ctx_output_set_flags(context, flags)
-            code = library.nft_run_cmd_from_filename(context, name.encode())
-            out = library.nft_ctx_get_output_buffer(context)
-            err = library.nft_ctx_get_error_buffer(context)
-            return _Result(code, out.decode(), err.decode(errors="replace"))
-        finally:
-            library.nft_ctx_free(context)
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    """libnftables(3). Raises KernelError."""
-    try:
-        library = ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        raise KernelError(
-            errno.ENOENT, "run", "nft", f"{error}: install the package nftables"
-        ) from error
-    library.nft_ctx_new.argtypes = [ctypes.c_uint32]
-    library.nft_ctx_new.restype = ctypes.c_void_p
-    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-    library.nft_ctx_output_set_flags.restype = None
-    library.nft_run_cmd_from_filename.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-    for name in ("buffer_output", "buffer_error", "free"):
-        getattr(library, f"nft_ctx_{name}").argtypes = [ctypes.c_void_p]
-    for name in ("output", "error"):
-        read = getattr(library, f"nft_ctx_get_{name}_buffer")
-        read.argtypes, read.restype = [ctypes.c_void_p], ctypes.c_char_p
-    library.nft_ctx_free.restype = None
-    return library
+async def _receive(sock: socket.socket, octets: int) -> bytes:
+    """So many. Raises OSError when they do not come."""
+    received = bytearray()
+    while len(received) < octets:
+        part = await asyncio.get_running_loop().sock_recv(sock, octets - len(received))
+        if not part:
+            raise OSError(errno.EIO, "the process that has libnftables ended")
+        received += part
+    return bytes(received)
 
 
 def _canonical(listing: str) -> str:

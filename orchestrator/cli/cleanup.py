@@ -113,7 +113,8 @@ async def _remove(places: Places, *, dry_run: bool) -> list[str]:
         with Xfrm() as xfrm:
             done += _drop_states(xfrm, owned, dry_run=dry_run)
             reconciler = Reconciler(rtnetlink, xfrm, places.state, Journal())
-            done += await reconciler.remove_everything(dry_run=dry_run)
+            with contextlib.closing(reconciler):
+                done += await reconciler.remove_everything(dry_run=dry_run)
     done += _thaw(places.socket.with_name(FROZEN), dry_run=dry_run)
     return done + _delete(_runtime_files(places.socket), dry_run=dry_run)
 

@@ -71,7 +71,7 @@ class Attachment:
         if was_attached:
             session.departed = now
             self._register.leaves(session, now)
-        session.active = session.following = None
+        session.active = session.following = session.awaited = None
         session.carry_no_more()
         session.reason = reason
         session.since = now

@@ -86,7 +86,6 @@ class Following:
             session.roams += moved != tunnel
             self._attachment.attach(session, moved, SessionReason.FOLLOWED, now)
             if asked is not None:
-                session.flip = asked.flip
                 self._attachment.answer(session, asked)
         elif named or session.may_be_joined is not joined or session.slot_of(moved) is not None:
             self._attachment.apply(session)

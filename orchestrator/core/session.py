@@ -223,8 +223,11 @@ class Session:
         self.unsent.pop(tunnel.child, None)
         self.replaced.pop(tunnel.child, None)
         self.known.pop(tunnel.child, None)
+        if self.awaited is not None and self.awaited.spi == tunnel.spi_out:
+            self.awaited = None
 
     def forget_all(self) -> None:
+        self.awaited = None
         self.tunnels.clear()
         self.unsettled.clear()
         self.unsent.clear()

@@ -117,6 +117,7 @@ class Reconciler:
         for tun in self._tuns.values():
             tun.close()
         self._tuns.clear()
+        self._nftables.close()
 
     async def apply(self, scope: str, wanted: Iterable[KernelObject]) -> None:
         """Replaces what this scope wants; writes the difference, restraining things first."""
@@ -154,6 +155,10 @@ class Reconciler:
         for subject in first:
             if subject.key in self._refusals:
                 raise self._refusals[subject.key][1]
+
+    def firewall_writer(self) -> int | None:
+        """The process that writes the firewall for us, if it runs."""
+        return self._nftables.pid
 
     async def fill(self, name: str, elements: Collection[str]) -> None:
         """What a set or map of the firewall holds that is no part of the ruleset. It waits for

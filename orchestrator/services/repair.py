@@ -101,7 +101,7 @@ class Repair:
                 self.touched(Aspect.SETTINGS)
 
     async def watch_firewall(self) -> None:
-        with NftablesChanges() as changes:
+        with NftablesChanges(self._reconciler.firewall_writer) as changes:
             while True:
                 await changes.wait()
                 self.touched(Aspect.FIREWALL)

@@ -22,10 +22,12 @@ def call(world: World) -> Ticker:
 def configured(world: World, config: str) -> Iterator[None]:
     """Meanwhile the endpoint has this one, and is attached over Wi-Fi when that begins."""
     before = world.endpoint.daemon.config
-    _restart(world, config)
-    world.attached("wifi")
-    yield
-    _restart(world, before)
+    try:
+        _restart(world, config)
+        world.attached("wifi")
+        yield
+    finally:
+        _restart(world, before)
 
 
 def _restart(world: World, config: str) -> None:

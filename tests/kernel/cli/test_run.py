@@ -22,7 +22,7 @@ from orchestrator.faces.client import NoAnswer, ask
 from orchestrator.wire.control import Request, Verb
 from tests.kernel.netns import Namespace
 
-LIBNFTABLES = str(next(Path("/usr/lib").glob("*/libnftables.so.1")).resolve())
+LIBNFTABLES: Final = str(next(Path("/usr").glob("lib*/**/libnftables.so.1")).resolve())
 COMMAND: Final = (sys.executable, "-m", "orchestrator")
 PATIENCE: Final = 60.0
 URL: Final = "http://127.0.0.1:9464/metrics"

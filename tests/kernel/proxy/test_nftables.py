@@ -1,12 +1,14 @@
 """The adapter against the kernel's nftables: our table, all of it, and no other."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
-from orchestrator.adapters import nftables
+from orchestrator.adapters import libnftables
 from orchestrator.adapters.nftables import Counted, Nftables, NftablesChanges, counters
 from orchestrator.core.endpoint_state import SERVICE_PORT
 from orchestrator.core.errors import KernelError
@@ -155,25 +157,46 @@ def test_removing_is_complete_and_can_be_done_twice(tables: Namespace) -> None:
 def test_without_its_library_it_says_what_to_install(
     tables: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nftables, "_LIBRARY", "libnothing.so.1")
-    nftables._library.cache_clear()
+    monkeypatch.setattr(libnftables, "__name__", "orchestrator.adapters.nothing")
     with pytest.raises(KernelError, match="install the package nftables"):
         asyncio.run(Nftables().current())
 
 
 def test_a_change_of_our_table_wakes_who_waits_and_others_do_not(tables: Namespace) -> None:
     async def story() -> None:
-        await Nftables().apply(ENDPOINT)
-        with NftablesChanges() as changes:
+        ours = Nftables()
+        await ours.apply(ENDPOINT)
+        with NftablesChanges(lambda: ours.pid) as changes:
             waiting = asyncio.create_task(changes.wait(), name="waiting")
             tables.run("nft add chain inet foreign other")
             tables.run("nft delete chain inet foreign other")
-            await Nftables().apply(OTHER_ENDPOINT)
+            await ours.apply(OTHER_ENDPOINT)
             await asyncio.sleep(0.1)
-            assert not waiting.done(), "ours is no news to us"
+            assert not waiting.done(), "what we write is no news"
             tables.run("nft flush chain inet orchestrator leaving")
             async with asyncio.timeout(5.0):
                 await waiting
+
+    asyncio.run(story())
+
+
+def test_a_process_that_was_killed_or_hangs_is_replaced(
+    tables: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        ours = Nftables()
+        await ours.apply(ENDPOINT)
+        assert ours.pid is not None
+        os.kill(ours.pid, signal.SIGKILL)
+        with pytest.raises(KernelError, match="ended"):
+            await ours.apply(OTHER_ENDPOINT)
+        assert await ours.current() == ENDPOINT
+        os.kill(ours.pid, signal.SIGSTOP)
+        monkeypatch.setattr("orchestrator.adapters.nftables.NFT_SECONDS", 0.2)
+        with pytest.raises(KernelError, match="no answer"):
+            await ours.apply(OTHER_ENDPOINT)
+        monkeypatch.undo()
+        assert await ours.current() == ENDPOINT
 
     asyncio.run(story())
 

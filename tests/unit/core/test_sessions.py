@@ -403,7 +403,18 @@ class TestFollowing:
         assert story.mapping(OVER_WIFI) == []
         assert story.probed(2, OVER_WIFI) == []
         assert story.sa_moved(OVER_WIFI, LTE.pop) == ["to lte, from 7", "release", "answer"]
-        assert story.probed(2, OVER_WIFI) == [], "it counts as a return once"
+        assert story.probed(2, OVER_WIFI) == ["release"], "it counts as a return once"
+        assert story.probed(2, OVER_WIFI) == []
+
+    def test_a_probe_that_waited_is_forgotten_with_the_absence_that_follows(self) -> None:
+        story = attached()
+        story.admits(OVER_LTE)
+        story.mapping(OVER_LTE)
+        assert story.probed(2, OVER_LTE) == []
+        story.waits(60)
+        assert story.state() is SessionState.AWAY
+        assert story.sa_moved(OVER_LTE, WIFI2.pop) == []
+        assert story.state() is SessionState.AWAY
 
     def test_an_endpoint_that_was_away_unnoticed_gets_what_waits(self) -> None:
         """Its TCP senders here have backed off, though nobody held anything."""
