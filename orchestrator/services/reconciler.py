@@ -172,6 +172,7 @@ class Reconciler:
             await self._leftovers.wait()
             await asyncio.sleep(SWEEP_AFTER)
             async with self._lock:
+                self._generation += 1
                 self._leftovers.clear()
                 operations = plan(self._all_wanted(), self._present)
                 await self._carry_out(o for o in operations if _can_wait(o))

@@ -17,6 +17,7 @@ from orchestrator.core.kernel import (
     ENDPOINT_REQID,
     MARK_UNDERLAY,
     Direction,
+    KernelObject,
     Policy,
     Template,
     Verdict,
@@ -249,6 +250,31 @@ def test_what_waits_to_be_swept_is_nobodys_meddling(
         sweep = asyncio.create_task(reconciler.sweep())
         while set(await reconciler.read(Aspect.ALL)) != set(endpoint_objects(without_paths)):
             pass  # reading lets the sweep go on
+        sweep.cancel()
+
+    in_kernel(tmp_path, work)
+
+
+def test_what_is_swept_while_it_is_read_is_nobodys_meddling(
+    network_namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(network_namespace)
+    without_paths = replace(ATTACHED, tables={})
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", endpoint_objects(ATTACHED))
+        await reconciler.apply("endpoint", endpoint_objects(without_paths))
+        read, found = reconciler.read, set(endpoint_objects(without_paths))
+
+        async def slowly(aspects: Aspect) -> tuple[KernelObject, ...]:
+            seen = await read(aspects)
+            while set(await read(Aspect.ALL)) != found:
+                pass
+            return seen
+
+        monkeypatch.setattr(reconciler, "read", slowly)
+        sweep = asyncio.create_task(reconciler.sweep())
+        assert await reconciler.audit(Aspect.ALL) == ()
         sweep.cancel()
 
     in_kernel(tmp_path, work)
