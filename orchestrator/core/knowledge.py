@@ -65,6 +65,12 @@ class Knowledge:
         return self.active if self.trust.watches else None
 
     @property
+    def sized(self) -> Held | None:
+        """Of which it is asked how much it carries: what the server is deaf to would count as
+        too large."""
+        return None if self.trust.waits else self.watched
+
+    @property
     def can_negotiate(self) -> bool:
         return self.record.charon is not None and not self.trust.falls_asleep
 

@@ -184,7 +184,7 @@ class Mobility(MobilityView):
         if known.trust.watches:
             times += [held.liveness.deadline() for held in known.warmth.warm]
             looks += [known.vigil.next_look, known.carried.next_look]
-            times += known.mtus.deadlines(active, known.warmth.warm)
+            times += known.mtus.deadlines(known.sized, known.warmth.warm)
         times += [at for at in looks if at is not None]
         times += known.trust.deadlines()
         times += [attempt.overdue for attempt in known.attempts.under_way]
@@ -203,7 +203,7 @@ class Mobility(MobilityView):
             held.retire_at = Instant(now + self.policy.drain)
         self._bind_flows(now)
         warm = known.warmth.warm if known.trust.watches else ()
-        sizes = known.mtus.look(known.watched, warm, record.flip, now)
+        sizes = known.mtus.look(known.sized, warm, record.flip, now)
         self._steering.apply_what_changed()
         self._effects += sizes
         if known.trust.watches:

@@ -237,6 +237,12 @@ class TestEndpoint:
         assert not any("ask" in said for said in story.waits(60, answering=True))
         assert limit(story) is None
 
+    def test_does_not_ask_a_server_that_may_be_deaf(self) -> None:
+        story = attached(WIFI, policy=SEEKING)
+        story.carried()
+        assert not any("ask" in said for said in story.is_at(LTE))
+        assert "ask for 1380" in story.answered()
+
     def test_without_permission_it_does_not(self) -> None:
         story = attached(WIFI)
         assert story.question is None
