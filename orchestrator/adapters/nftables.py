@@ -33,6 +33,8 @@ from orchestrator.wire.netlink import attributes, frames
 NFT_SECONDS: Final = 10.0
 """It takes some milliseconds; beside a foreign table of 100,000 elements it has been seen to
 take seconds. What takes longer hangs."""
+_END_SECONDS: Final = 0.1
+"""A process that was killed is gone after some milliseconds."""
 _TABLE: Final = f"inet {NFT_TABLE}"
 _CLEAR: Final = f"add table {_TABLE}\ndelete table {_TABLE}\n"
 """Deletes the table whether it is there or not ("destroy" is newer than Debian 12)."""
@@ -233,11 +235,13 @@ class _Nft:
 
     def close(self) -> None:
         """What it has not done yet is not done."""
-        if self._socket is not None:
-            self._socket.close()
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            # One that hangs in the kernel ends when that lets it; nobody waits for it here.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_SECONDS)
+        if self._socket is not None:
+            self._socket.close()
         self._socket = self._process = None
 
     async def run(self, text: str, *, as_json: bool = False) -> _Result:
@@ -266,7 +270,10 @@ class _Nft:
         command = (sys.executable, "-P", "-m", libnftables.__name__)
         with its:
             environment = {**os.environ, "LC_ALL": "C"}
-            self._process = subprocess.Popen(command, stdin=its.fileno(), env=environment)
+            # In a session of its own: Ctrl-C is for the daemon, which ends this one.
+            self._process = subprocess.Popen(
+                command, stdin=its.fileno(), env=environment, start_new_session=True
+            )
         return ours
 
     async def _run(self, text: bytes, *, as_json: bool) -> _Result:

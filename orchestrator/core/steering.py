@@ -2,9 +2,9 @@
 
 The numbers of the rules are those of `core.mobility`.
 
-The order of the acts matters. When the path is lost the kernel is told first, so that nothing
-is sent into the void. When another tunnel takes the traffic the kernel is told before the probe
-is sent, which has to go that way, and what was held follows behind it.
+The order of the acts matters. When the path is lost nothing but the journal comes before the
+kernel, so that nothing is sent into the void. When another tunnel takes the traffic the kernel
+is told before the probe is sent, which has to go that way, and what was held follows behind it.
 """
 
 from collections.abc import Iterable

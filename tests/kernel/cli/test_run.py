@@ -21,6 +21,7 @@ from orchestrator import __version__
 from orchestrator.faces.client import NoAnswer, ask
 from orchestrator.wire.control import Request, Verb
 from tests.kernel.netns import Namespace
+from tests.kernel.proxy.lan import until
 
 LIBNFTABLES: Final = str(next(Path("/usr").glob("lib*/**/libnftables.so.1")).resolve())
 COMMAND: Final = (sys.executable, "-m", "orchestrator")
@@ -215,8 +216,7 @@ def test_cleanup_stops_it_and_leaves_no_trace(
     with host.entered(), running(config) as daemon:
         while status(config, daemon).get("proxy", "running") != "running":
             pass
-        while host.run(*look) == before:  # it answers before it has written anything
-            pass
+        until(lambda: host.run(*look) != before)  # it answers before it has written anything
         state, charon = str(config.with_name("state")), str(config.with_name("no-charon"))
         socket = str(config.with_name("control.sock"))
         places = ("--socket", socket, "--state", state, "--charon", charon)
