@@ -15,8 +15,8 @@ from orchestrator.core.warmth import ASK
 from tests.unit.core.builders import LTE, VIP4, WIFI, at, path
 from tests.unit.core.fake_internet import DELAYS, SEND_INTERVAL, Internet
 from tests.unit.core.server_stories import ServerStory, from_endpoint
+from tests.unit.core.session_cast import attached
 from tests.unit.core.stories import POLICY
-from tests.unit.core.test_sessions import attached
 
 USUAL, LONGEST = Seconds(2.0), Seconds(12.5)
 TWO = replace(POLICY, warm_links=2)
