@@ -5,6 +5,7 @@ import ctypes
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 _CLONE_NEWNET: Final = 0x4000_0000
 _HERE: Final = Path("/proc/thread-self/ns/net")
 _NO_TENTATIVE_ADDRESSES: Final = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
+_PATIENCE: Final = 10.0  # s
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,8 +74,30 @@ class Namespace:
         with self.entered():
             return run("ip -batch -", "\n".join(commands))
 
+    def add_pair(self, link: str, far: str) -> None:
+        """A veth pair that carries, without addresses that the kernel would give it later."""
+        self.ip(
+            f"link add {link} type veth peer name {far}",
+            *(f"link set {name} addrgenmode none" for name in (link, far)),
+            *(f"link set {name} up" for name in (link, far)),
+        )
+        deadline = time.monotonic() + _PATIENCE
+        while not all(" state UP " in self.run(f"ip link show {name}") for name in (link, far)):
+            assert time.monotonic() < deadline, f"{link} does not carry"
+
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def settled(text: str) -> str:
+    """What `ip` said, without what the kernel adds or takes away some time after its cause.
+
+    The routes to own addresses come when these are no longer tentative, and a TUN has its
+    carrier some time after somebody opened it.
+    """
+    lines = text.splitlines(keepends=True)
+    mine = "".join(line for line in lines if " proto kernel" not in line)
+    return mine.replace(" linkdown", "").replace(" tentative", "")
 
 
 def run(command: str, fed: str = "") -> str:

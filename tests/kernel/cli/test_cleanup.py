@@ -23,7 +23,7 @@ from orchestrator.core.server_state import ServerState, server_objects, session_
 from orchestrator.services.freezer import FILE
 from orchestrator.services.journal import Journal
 from orchestrator.services.reconciler import Reconciler
-from tests.kernel.netns import Namespace
+from tests.kernel.netns import Namespace, settled
 from tests.kernel.proxy.lan import load_rules
 
 POP, SERVER, VIP = (ip_address(each) for each in ("192.0.2.2", "203.0.113.10", "10.99.0.2"))
@@ -37,10 +37,8 @@ SETTINGS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 @pytest.fixture
 def host(network_namespace: Namespace) -> Namespace:
     """A host with a link, and with policies, rules, routes and tables of others."""
+    network_namespace.add_pair("eth0", "far0")
     network_namespace.ip(
-        "link add eth0 type veth peer name far0",
-        *(f"link set {name} addrgenmode none" for name in ("eth0", "far0")),
-        *(f"link set {name} up" for name in ("eth0", "far0")),
         "addr add 192.0.2.2/24 dev eth0",
         "route add default via 192.0.2.1",
         "route add 198.51.100.0/24 via 192.0.2.1 table 11100 proto static",
@@ -52,17 +50,18 @@ def host(network_namespace: Namespace) -> Namespace:
 
 
 def kernel_state(host: Namespace) -> str:
-    return host.run(
+    said = host.run(
         "ip rule",
         "ip -6 rule",
         "ip route show table all",
         "ip -6 route show table all",
         "ip xfrm policy",
         "ip xfrm state",
-        "ip -brief address",
+        "ip -oneline address",
         "nft list ruleset",
         f"sysctl {' '.join(SETTINGS)}",
     )
+    return settled(said)
 
 
 def put(state: Path, *scopes: tuple[KernelObject, ...]) -> None:

@@ -26,7 +26,7 @@ from orchestrator.core.paths import Path as NetworkPath
 from orchestrator.core.quantities import LinkIndex, TableId
 from orchestrator.services.journal import Journal
 from orchestrator.services.reconciler import Aspect, Reconciler
-from tests.kernel.netns import Namespace
+from tests.kernel.netns import Namespace, settled
 
 pytestmark = pytest.mark.usefixtures("needs_tun")
 
@@ -61,16 +61,12 @@ EVERYTHING = (
 
 
 def build(namespace: Namespace) -> None:
-    namespace.ip(
-        "link add wlan0 type veth peer name router",
-        "link set wlan0 up",
-        "link set router up",
-        "addr add 192.168.10.2/24 dev wlan0",
-    )
+    namespace.add_pair("wlan0", "router")
+    namespace.ip("addr add 192.168.10.2/24 dev wlan0")
 
 
 def as_text(namespace: Namespace) -> str:
-    return "".join(namespace.run(command) for command in EVERYTHING)
+    return settled(namespace.run(*EVERYTHING))
 
 
 def in_kernel(state: Path, work: Callable[[Reconciler], Awaitable[None]]) -> None:
@@ -311,10 +307,9 @@ def test_a_successor_adopts_what_it_finds_and_writes_nothing_but_the_firewall(
         await reconciler.apply("endpoint", wanted)
 
     def look() -> str:
-        # The device gets its carrier back when somebody opens it, some time later.
-        return network_namespace.run(
-            "ip xfrm policy", "ip rule", "ip route show table all"
-        ).replace(" linkdown", "")
+        return settled(
+            network_namespace.run("ip xfrm policy", "ip rule", "ip route show table all")
+        )
 
     async def second(reconciler: Reconciler) -> None:
         before = look()
