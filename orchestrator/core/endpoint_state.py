@@ -17,6 +17,7 @@ the VIP is accepted that did not come out of one of our SAs.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
@@ -131,10 +132,9 @@ class EndpointState:
 
 def endpoint_objects(state: EndpointState) -> tuple[KernelObject, ...]:
     """Every kernel object of an endpoint in this state."""
-    classes = class_chains(state.flows, SERVICE.values())
     return (
         Tun(TUN_ENDPOINT, state.inner.mtu),
-        Ruleset(endpoint_ruleset(state.vips, TUN_ENDPOINT, further=classes)),
+        _ruleset(state.vips, state.flows),
         *(Address(TUN_ENDPOINT, vip) for vip in state.vips),
         *_inner_routes(state),
         *_path_routes(state),
@@ -159,6 +159,12 @@ def ways_out(found: Iterable[KernelObject]) -> tuple[Policy, ...]:
 def lets_only_probes_out(found: Iterable[KernelObject]) -> bool:
     """Whether whoever left these waited for an answer, or had no way at all."""
     return all(policy.priority == POLICY_PRIORITY_SERVICE for policy in ways_out(found))
+
+
+@lru_cache(maxsize=4)  # no move changes it
+def _ruleset(vips: tuple[IPAddress, ...], flows: tuple[FlowClass, ...]) -> Ruleset:
+    classes = class_chains(flows, SERVICE.values())
+    return Ruleset(endpoint_ruleset(vips, TUN_ENDPOINT, further=classes))
 
 
 def _inner_routes(state: EndpointState) -> Iterator[Route]:

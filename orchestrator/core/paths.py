@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 from orchestrator.core.kernel import TUN_ENDPOINT, TUN_SERVER
@@ -187,5 +188,6 @@ def _by_rank(entry: tuple[tuple[int, int, int, int], Path]) -> tuple[object, ...
     return (*rank, path.pop.packed)
 
 
-def _matches(name: str, globs: Sequence[str]) -> bool:
+@lru_cache(maxsize=256)  # every look at the network asks this of every link
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)

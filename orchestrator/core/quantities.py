@@ -1,5 +1,6 @@
 """Names for numbers, so that a mark cannot pass for a table."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, NewType
 
@@ -21,6 +22,7 @@ UniqueId = NewType("UniqueId", int)
 """charon's number for an IKE_SA or a CHILD_SA, unique while charon runs."""
 
 
+@lru_cache(maxsize=1024)
 def host_network(address: IPAddress) -> IPNetwork:
     """The network that holds `address` alone (/32 or /128)."""
     if isinstance(address, IPv4Address):
