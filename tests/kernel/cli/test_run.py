@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from orchestrator import __version__
+from orchestrator.adapters.niceness import HURRIED, ORDINARY
 from orchestrator.faces.client import NoAnswer, ask
 from orchestrator.wire.control import Request, Verb
 from tests.kernel.netns import Namespace
@@ -76,6 +78,13 @@ def orchestrator(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*COMMAND, *words], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
+
+
+def clean_up(config: Path) -> "subprocess.CompletedProcess[str]":
+    state, charon = str(config.with_name("state")), str(config.with_name("no-charon"))
+    socket = str(config.with_name("control.sock"))
+    places = ("--socket", socket, "--state", state, "--charon", charon)
+    return orchestrator("cleanup", "--stop", *places)
 
 
 def status(config: Path, daemon: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -204,6 +213,25 @@ def test_without_what_it_needs_it_says_so_and_opens_nothing(
 
 
 @pytest.mark.usefixtures("needs_tun")
+@pytest.mark.parametrize(("chosen", "kept"), [(ORDINARY, HURRIED), (5, 5)])
+def test_it_goes_before_ordinary_processes_and_its_proxy_worker_does_not(
+    config: Path, network_namespace: Namespace, chosen: int, kept: int
+) -> None:
+    config.write_text(config.read_text().replace("enabled = false", "enabled = true"))
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, chosen)
+    try:
+        with running(config) as daemon:
+            until(lambda: status(config, daemon).get("proxy", "running") == "running")
+            assert os.getpriority(os.PRIO_PROCESS, daemon.pid) == kept
+            if worker := status(config, daemon).get("proxy_worker"):
+                assert os.getpriority(os.PRIO_PROCESS, worker["pid"]) == chosen
+            clean_up(config)
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, mine)
+
+
+@pytest.mark.usefixtures("needs_tun")
 def test_cleanup_stops_it_and_leaves_no_trace(
     config: Path, make_namespace: Callable[[], Namespace]
 ) -> None:
@@ -214,13 +242,9 @@ def test_cleanup_stops_it_and_leaves_no_trace(
     # With the proxy, whose worker outlives the daemon.
     config.write_text(config.read_text().replace("enabled = false", "enabled = true"))
     with host.entered(), running(config) as daemon:
-        while status(config, daemon).get("proxy", "running") != "running":
-            pass
+        until(lambda: status(config, daemon).get("proxy", "running") == "running")
         until(lambda: host.run(*look) != before)  # it answers before it has written anything
-        state, charon = str(config.with_name("state")), str(config.with_name("no-charon"))
-        socket = str(config.with_name("control.sock"))
-        places = ("--socket", socket, "--state", state, "--charon", charon)
-        done = orchestrator("cleanup", "--stop", *places)
+        done = clean_up(config)
         assert (done.returncode, done.stderr) == (0, "")
         assert daemon.wait(PATIENCE) == 0
     assert host.run(*look) == before
