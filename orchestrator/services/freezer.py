@@ -87,7 +87,7 @@ class Freezer:
                     await self._restore()
                     await self._pause(LOOK)
             else:
-                await self._changed.wait()
+                await self._pause(None)
 
     async def _stay_frozen(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -100,10 +100,12 @@ class Freezer:
                 too_long = math.inf
             await self._pause(LOOK)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float | None) -> None:
+        """That long, or until an outage begins or ends; it may have done both by then."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
+        self._changed.clear()
 
     async def _lift(self) -> None:
         found = await asyncio.to_thread(lambda: list(tcp_sockets(self._vips())))
