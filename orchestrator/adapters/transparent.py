@@ -14,6 +14,7 @@ import socket
 import struct
 import termios
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
@@ -272,4 +273,9 @@ def _plain(address: SocketAddress) -> tuple[str, int]:
 
 
 def _address(name: Any) -> SocketAddress:
-    return SocketAddress(ip_address(str(name[0]).partition("%")[0]), int(name[1]))
+    return SocketAddress(_host(str(name[0])), int(name[1]))
+
+
+@lru_cache(maxsize=4096)  # the same few hosts meet again and again
+def _host(name: str) -> IPAddress:
+    return ip_address(name.partition("%")[0])

@@ -11,6 +11,10 @@ class Leg(IntEnum):
     """towards the peer"""
 
 
+LEGS: Final = tuple(Leg)
+"""An enumeration takes long to go through, and this is done for every connection."""
+
+
 class Event(IntEnum):
     CONNECTED = 0
     """the dialled leg is established"""

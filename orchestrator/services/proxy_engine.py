@@ -57,7 +57,7 @@ from orchestrator.core.flows import (
 from orchestrator.core.kernel import MARK_TO_SENDERS
 from orchestrator.core.quantities import Instant, IPAddress
 from orchestrator.core.relay import Relay
-from orchestrator.core.relay_events import Leg, Outcome, Phase
+from orchestrator.core.relay_events import LEGS, Leg, Outcome, Phase
 from orchestrator.services.proxy_flow import Ends, Entry, Flow
 from orchestrator.services.proxy_keeping import Keeping
 from orchestrator.services.proxy_pump import Pump
@@ -257,8 +257,9 @@ class Engine:
             entry = Entry.restored(handed, ends)
             flow = entry.flow
             self._enter(entry)
+            self._keeping.restore(flow)
             self._pump.adopt(flow)
-            for leg in Leg:
+            for leg in LEGS:
                 self._octets[leg] -= flow.relay.moved(leg)
         self._listen(listeners)
         self._loop.call_soon(self._turn)
@@ -325,7 +326,7 @@ class Engine:
         patience = settings.dial_vip_seconds if mobile else settings.dial_seconds
         entry = Entry(flow, vip, peer, direction, now, Instant(now + patience))
         self._enter(entry)
-        self._on_event(FlowOpened(entry.record()))
+        self._on_event(FlowOpened(entry.outline()))
         try:
             self._pump.add(flow)
         except OSError:
@@ -397,9 +398,9 @@ class Engine:
         self._ended[outcome] += 1
         if failure is not None:
             self._dial_failures[failure] += 1
-        for leg in Leg:
+        for leg in LEGS:
             self._octets[leg] += flow.relay.moved(leg)
-        self._on_event(FlowEnded(entry.record(), outcome, failure))
+        self._on_event(FlowEnded(entry.outline(), outcome, failure))
 
     def _tick(self) -> None:
         now = clock.now()

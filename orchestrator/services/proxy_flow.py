@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from orchestrator.adapters.pipe import Pipe
@@ -12,7 +12,7 @@ from orchestrator.core.allowance import Share
 from orchestrator.core.flows import FlowDirection, FlowRecord, SocketAddress
 from orchestrator.core.quantities import Instant
 from orchestrator.core.relay import Relay
-from orchestrator.core.relay_events import Leg
+from orchestrator.core.relay_events import LEGS, Leg
 from orchestrator.core.relay_state import Half
 from orchestrator.wire.proxy_handover import HandedFlow, SpoolExtent
 
@@ -132,7 +132,7 @@ class Entry:
     def handed(self) -> HandedFlow:
         """For another worker."""
         flow = self.flow
-        queues = [flow.queue(leg) for leg in Leg]
+        queues = [flow.queue(leg) for leg in LEGS]
         extents = [
             None if spool is None else SpoolExtent(spool.head, spool.tail)
             for spool in flow.spools
@@ -149,9 +149,21 @@ class Entry:
         )
 
     def record(self) -> FlowRecord:
-        flow = self.flow
-        relay, (inner, outer) = flow.relay, flow.sockets
-        shares = (*flow.shares, *flow.on_disk)
+        """With what waits in its sockets, which takes four system calls."""
+        inner, outer = self.flow.sockets
+        outline = self.outline()
+        return replace(
+            outline,
+            queued_to_peer=outline.queued_to_peer + unread(inner) + unacknowledged(outer),
+            queued_to_endpoint=(
+                outline.queued_to_endpoint + unread(outer) + unacknowledged(inner)
+            ),
+        )
+
+    def outline(self) -> FlowRecord:
+        """Without that: of a flow that begins, or is over."""
+        relay = self.flow.relay
+        shares = (*self.flow.shares, *self.flow.on_disk)
         waits = [share.since for share in shares if share.since is not None]
         return FlowRecord(
             vip=self.vip,
@@ -161,8 +173,8 @@ class Entry:
             state=relay.phase,
             to_peer=relay.moved(Leg.INNER),
             to_endpoint=relay.moved(Leg.OUTER),
-            queued_to_peer=unread(inner) + relay.queued(Leg.INNER) + unacknowledged(outer),
-            queued_to_endpoint=unread(outer) + relay.queued(Leg.OUTER) + unacknowledged(inner),
-            spooled=sum(relay.spooled(leg) for leg in Leg),
+            queued_to_peer=relay.queued(Leg.INNER),
+            queued_to_endpoint=relay.queued(Leg.OUTER),
+            spooled=relay.spooled(Leg.INNER) + relay.spooled(Leg.OUTER),
             waits_since=min(waits, default=None),
         )

@@ -30,7 +30,7 @@ from orchestrator.core.flows import (
     SpoolSettings,
 )
 from orchestrator.core.quantities import Instant, Seconds
-from orchestrator.core.relay_events import Leg
+from orchestrator.core.relay_events import LEGS, Leg
 from orchestrator.services.proxy_flow import Flow, Stream
 
 CHUNK: Final = LARGEST_QUEUE + HEADER.size
@@ -112,10 +112,13 @@ class Keeping:
     # ---- flows
 
     def enter(self, flow: Flow, session: Hashable) -> None:
-        """Its octets count from now on, those that it has already as well."""
-        flow.shares = tuple(self.memory.open(session, (flow, leg)) for leg in Leg)
-        flow.on_disk = tuple(self.disk.open(session, (flow, leg)) for leg in Leg)
-        for leg in Leg:
+        """Its octets count from now on."""
+        flow.shares = tuple([self.memory.open(session, (flow, leg)) for leg in LEGS])
+        flow.on_disk = tuple([self.disk.open(session, (flow, leg)) for leg in LEGS])
+
+    def restore(self, flow: Flow) -> None:
+        """What it has already counts as well."""
+        for leg in LEGS:
             self.memory.take(flow.shares[leg], flow.kept(leg))
             spool = flow.spools[leg]
             if spool is not None:
@@ -123,7 +126,7 @@ class Keeping:
 
     def leave(self, flow: Flow) -> None:
         """Nothing is kept for it any more."""
-        for leg in Leg:
+        for leg in LEGS:
             self.drop(flow, leg)
             self.memory.close(flow.shares[leg])
             self.disk.close(flow.on_disk[leg])

@@ -22,7 +22,7 @@ from orchestrator.adapters import clock
 from orchestrator.adapters.pipe import Pipe, Pipes
 from orchestrator.adapters.transparent import far_end_is_silent, reset, unacknowledged
 from orchestrator.core.flows import KIB
-from orchestrator.core.relay_events import Act, Event, Leg, Step, Steps
+from orchestrator.core.relay_events import LEGS, Act, Event, Leg, Step, Steps
 from orchestrator.core.relay_state import Half
 from orchestrator.services.proxy_flow import Flow, Stream
 from orchestrator.services.proxy_keeping import Keeping
@@ -46,7 +46,7 @@ _UNTIL_DRY: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLPRI
 """What ends a read early although more can be read: a FIN, a fault, the mark of urgent data."""
 _INTEREST: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET | _UNTIL_DRY
 
-_AGAIN: Final = tuple((Step(Act.READ, leg),) for leg in Leg)
+_AGAIN: Final = tuple((Step(Act.READ, leg),) for leg in LEGS)
 """A READ that is not answered yet: its share is over."""
 
 _log = logging.getLogger("orchestrator.proxy")
@@ -103,7 +103,7 @@ class Pump:
         The relay's limit is at most the `queue` of this pump. Raises OSError when the kernel
         has no room to watch it (fs.epoll.max_user_watches); `abort` it then.
         """
-        for leg, sock in zip(Leg, flow.sockets, strict=True):
+        for leg, sock in zip(LEGS, flow.sockets, strict=True):
             self._ends[sock.fileno()] = (flow, leg)
             self._epoll.register(sock, _INTEREST)
 
@@ -275,7 +275,7 @@ class Pump:
             flow.watched.clear()
             self._watching.discard(flow)
             self._stuck.discard(flow)
-            for leg in Leg:
+            for leg in LEGS:
                 self._put_pipe(flow, leg)
             self._on_over(flow)
 
@@ -439,7 +439,7 @@ class Pump:
 
     def _drop_unwanted(self, flow: Flow) -> None:
         """Nobody is there any more who could be given what is on disk."""
-        for leg in Leg:
+        for leg in LEGS:
             if flow.relay.state(leg) is Half.DROPPED:
                 self._keeping.drop(flow, leg)
 
