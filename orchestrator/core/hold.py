@@ -353,10 +353,9 @@ class HoldQueue:
             newest = reversed(flow.segments.values())
             loser = next(waiting for waiting in newest if waiting is not flow.head)
         elif flow.others:
-            others = flow.others.values()
-            datagrams = next(iter(others)).label.kind is Kind.DATAGRAM
-            from_newest = datagrams and self.limits.keep_oldest
-            loser = next(reversed(others) if from_newest else iter(others))
+            loser = next(iter(flow.others.values()))
+            if self.limits.keep_oldest and loser.label.kind is Kind.DATAGRAM:
+                loser = next(reversed(flow.others.values()))
         else:
             loser = next(iter(flow.segments.values()))
         self._take(loser)

@@ -11,7 +11,7 @@ return those that have backed off send anew (`services.senders`).
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Container, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,10 +37,11 @@ PACE: Final = 0.005
 """Seconds between two looks at what may leave."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Line:
     """One virtual address."""
 
+    vip: IPAddress
     scope: str
     policy: HoldPolicy
     queue: HoldQueue
@@ -74,7 +75,7 @@ class Holder:
 
     def __init__(
         self,
-        owner: Callable[[IPHeader], IPAddress],
+        owner: Callable[[IPHeader], bytes],
         attached: Callable[[IPAddress], bool],
         policy: Callable[[str], HoldPolicy],
         clock: Callable[[], Instant],
@@ -84,7 +85,8 @@ class Holder:
         total: int = UNLIMITED,
         divert: Callable[[IPAddress, IPHeader, bytes], bool] = lambda *_: False,
     ) -> None:
-        """`policy` is that of a scope. `mark` routes what is sent to local senders to them; 0:
+        """`owner` is the virtual address that a packet is held for, as the header has it.
+        `policy` is that of a scope. `mark` routes what is sent to local senders to them; 0:
         their addresses do. Of what is for an address whose owner is `asleep` only TCP is kept.
         `total` limits what all scopes hold together, in octets of `core.hold_total`. What falls
         into the TUN of somebody attached is for `divert` first, which may take it."""
@@ -103,8 +105,9 @@ class Holder:
         self._accounts: dict[str, Account] = {}
         """Of each scope that has addresses."""
         self._scopes: dict[str, frozenset[IPAddress]] = {}
-        self._lines: dict[IPAddress, _Line] = {}
-        self._crowded: dict[int, set[IPAddress]] = {}
+        self._lines: dict[bytes, _Line] = {}
+        """By virtual address: 4 or 16 octets, network order, as packets have it."""
+        self._crowded: dict[int, set[_Line]] = {}
         """Whose packets wait for room in the socket of an address family."""
         self._dropped: Counter[Drop] = Counter()
         """Of addresses that are held for no more."""
@@ -145,9 +148,9 @@ class Holder:
         before = self._scopes.pop(scope, frozenset())
         after = frozenset(vips)
         for vip in before - after:
-            line = self._lines.get(vip)
+            line = self._lines.get(vip.packed)
             if line is not None and line.scope == scope:
-                self._give_up(vip, line)
+                self._give_up(line)
         if not after:
             self._accounts.pop(scope, None)
             return
@@ -155,9 +158,10 @@ class Holder:
         account = self._accounts.setdefault(scope, Account(self._total))
         policy = self._policy(scope)
         for vip in after - before:
-            if vip in self._lines:
-                self._give_up(vip, self._lines[vip])
-            self._lines[vip] = _Line(scope, policy, HoldQueue(policy.limits, account))
+            for line in self._of((vip,)):
+                self._give_up(line)
+            queue = HoldQueue(policy.limits, account)
+            self._lines[vip.packed] = _Line(vip, scope, policy, queue)
 
     def change_policy(self, total: int) -> None:
         """The `policy` of some scopes is another one now. What is held stays, as far as it may
@@ -169,17 +173,24 @@ class Holder:
             line.queue.change_limits(line.policy.limits, now)
         self._total.change_limit(total)
 
-    def _give_up(self, vip: IPAddress, line: _Line) -> None:
+    def _of(self, vips: Iterable[IPAddress]) -> Iterator[_Line]:
+        """Those of these addresses that are held for."""
+        for vip in vips:
+            line = self._lines.get(vip.packed)
+            if line is not None:
+                yield line
+
+    def _give_up(self, line: _Line) -> None:
         _stop_timer(line)
-        del self._lines[vip]
+        del self._lines[line.vip.packed]
         line.queue.end()
         self._dropped += line.queue.dropped
 
     def held(self, vips: Iterable[IPAddress] | None = None) -> Held:
         """What is held for these addresses; None: for all, with what was lost of those that
         are held for no more."""
-        found = self._lines if vips is None else [vip for vip in vips if vip in self._lines]
-        queues = [self._lines[vip].queue for vip in found]
+        lines = self._lines.values() if vips is None else self._of(vips)
+        queues = [line.queue for line in lines]
         now = self._clock()
         oldest = [queue.oldest for queue in queues if queue.oldest is not None]
         since = [queue.since for queue in queues if queue.since is not None]
@@ -205,10 +216,11 @@ class Holder:
     ) -> tuple[Label, ...]:
         """What is held of these TCP flows is taken out: their senders send it anew. The first
         unacknowledged segment of each."""
-        lines = [self._lines[vip] for vip in vips if vip in self._lines]
         now = self._clock()
         return tuple(
-            label for line in lines for label in line.queue.take_stalled(backed_off, now)
+            label
+            for line in self._of(vips)
+            for label in line.queue.take_stalled(backed_off, now)
         )
 
     def release(self, vips: Iterable[IPAddress], rtt: Seconds | None = None) -> int:
@@ -218,19 +230,16 @@ class Holder:
         What the socket has no room for stays in the queue until it has.
         """
         packets = 0
-        for vip in vips:
-            line = self._lines.get(vip)
-            if line is not None:
-                line.freeze.forget()
-                packets += len(line.queue)
-                self._begin(vip, line, rtt)
+        for line in self._of(vips):
+            line.freeze.forget()
+            packets += len(line.queue)
+            self._begin(line, rtt)
         return packets
 
     def shed(self, vips: Iterable[IPAddress]) -> None:
         """Of what is held for these addresses only TCP stays."""
-        for vip in vips:
-            if vip in self._lines:
-                self._lines[vip].queue.shed()
+        for line in self._of(vips):
+            line.queue.shed()
 
     def slept(self, seconds: Seconds) -> None:
         """The device slept, and `clock` did not go on; see `HoldQueue.slept`."""
@@ -243,15 +252,15 @@ class Holder:
             with contextlib.suppress(KernelError):
                 self._to_senders.send(packet)
 
-    def _begin(self, vip: IPAddress, line: _Line, rtt: Seconds | None) -> None:
+    def _begin(self, line: _Line, rtt: Seconds | None) -> None:
         _stop_timer(line)
         line.pacer = Pacer(self._clock(), rtt)
-        self._drain(vip)
+        self._drain(line)
 
-    def _drain(self, vip: IPAddress) -> None:
+    def _drain(self, line: _Line) -> None:
         """What may leave by now."""
-        line, injector = self._lines.get(vip), self._injector
-        if line is None or line.pacer is None or injector is None:
+        vip, injector = line.vip, self._injector
+        if line.pacer is None or injector is None:
             return
         line.timer = None
         left, allowed = 0, line.pacer.allowance(self._clock())
@@ -264,26 +273,27 @@ class Holder:
             with contextlib.suppress(KernelError):
                 if not injector.send(packet):
                     line.pacer.left(left)
-                    self._wait_for_room(injector, vip)
+                    self._wait_for_room(injector, line)
                     return
             line.queue.sent()
             left += 1
         line.pacer.left(left)
         if len(line.queue) and self._attached(vip):
-            line.timer = asyncio.get_running_loop().call_later(PACE, self._drain, vip)
+            line.timer = asyncio.get_running_loop().call_later(PACE, self._drain, line)
         else:
             line.pacer = None
 
-    def _wait_for_room(self, injector: Injector, vip: IPAddress) -> None:
-        self._crowded.setdefault(vip.version, set()).add(vip)
+    def _wait_for_room(self, injector: Injector, line: _Line) -> None:
+        version = line.vip.version
+        self._crowded.setdefault(version, set()).add(line)
         loop = asyncio.get_running_loop()
-        descriptor = injector.fileno(vip.version)
-        loop.add_writer(descriptor, self._has_room, descriptor, vip.version)
+        descriptor = injector.fileno(version)
+        loop.add_writer(descriptor, self._has_room, descriptor, version)
 
     def _has_room(self, descriptor: int, version: int) -> None:
         asyncio.get_running_loop().remove_writer(descriptor)
-        for vip in self._crowded.pop(version, set()):
-            self._drain(vip)
+        for line in self._crowded.pop(version, set()):
+            self._drain(line)
 
     def _read(self, tun: TunDevice) -> None:
         for _ in range(READS_PER_WAKEUP):
@@ -301,24 +311,24 @@ class Holder:
             except PeerError:
                 self._journal.count("foreign-packet")
                 continue
-            vip = self._owner(header)
-            line = self._lines.get(vip)
+            line = self._lines.get(self._owner(header))
             if line is None:
                 self._journal.count("foreign-packet")
                 continue
+            vip = line.vip
             attached = self._attached(vip)
             if not (attached and self._divert(vip, header, packet)):
-                self._keep(line, packet, header, asleep=self._asleep(vip))
+                self._keep(line, packet, header)
             if attached and len(line.queue) and line.pacer is None and line.timer is None:
                 line.timer = asyncio.get_running_loop().call_later(
-                    STRAGGLER_DELAY, self._begin, vip, line, None
+                    STRAGGLER_DELAY, self._begin, line, None
                 )
 
-    def _keep(self, line: _Line, packet: bytes, header: IPHeader, *, asleep: bool) -> None:
+    def _keep(self, line: _Line, packet: bytes, header: IPHeader) -> None:
         now = self._clock()
         segment = parse_segment(packet, header)
         kept = label(packet, header, segment, line.policy.query_ports)
-        if asleep and not kept.kind.is_tcp:
+        if not kept.kind.is_tcp and self._asleep(line.vip):
             line.queue.dropped[Drop.ASLEEP] += 1
             return
         if segment is not None:
