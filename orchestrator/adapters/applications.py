@@ -24,7 +24,6 @@ import struct
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +36,8 @@ UNLIMITED_MS: Final = 2**31 - 1
 _TABLES: Final = ("/proc/net/tcp", "/proc/net/tcp6")
 _RETRANSMITTING: Final = 1
 """The timer that runs, in these tables (get_tcp4_sock, net/ipv4/tcp_ipv4.c)."""
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""What an IPv4 address has before it as one of IPv6 (RFC 4291, 2.5.5.2)."""
 _LISTENING, _TIME_WAIT = 10, 6
 """TCP states of include/net/tcp_states.h."""
 _PIDFD_GETFD: Final = 438
@@ -71,6 +72,7 @@ class TcpSocket:
 
 def tcp_sockets(local: Collection[IPAddress]) -> Iterator[TcpSocket]:
     """The connections of the calling network namespace that have one of these addresses."""
+    sources = {address.packed for address in local}
     for table in _TABLES:
         try:
             lines = Path(table).read_text().splitlines()
@@ -78,7 +80,7 @@ def tcp_sockets(local: Collection[IPAddress]) -> Iterator[TcpSocket]:
             continue
         for line in lines[1:]:
             found = _parse(line)
-            if found is not None and found.flow.source in local:
+            if found is not None and found.flow.source in sources:
                 yield found
 
 
@@ -97,16 +99,13 @@ def _parse(line: str) -> TcpSocket | None:
     )
 
 
-def _address(text: str) -> tuple[IPAddress, int]:
-    """Words of 32 bits in host order, as hexadecimal numbers."""
+def _address(text: str) -> tuple[bytes, int]:
+    """From words of 32 bits in host order, as hexadecimal numbers; in network order."""
     words, _, port = text.partition(":")
     octets = b"".join(
         int(words[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(words), 8)
     )
-    if len(octets) == 4:
-        return IPv4Address(octets), int(port, 16)
-    address = IPv6Address(octets)
-    return address.ipv4_mapped or address, int(port, 16)
+    return octets.removeprefix(_MAPPED), int(port, 16)
 
 
 def lift(inodes: Collection[int]) -> dict[int, int]:

@@ -16,8 +16,9 @@
 
 from collections import Counter
 from collections.abc import Container, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from math import inf
 from typing import NamedTuple
 
 from orchestrator.core.hold_total import PACKET_COST, Account, HoldTotal
@@ -88,6 +89,11 @@ class HoldLimits:
             return self.tcp_age
         return self.query_age if kind is Kind.QUERY else self.datagram_age
 
+    @property
+    def ages(self) -> tuple[Seconds, ...]:
+        """Of each kind, in their order."""
+        return tuple(self.age(kind) for kind in Kind)
+
 
 @dataclass(frozen=True, slots=True)
 class HoldPolicy:
@@ -100,24 +106,30 @@ class HoldPolicy:
     """UDP ports to which a QUERY goes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
+    number: int
+    """Grows from packet to packet."""
     since: Instant
     packet: bytes
     label: Label
+    flow: "_Flow"
+
+
+_Waitings = dict[int, _Waiting]
+"""By number, in the order of arrival."""
 
 
 @dataclass(slots=True, eq=False)
 class _Flow:
-    """What waits of one flow, by number."""
+    """What waits of one flow."""
 
     key: Hashable
     weight: int = 0
     """Octets of its packets."""
-    segments: dict[int, None] = field(default_factory=dict)
-    """In the order of arrival, as the others."""
-    others: dict[int, None] = field(default_factory=dict)
-    head: int | None = None
+    segments: _Waitings = field(default_factory=dict)
+    others: _Waitings = field(default_factory=dict)
+    head: _Waiting | None = None
     """Of the segments the one with the lowest sequence number, as far as is known."""
 
 
@@ -132,21 +144,23 @@ class HoldQueue:
         self._account = account or Account(HoldTotal())
         self._account.join(self)
         self._since = Instant(0.0)
-        self._next = 0
-        self._packets: dict[int, _Waiting] = {}
-        """By a number that grows: in the order of arrival."""
-        self._by_kind: dict[Kind, dict[int, None]] = {kind: {} for kind in Kind}
+        self._pushed = 0
+        self._packets = 0
+        self._by_kind: tuple[_Waitings, ...] = tuple({} for _ in Kind)
+        self._ages = limits.ages
+        self._expiry = Instant(inf)
+        """Until then nothing is too old; something may be from then on."""
         self._flows: dict[Hashable, _Flow] = {}
-        self._parts: dict[tuple[Hashable, Hashable], int] = {}
+        self._parts: dict[tuple[Hashable, Hashable], _Waiting] = {}
         self._longest: Largest[_Flow] = Largest()
 
     def __len__(self) -> int:
-        return len(self._packets)
+        return self._packets
 
     @property
     def weight(self) -> int:
         """Octets of memory, as all sessions together are measured."""
-        return self.held_bytes + PACKET_COST * len(self._packets)
+        return self.held_bytes + PACKET_COST * self._packets
 
     @property
     def flows(self) -> int:
@@ -161,20 +175,20 @@ class HoldQueue:
     @property
     def oldest(self) -> Instant | None:
         """When what waits longest came; None: nothing waits."""
-        firsts = [next(iter(numbers)) for numbers in self._by_kind.values() if numbers]
-        return min((self._packets[number].since for number in firsts), default=None)
+        firsts = [next(iter(kept.values())) for kept in self._by_kind if kept]
+        return min((waiting.since for waiting in firsts), default=None)
 
     @property
     def fullness(self) -> float:
         """How near it is to its limits in bytes and packets: 0 is empty, 1 full."""
         return max(
             self.held_bytes / self.limits.max_bytes,
-            len(self._packets) / self.limits.max_packets,
+            self._packets / self.limits.max_packets,
         )
 
     def push(self, packet: bytes, now: Instant, label: Label) -> None:
         """Keeps the packet, if there may be one as large."""
-        if len(packet) > min(self.limits.max_bytes, self.limits.flow_bytes):
+        if len(packet) > self.limits.max_bytes or len(packet) > self.limits.flow_bytes:
             self.dropped[Drop.TOO_LARGE] += 1
             return
         self._expire(now)
@@ -182,13 +196,14 @@ class HoldQueue:
             copied = self._parts.get((label.flow, label.part))
             if copied is not None:
                 self._take(copied)
-        self._fit_flow(self._keep(_Waiting(now, packet, label)))
+        self._fit_flow(self._keep(packet, now, label))
         self._fit()
         self._account.settle()
 
     def change_limits(self, limits: HoldLimits, now: Instant) -> None:
         """What is too much by the new ones goes, by rules 1 and 2."""
-        self.limits = limits
+        self.limits, self._ages = limits, limits.ages
+        self._expiry = Instant(-inf)
         self._expire(now)
         for flow in tuple(self._flows.values()):
             self._fit_flow(flow)
@@ -200,22 +215,22 @@ class HoldQueue:
 
     def end(self) -> None:
         """All is lost, and nothing more may come."""
-        self.dropped[Drop.ENDED] += len(self._packets)
-        for number in tuple(self._packets):
-            self._take(number)
+        self.dropped[Drop.ENDED] += self._packets
+        for kept in self._by_kind:
+            self._take_all(kept)
         self._account.leave(self)
 
     def first(self, now: Instant) -> bytes | None:
         """The packet that leaves next; it stays until it is `sent`. None: there is none."""
         self._expire(now)
-        number = self._first_number()
-        return None if number is None else self._packets[number].packet
+        first = self._first()
+        return None if first is None else first.packet
 
     def sent(self) -> None:
         """What `first` named has left."""
-        number = self._first_number()
-        if number is not None:
-            self._take(number)
+        first = self._first()
+        if first is not None:
+            self._take(first)
 
     def take_stalled(self, backed_off: Container[Hashable], now: Instant) -> tuple[Label, ...]:
         """Of each TCP flow that has backed off its first unacknowledged segment.
@@ -226,96 +241,101 @@ class HoldQueue:
         stalled = []
         for flow in tuple(self._flows.values()):
             if flow.head is not None and flow.key in backed_off:
-                stalled.append(self._packets[flow.head].label)
-                for number in tuple(flow.segments):
-                    self._take(number)
+                stalled.append(flow.head.label)
+                self._take_all(flow.segments)
         return tuple(stalled)
 
     def shed(self) -> None:
         """Only TCP stays."""
-        gone = [
-            number
-            for kind, numbers in self._by_kind.items()
-            if not kind.is_tcp
-            for number in numbers
-        ]
-        for number in gone:
-            self._take(number)
-        self.dropped[Drop.ASLEEP] += len(gone)
+        for kind in Kind:
+            if not kind.is_tcp:
+                self.dropped[Drop.ASLEEP] += len(self._by_kind[kind])
+                self._take_all(self._by_kind[kind])
 
     def slept(self, seconds: Seconds) -> None:
         """The device did, and its senders of TCP with it, whose timers stood still: everything
         else has grown older meanwhile."""
-        for kind, numbers in self._by_kind.items():
-            for number in () if kind.is_tcp else numbers:
-                waiting = self._packets[number]
-                since = Instant(waiting.since - seconds)
-                self._packets[number] = replace(waiting, since=since)
+        self._expiry = Instant(-inf)
+        for kind in Kind:
+            for waiting in () if kind.is_tcp else self._by_kind[kind].values():
+                waiting.since = Instant(waiting.since - seconds)
 
-    def _first_number(self) -> int | None:
-        return next((number for kind in self._by_kind.values() for number in kind), None)
+    def _first(self) -> _Waiting | None:
+        for kept in self._by_kind:
+            if kept:
+                return next(iter(kept.values()))
+        return None
 
     # Keeping
 
-    def _keep(self, waiting: _Waiting) -> _Flow:
-        number, label = self._next, waiting.label
-        self._next += 1
-        if not self._packets:
-            self._since = waiting.since
-        self._packets[number] = waiting
-        self._by_kind[label.kind][number] = None
-        if label.part is not None:
-            self._parts[label.flow, label.part] = number
+    def _keep(self, packet: bytes, now: Instant, label: Label) -> _Flow:
         flow = self._flows.get(label.flow)
         if flow is None:
             flow = self._flows[label.flow] = _Flow(label.flow)
+        number = self._pushed
+        self._pushed += 1
+        waiting = _Waiting(number, now, packet, label, flow)
+        if not self._packets:
+            self._since = now
+        self._packets += 1
+        self._by_kind[label.kind][number] = waiting
+        expiry = now + self._ages[label.kind]
+        if expiry < self._expiry:
+            self._expiry = Instant(expiry)
+        if label.part is not None:
+            self._parts[label.flow, label.part] = waiting
         if label.kind is Kind.SEGMENT:
-            flow.segments[number] = None
-            if flow.head is None or self._precedes(number, flow.head):
-                flow.head = number
+            flow.segments[number] = waiting
+            if flow.head is None or not follows(label.sequence, flow.head.label.sequence):
+                flow.head = waiting
         else:
-            flow.others[number] = None
-        size = len(waiting.packet)
+            flow.others[number] = waiting
+        size = len(packet)
         flow.weight += size
         self.held_bytes += size
         self._longest.grown(flow)
         self._account.changed(size + PACKET_COST)
         return flow
 
-    def _precedes(self, number: int, other: int) -> bool:
-        one, two = self._packets[number].label, self._packets[other].label
-        return not follows(one.sequence, two.sequence)
-
-    def _take(self, number: int) -> None:
-        waiting = self._packets.pop(number)
-        label = waiting.label
+    def _take(self, waiting: _Waiting) -> None:
+        number, label, flow = waiting.number, waiting.label, waiting.flow
+        self._packets -= 1
         del self._by_kind[label.kind][number]
         if label.part is not None:
             del self._parts[label.flow, label.part]
         size = len(waiting.packet)
         self.held_bytes -= size
         self._account.changed(-size - PACKET_COST)
-        flow = self._flows[label.flow]
         flow.weight -= size
-        flow.segments.pop(number, None)
-        flow.others.pop(number, None)
-        if flow.head == number:
-            flow.head = next(iter(flow.segments), None)
+        if label.kind is Kind.SEGMENT:
+            del flow.segments[number]
+            if flow.head is waiting:
+                flow.head = next(iter(flow.segments.values()), None)
+        else:
+            del flow.others[number]
         if not flow.segments and not flow.others:
             del self._flows[label.flow]
             self._longest.gone(flow)
 
+    def _take_all(self, kept: _Waitings) -> None:
+        for waiting in tuple(kept.values()):
+            self._take(waiting)
+
     # Losing
 
     def _expire(self, now: Instant) -> None:
-        for kind, numbers in self._by_kind.items():
-            limit = self.limits.age(kind)
-            while numbers:
-                number = next(iter(numbers))
-                if now - self._packets[number].since <= limit:
+        if now < self._expiry:
+            return
+        expiry = inf
+        for kept, age in zip(self._by_kind, self._ages, strict=True):
+            while kept:
+                first = next(iter(kept.values()))
+                if now - first.since <= age:
+                    expiry = min(expiry, first.since + age)
                     break
-                self._take(number)
+                self._take(first)
                 self.dropped[Drop.TOO_OLD] += 1
+        self._expiry = Instant(expiry)
 
     def _fit_flow(self, flow: _Flow) -> None:
         while flow.weight > self.limits.flow_bytes:
@@ -323,21 +343,20 @@ class HoldQueue:
 
     def _fit(self) -> None:
         while (
-            self.held_bytes > self.limits.max_bytes
-            or len(self._packets) > self.limits.max_packets
+            self.held_bytes > self.limits.max_bytes or self._packets > self.limits.max_packets
         ):
             self._overflow(self._longest.first())
 
     def _overflow(self, flow: _Flow, why: Drop = Drop.FULL) -> None:
         """Rule 2."""
         if len(flow.segments) > 1:
-            newest = reversed(flow.segments)
-            number = next(number for number in newest if number != flow.head)
+            newest = reversed(flow.segments.values())
+            loser = next(waiting for waiting in newest if waiting is not flow.head)
         elif flow.others:
-            datagrams = self._packets[next(iter(flow.others))].label.kind is Kind.DATAGRAM
-            from_newest = datagrams and self.limits.keep_oldest
-            number = next(reversed(flow.others) if from_newest else iter(flow.others))
+            loser = next(iter(flow.others.values()))
+            if self.limits.keep_oldest and loser.label.kind is Kind.DATAGRAM:
+                loser = next(reversed(flow.others.values()))
         else:
-            number = next(iter(flow.segments))
-        self._take(number)
+            loser = next(iter(flow.segments.values()))
+        self._take(loser)
         self.dropped[why] += 1

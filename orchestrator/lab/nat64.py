@@ -61,9 +61,7 @@ class Translator:
         return self._to_ipv6(header, payload, packet[8])
 
     def _to_ipv4(self, header: IPHeader, payload: bytes, hops: int) -> bytes | None:
-        source, destination = header.source, header.destination
-        if not isinstance(source, IPv6Address) or not isinstance(destination, IPv6Address):
-            return None
+        source, destination = IPv6Address(header.source), IPv6Address(header.destination)
         inside = extract(self.prefix, destination)
         if inside is None or hops <= 1:
             return None
@@ -86,9 +84,7 @@ class Translator:
         return whole + rewritten
 
     def _to_ipv6(self, header: IPHeader, payload: bytes, hops: int) -> bytes | None:
-        source, destination = header.source, header.destination
-        if not isinstance(source, IPv4Address) or not isinstance(destination, IPv4Address):
-            return None
+        source, destination = IPv4Address(header.source), IPv4Address(header.destination)
         host = self.by_address.get(destination)
         outside = synthesize(self.prefix, source)
         if host is None or outside is None or hops <= 1:

@@ -40,14 +40,14 @@ class Copies:
         marks: Marks,
         send: Send,
         deliver: Callable[[bytes], None],
-        of: Callable[[IPHeader], IPAddress],
+        of: Callable[[IPHeader], bytes],
         clock: Callable[[], Instant],
         journal: Journal,
     ) -> None:
         """`marks` are those of the tunnels that copies for this virtual address take beside the
         active one; without any nothing is sent twice. `send` sends to the far daemon with a
         mark, 0 for the active tunnel; False: it is too large. `of` says whose a packet is that
-        comes from there."""
+        comes from there, as the header has it."""
         self._marks = marks
         self._send = send
         self._deliver = deliver
@@ -86,7 +86,7 @@ class Copies:
         except PeerError:
             self._journal.count("malformed-copy")
             return
-        if self._of(header) != vip or header.protocol != socket.IPPROTO_UDP:
+        if self._of(header) != vip.packed or header.protocol != socket.IPPROTO_UDP:
             self._journal.count("foreign-copy")
             return
         if self._peer(vip).window.takes(copy.stream, copy.number):

@@ -426,5 +426,5 @@ class Engine:
         sock.close()
 
 
-def _plain(address: SocketAddress) -> tuple[IPAddress, int]:
-    return address.host, address.port
+def _plain(address: SocketAddress) -> tuple[bytes, int]:
+    return address.host.packed, address.port

@@ -271,7 +271,8 @@ class ProxyLink:
                 self._watcher.close()
             return frozenset()
         return frozenset(
-            Flow(TCP, peer.host, peer.port, vip.host, vip.port) for peer, vip in pairs
+            Flow(TCP, peer.host.packed, peer.port, vip.host.packed, vip.port)
+            for peer, vip in pairs
         )
 
     async def end_flows(self, vips: Sequence[IPAddress]) -> int:

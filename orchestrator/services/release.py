@@ -61,7 +61,7 @@ class Releaser:
         flows = Counter(flow.destination for flow in resumed)
         for vips in together:
             packets = self._holder.release(vip for vip in vips if self._attached(vip))
-            anew = sum(flows[vip] for vip in vips)
+            anew = sum(flows[vip.packed] for vip in vips)
             if packets or anew:
                 fields = {"packets": packets, "resumed": anew, "vip": str(vips[0])}
                 self._journal.tell("released", fields=fields)

@@ -5,7 +5,6 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from orchestrator.core.hold import Kind, Label
-from orchestrator.core.quantities import IPAddress
 from orchestrator.wire.packets import IPHeader
 from orchestrator.wire.segments import RST, SYN, Segment
 
@@ -17,9 +16,10 @@ class Flow(NamedTuple):
     """One direction of a connection, or of what passes for one."""
 
     protocol: int
-    source: IPAddress
+    source: bytes
+    """4 or 16 octets, network order."""
     source_port: int
-    destination: IPAddress
+    destination: bytes
     port: int
 
 
@@ -32,21 +32,19 @@ def label(
         return _tcp(header, segment)
     ports = (0, 0)
     whole = not header.fragment_offset and not header.more_fragments
-    if header.protocol == _UDP and whole and len(packet) - header.payload >= _PORTS.size:
+    if header.protocol == _UDP and whole and header.length - header.payload >= _PORTS.size:
         ports = _PORTS.unpack_from(packet, header.payload)
         kind = Kind.QUERY if ports[1] in query_ports else Kind.DATAGRAM
     else:
         kind = Kind.OTHER
-    return Label(_flow(header, *ports), kind)
+    flow = Flow(header.protocol, header.source, ports[0], header.destination, ports[1])
+    return Label(flow, kind)
 
 
 def _tcp(header: IPHeader, segment: Segment) -> Label:
-    flow = _flow(header, segment.source_port, segment.destination_port)
+    ports = segment.source_port, segment.destination_port
+    flow = Flow(header.protocol, header.source, ports[0], header.destination, ports[1])
     # A SYN has nobody yet who could send anew, and a reset has nobody any more.
     signal = segment.flags & (SYN | RST)
     kind = Kind.SEGMENT if segment.occupies and not signal else Kind.CONTROL
     return Label(flow, kind, (kind, segment.sequence, signal), segment.sequence)
-
-
-def _flow(header: IPHeader, source_port: int, port: int) -> Flow:
-    return Flow(header.protocol, header.source, source_port, header.destination, port)

@@ -3,14 +3,16 @@
 IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200). Nothing is copied but addresses and
 numbers; checksums are not looked at. Pure; a packet that is cut off, or says of itself what is
 not so, raises PeerError.
+
+Addresses stay as they are on the wire: this is done for every packet that is held. To make two
+of the `ipaddress` module takes as long as all the rest, and each look-up by one runs Python to
+hash it.
 """
 
-from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from orchestrator.core.errors import PeerError
-from orchestrator.core.quantities import IPAddress
 
 _IPV4: Final = Struct("!BxHxxHxBxx4s4s")
 """version and length, total length, fragment, protocol, source, destination"""
@@ -35,8 +37,9 @@ _MAX_EXTENSIONS: Final = 8
 
 class IPHeader(NamedTuple):
     version: int
-    source: IPAddress
-    destination: IPAddress
+    source: bytes
+    """4 or 16 octets, network order."""
+    destination: bytes
     protocol: int
     """Of what follows the IP header and all extension headers."""
     length: int
@@ -70,8 +73,8 @@ def _ipv4(packet: bytes | memoryview) -> IPHeader:
         raise PeerError(f"packet: an IPv4 header of {payload} octets")
     return IPHeader(
         4,
-        IPv4Address(source),
-        IPv4Address(destination),
+        source,
+        destination,
         protocol,
         length,
         payload,
@@ -99,8 +102,7 @@ def _ipv6(packet: bytes | memoryview) -> IPHeader:
         raise PeerError(f"packet: more than {_MAX_EXTENSIONS} extension headers")
     if payload > len(packet):
         raise PeerError("packet: an extension header is cut off")
-    ends = IPv6Address(source), IPv6Address(destination)
-    return IPHeader(6, *ends, protocol, len(packet), payload, offset, more)
+    return IPHeader(6, source, destination, protocol, len(packet), payload, offset, more)
 
 
 def _read(layout: Struct, packet: bytes | memoryview, offset: int) -> tuple[Any, ...]:

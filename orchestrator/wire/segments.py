@@ -11,7 +11,6 @@ changed in it: what it echoes, when that has become too old to measure anything 
 from struct import Struct
 from typing import Final, NamedTuple
 
-from orchestrator.core.quantities import IPAddress
 from orchestrator.wire.packets import IPHeader
 
 TCP: Final = 6
@@ -23,15 +22,21 @@ ACK: Final = 0x10
 _HEADER: Final = Struct("!HHIIBBHHH")
 """ports, sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer"""
 _CHECKSUM_AT: Final = 16
+_CHECKSUM: Final = Struct("!H")
 _WORD: Final = 4
+_OCTET: Final = 8
+"""Bits."""
 _TIMESTAMPS: Final = Struct("!BBII")
 """kind 8, length 10, value, echo"""
 _TIMESTAMPS_KIND: Final = 8
 _ECHO_AT: Final = 6
 """Octets from the start of the option."""
+_ECHO: Final = Struct("!I")
 _END_OF_OPTIONS, _NO_OPERATION = 0, 1
 _SEQUENCES: Final = 2**32
 
+_OCTETS4: Final = 4
+"""Of an IPv4 address."""
 _IPV4: Final = Struct("!BBHHHBBH4s4s")
 _IPV6: Final = Struct("!IHBB16s16s")
 _VERSION4: Final = 0x45
@@ -70,13 +75,13 @@ class Segment(NamedTuple):
 def parse_segment(packet: bytes, header: IPHeader) -> Segment | None:
     """None for other protocols, for fragments, and for what is cut off."""
     whole = not header.fragment_offset and not header.more_fragments
-    if header.protocol != TCP or not whole or len(packet) - header.payload < _HEADER.size:
+    if header.protocol != TCP or not whole or header.length - header.payload < _HEADER.size:
         return None
     source, destination, sequence, acknowledgment, offset, flags, window, _, _ = (
         _HEADER.unpack_from(packet, header.payload)
     )
     options, data = header.payload + _HEADER.size, header.payload + (offset >> 4) * _WORD
-    if not options <= data <= len(packet):
+    if not options <= data <= header.length:
         return None
     at = _find_timestamps(packet, options, data)
     return Segment(
@@ -86,7 +91,7 @@ def parse_segment(packet: bytes, header: IPHeader) -> Segment | None:
         acknowledgment,
         flags,
         window,
-        len(packet) - data,
+        header.length - data,
         _TIMESTAMPS.unpack_from(packet, at)[2:] if at else None,
         at + _ECHO_AT if at else 0,
     )
@@ -120,13 +125,14 @@ def without_echo(packet: bytes, header: IPHeader, segment: Segment) -> bytes:
         return packet
     changed = bytearray(packet)
     at = segment.echo_at
-    removed = _sum(changed[at : at + _WORD], odd=bool((at - header.payload) & 1))
-    changed[at : at + _WORD] = bytes(_WORD)
+    _ECHO.pack_into(changed, at, 0)
+    # Of an echo that begins at an odd octet the words are those that it has a part in.
+    removed = segment.timestamps[1] << (_OCTET if (at - header.payload) & 1 else 0)
     where = header.payload + _CHECKSUM_AT
-    before = int.from_bytes(changed[where : where + 2], "big")
+    (before,) = _CHECKSUM.unpack_from(packet, where)
     # RFC 1624, equation 3, where the new octets are zero.
-    checksum = ~_fold((~before & 0xFFFF) + (~removed & 0xFFFF)) & 0xFFFF
-    changed[where : where + 2] = checksum.to_bytes(2, "big")
+    checksum = ~_fold((~before & 0xFFFF) + -removed % 0xFFFF) & 0xFFFF
+    _CHECKSUM.pack_into(changed, where, checksum)
     return bytes(changed)
 
 
@@ -159,7 +165,7 @@ def probe_answer(header: IPHeader, probe: Segment) -> bytes:
 
 
 def unreachable(
-    source: IPAddress, source_port: int, destination: IPAddress, port: int, sequence: int
+    source: bytes, source_port: int, destination: bytes, port: int, sequence: int
 ) -> bytes:
     """The ICMP message that a segment could not be delivered, to its sender.
 
@@ -170,7 +176,7 @@ def unreachable(
     """
     segment = _QUOTED.pack(source_port, port, sequence)
     quoted = _packet(source, destination, TCP, segment, claimed=_HEADER.size)
-    if source.version == 4:
+    if len(source) == _OCTETS4:
         head = _ICMP.pack(*_HOST_UNREACHABLE, 0, 0)
         checksum = ~_sum(head + quoted) & 0xFFFF
         body = _ICMP.pack(*_HOST_UNREACHABLE, checksum, 0) + quoted
@@ -183,30 +189,26 @@ def unreachable(
 
 
 def _packet(
-    source: IPAddress, destination: IPAddress, protocol: int, body: bytes, claimed: int = 0
+    source: bytes, destination: bytes, protocol: int, body: bytes, claimed: int = 0
 ) -> bytes:
     """`claimed`: how long the payload is said to be, when less of it is there."""
     length = max(claimed, len(body))
-    ends = source.packed, destination.packed
-    if source.version == 6:
+    ends = source, destination
+    if len(source) != _OCTETS4:
         return _IPV6.pack(_VERSION6, length, protocol, _HOP_LIMIT, *ends) + body
     fields = (_VERSION4, 0, _IPV4.size + length, 0, 0, _HOP_LIMIT, protocol)
     checksum = ~_sum(_IPV4.pack(*fields, 0, *ends)) & 0xFFFF
     return _IPV4.pack(*fields, checksum, *ends) + body
 
 
-def _pseudo_header(
-    source: IPAddress, destination: IPAddress, protocol: int, length: int
-) -> bytes:
+def _pseudo_header(source: bytes, destination: bytes, protocol: int, length: int) -> bytes:
     """RFC 9293, 3.1 and RFC 8200, 8.1: in a sum the places of the last two do not matter."""
-    ends = source.packed + destination.packed
-    return ends + length.to_bytes(4, "big") + protocol.to_bytes(4, "big")
+    return source + destination + length.to_bytes(4, "big") + protocol.to_bytes(4, "big")
 
 
-def _sum(octets: bytes | bytearray, *, odd: bool = False) -> int:
-    """The one's complement sum of RFC 1071; `odd`: they begin at an odd octet of the whole."""
-    padded = (b"\0" if odd else b"") + octets
-    padded += b"\0" * (len(padded) & 1)
+def _sum(octets: bytes) -> int:
+    """The one's complement sum of RFC 1071."""
+    padded = octets + b"\0" * (len(octets) & 1)
     return _fold(sum(int.from_bytes(padded[at : at + 2]) for at in range(0, len(padded), 2)))
 
 

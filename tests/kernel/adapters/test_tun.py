@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pwd
 import select
@@ -14,6 +15,8 @@ from tests.kernel.adapters.devices import wait_until_awake
 from tests.kernel.netns import Namespace
 
 NAME = "vip0"
+QUEUED = 500
+"""TUN_READQ_SIZE, drivers/net/tun.c."""
 pytestmark = pytest.mark.usefixtures("needs_tun")
 
 
@@ -55,6 +58,19 @@ def test_reads_what_is_routed_to_it(tun: TunDevice) -> None:
     assert packet[12:20] == bytes([10, 99, 0, 2, 10, 50, 0, 1])
     assert packet.endswith(b"hello")
     assert tun.read() is None
+
+
+def test_of_what_is_not_read_the_newest_is_lost(
+    tun: TunDevice, network_namespace: Namespace
+) -> None:
+    with udp("10.99.0.2") as sock:
+        for number in range(QUEUED + 100):
+            sock.sendto(number.to_bytes(2, "big"), ("10.50.0.1", 9))
+    found = [wait(tun)[-2:] for _ in range(QUEUED)]
+    assert found == [number.to_bytes(2, "big") for number in range(QUEUED)]
+    assert tun.read() is None
+    (link,) = json.loads(network_namespace.run("ip -s -j link show dev vip0"))
+    assert link["stats64"]["tx"]["dropped"] == 100
 
 
 def test_what_is_written_arrives(tun: TunDevice) -> None:

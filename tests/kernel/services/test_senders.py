@@ -219,7 +219,7 @@ class TestRestart:
                 made.return_path()
                 assert restart_applications(made.holder, (V4.vip,)) == 0
                 assert made.holder.release((V4.vip,)) >= 1
-                assert peer.recv(200) == b"x" * 100
+                assert await asyncio.to_thread(peer.recv, 200) == b"x" * 100
 
         asyncio.run(story())
 

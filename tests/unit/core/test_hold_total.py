@@ -104,14 +104,14 @@ def test_an_ended_session_makes_room() -> None:
 def test_what_a_packet_costs_is_counted_at_least() -> None:
     """Of those that cost most: the smallest, each the only one of its flow."""
     packets = [ip_address(0x0A000000 + number).packed * 10 for number in range(2000)]
-    peer = ip_address("192.0.2.1")
+    peer = ip_address("192.0.2.1").packed
     tracemalloc.start()
     try:
         world = World(2**40)
         held = HoldQueue(HoldLimits(2**30, 2**20, 2**30), Account(world.total))
         before, _ = tracemalloc.get_traced_memory()
         for number, packet in enumerate(packets):
-            source = ip_address(0x0A000000 + number)
+            source = ip_address(0x0A000000 + number).packed
             flow = Flow(UDP, source, 1000 + number, peer, 2000 + number)
             part = (Kind.SEGMENT, 2**20 + number, 0)
             held.push(

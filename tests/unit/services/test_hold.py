@@ -1,9 +1,11 @@
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import ip_address
 
 import pytest
 
+from orchestrator.adapters.inject import Injector
 from orchestrator.adapters.tun import TunDevice
 from orchestrator.core.hold import HoldLimits, HoldPolicy
 from orchestrator.core.hold_total import PACKET_COST
@@ -29,13 +31,42 @@ EMPTY: dict[str, object] = {
 }
 
 
-def packet(source: IPAddress) -> bytes:
+def packet(source: IPAddress, number: int = 0) -> bytes:
     """A header and nothing behind it."""
     if source.version == 4:
-        return (
-            b"\x45\x00\x00\x14" + bytes(4) + b"\x40\x11" + bytes(2) + source.packed + bytes(4)
-        )
+        head = b"\x45\x00\x00\x14" + number.to_bytes(2, "big") + bytes(2)
+        return head + b"\x40\x11" + bytes(2) + source.packed + bytes(4)
     return b"\x60\x00\x00\x00\x00\x00\x3b\x40" + source.packed + bytes(16)
+
+
+class Flood(TunDevice):
+    """There is always one more packet."""
+
+    def __init__(self, packet: bytes) -> None:
+        self.reads = 0
+        self._packet = packet
+        self._readable, self._other = socket.socketpair()
+        self._other.send(b"never read")
+        super().__init__("vip0", self._readable.fileno())
+
+    def read(self) -> bytes:
+        self.reads += 1
+        return self._packet
+
+    def close(self) -> None:
+        self._readable.close()
+        self._other.close()
+
+
+class Sink(Injector):
+    """Takes packets for ever."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, packet: bytes) -> bool:
+        self.sent.append(packet)
+        return True
 
 
 class Held:
@@ -44,11 +75,12 @@ class Held:
     def __init__(self) -> None:
         self.journal = Journal()
         self.asleep = False
+        self.attached = False
         self.now = 0.0
         self.policies: dict[str, HoldPolicy] = {}
         self.holder = Holder(
             lambda header: header.source,
-            lambda _: False,
+            lambda _: self.attached,
             lambda scope: self.policies.get(scope, POLICY),
             lambda: Instant(self.now),
             self.journal,
@@ -210,3 +242,60 @@ def test_an_address_may_change_hands_in_either_order(held: Held) -> None:
     held.holder.hold("carol", ())
     assert held_report(held.holder.held((VIP,)))["packets"] == 1
     assert all_held_report(held.holder.held(), held.holder.total)["dropped"] == {"ended": 1}
+
+
+AWAITS = 20
+AT_MOST = 16 * AWAITS
+"""Packets that go before somebody with so many things to wait for."""
+
+
+async def other_work(awaits: int = AWAITS) -> None:
+    for _ in range(awaits):
+        await asyncio.sleep(0)
+
+
+def in_a_loop(work: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(10):
+            await work()
+
+    asyncio.run(run())
+
+
+def test_a_flood_does_not_keep_others_from_their_work(held: Held) -> None:
+    async def work() -> None:
+        held.holder.hold("carol", (VIP,))
+        loop = asyncio.get_running_loop()
+        with Flood(packet(VIP)) as flood:
+            loop.add_reader(flood.fileno(), held.holder._read, flood)
+            await other_work()
+            loop.remove_reader(flood.fileno())
+        assert AWAITS < flood.reads < AT_MOST
+
+    in_a_loop(work)
+
+
+def test_a_release_does_not_keep_others_from_their_work(held: Held) -> None:
+    """Each session has a burst to send at once; nobody waits for another's to end."""
+
+    async def work() -> None:
+        vips = [ip_address("10.99.1.0") + number for number in range(10)]
+        sink = held.holder._injector = Sink()
+        held.holder.change_policy(10 * TOTAL)
+        for vip in vips:
+            held.policies[str(vip)] = HoldPolicy()
+            held.holder.hold(str(vip), (vip,))
+        mine = {vip: [packet(vip, number) for number in range(60)] for vip in vips}
+        for each in mine.values():
+            for octets in each:
+                held.send(octets)
+        held.attached = True
+        assert held.holder.release(vips) == 600
+        await other_work()
+        assert AWAITS < len(sink.sent) < AT_MOST
+        assert {octets[12:16] for octets in sink.sent} == {vip.packed for vip in vips}
+        await other_work(600)
+        for vip in vips:
+            assert [each for each in sink.sent if each[12:16] == vip.packed] == mine[vip]
+
+    in_a_loop(work)

@@ -11,7 +11,7 @@ from orchestrator.services.journal import Journal
 from orchestrator.services.release import AT_ONCE, Releaser
 from orchestrator.wire.labels import Flow
 
-PEER = ip_address("10.51.1.2")
+PEER = ip_address("10.51.1.2").packed
 TCP = 6
 
 
@@ -31,7 +31,9 @@ class Worker:
     async def resume(self, asked: Sequence[IPAddress]) -> frozenset[Flow]:
         self.asked.append(list(asked))
         await self.answers.wait()
-        return frozenset(Flow(TCP, PEER, 80, vip, 1025) for vip in asked if vip.version == 4)
+        return frozenset(
+            Flow(TCP, PEER, 80, vip.packed, 1025) for vip in asked if vip.version == 4
+        )
 
 
 def tell(story: Callable[[Releaser, Worker, Journal], object]) -> None:

@@ -37,12 +37,12 @@ def ip4(protocol: int, body: bytes, fragment: int = 0) -> bytes:
 
 
 def test_reads_ipv4() -> None:
-    ends = ip_address("10.99.0.2"), ip_address("10.50.0.1")
+    ends = ip_address("10.99.0.2").packed, ip_address("10.50.0.1").packed
     assert parse_ip(SYN4) == IPHeader(4, *ends, 6, 60, 20)
 
 
 def test_reads_ipv6() -> None:
-    ends = ip_address("fd00:99::2"), ip_address("fd00:50::1")
+    ends = ip_address("fd00:99::2").packed, ip_address("fd00:50::1").packed
     assert parse_ip(UDP6) == IPHeader(6, *ends, 17, 53, 40)
 
 

@@ -44,12 +44,7 @@ def pseudo(found: bytes) -> bytes:
     """What the checksum of a transport header counts beside it."""
     header = parse_ip(found)
     length = (len(found) - header.payload).to_bytes(4, "big")
-    return (
-        header.source.packed
-        + header.destination.packed
-        + length
-        + bytes([0, 0, 0, header.protocol])
-    )
+    return header.source + header.destination + length + bytes([0, 0, 0, header.protocol])
 
 
 def is_intact(found: bytes) -> bool:
@@ -166,7 +161,7 @@ class TestMade:
         made = probe_answer(parse_ip(probe), read(probe))
         assert is_intact(made)
         header = parse_ip(made)
-        assert (header.source, header.destination) == (ends[1], ends[0])
+        assert (header.source, header.destination) == (ends[1].packed, ends[0].packed)
         assert read(made)[:8] == (22, 40_000, 5000, 0, ACK, 0, 0, (80_001, 70_000))
 
     def test_an_answer_without_timestamps(self, ends: tuple[IPAddress, IPAddress]) -> None:
@@ -176,10 +171,10 @@ class TestMade:
         assert read(made)[:8] == (22, 40_000, 5000, 1001, ACK, 0, 0, None)
 
     def test_an_unreachable_destination(self, ends: tuple[IPAddress, IPAddress]) -> None:
-        made = unreachable(ends[0], 40_000, ends[1], 22, 77)
+        made = unreachable(ends[0].packed, 40_000, ends[1].packed, 22, 77)
         assert is_intact(made)
         header = parse_ip(made)
-        assert (header.source, header.destination) == (ends[1], ends[0])
+        assert (header.source, header.destination) == (ends[1].packed, ends[0].packed)
         kind = (1, b"\x03\x01") if header.version == 4 else (58, b"\x01\x00")
         assert (header.protocol, made[header.payload :][:2]) == kind
         quoted = made[header.payload + 8 :]
@@ -194,7 +189,7 @@ class TestLabels:
         return named.kind, named.flow
 
     def test_tcp(self) -> None:
-        flow = Flow(TCP, VIP, 40_000, PEER, 22)
+        flow = Flow(TCP, VIP.packed, 40_000, PEER.packed, 22)
         assert self.of(tcp(payload=b"a")) == (Kind.SEGMENT, flow)
         assert self.of(tcp(flags=ACK | FIN)) == (Kind.SEGMENT, flow)
         for flags in (ACK, SYN, RST):
@@ -212,11 +207,12 @@ class TestLabels:
         def to(port: int) -> bytes:
             return packet(VIP, PEER, 17, (40_000).to_bytes(2, "big") + port.to_bytes(2, "big"))
 
-        assert self.of(to(53)) == (Kind.QUERY, Flow(17, VIP, 40_000, PEER, 53))
-        assert self.of(to(5060)) == (Kind.DATAGRAM, Flow(17, VIP, 40_000, PEER, 5060))
+        ends = VIP.packed, 40_000, PEER.packed
+        assert self.of(to(53)) == (Kind.QUERY, Flow(17, *ends, 53))
+        assert self.of(to(5060)) == (Kind.DATAGRAM, Flow(17, *ends, 5060))
 
     def test_the_rest(self) -> None:
-        rest = Flow(1, VIP, 0, PEER, 0)
+        rest = Flow(1, VIP.packed, 0, PEER.packed, 0)
         assert self.of(packet(VIP, PEER, 1, b"\x08\x00")) == (Kind.OTHER, rest)
         fragment = bytearray(packet(VIP, PEER, 17, bytes(16)))
         fragment[7] = 1  # eight octets into a datagram
