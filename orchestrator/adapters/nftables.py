@@ -245,7 +245,8 @@ class _Nft:
         self._socket = self._process = None
 
     async def run(self, text: str, *, as_json: bool = False) -> _Result:
-        """Raises KernelError when there is no answer at all."""
+        """A process that was found dead is replaced, and asked the same: all that is asked can
+        be done twice. Raises KernelError when there is no answer at all."""
         async with self._one_at_a_time:
             answered = False
             try:
@@ -277,7 +278,15 @@ class _Nft:
         return ours
 
     async def _run(self, text: bytes, *, as_json: bool) -> _Result:
-        connection = self._socket if self._socket is not None else self._start()
+        if self._socket is not None:
+            try:
+                return await self._ask(self._socket, text, as_json=as_json)
+            except OSError:
+                self.close()
+        return await self._ask(self._start(), text, as_json=as_json)
+
+    @staticmethod
+    async def _ask(connection: socket.socket, text: bytes, *, as_json: bool) -> _Result:
         request = libnftables.REQUEST.pack(len(text), as_json) + text
         await asyncio.get_running_loop().sock_sendall(connection, request)
         head = await _receive(connection, libnftables.ANSWER.size)

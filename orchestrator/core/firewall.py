@@ -40,7 +40,7 @@ class ServerCounter(StrEnum):
     FORWARD_DROPPED = "forward_dropped"
     """from the underlay to elsewhere, or to a VIP, without an SA"""
     SPOOFED = "spoofed"
-    """a VIP as source without an SA, or an SA without a VIP as source"""
+    """a VIP or the service as source without an SA, or an SA without a VIP as source"""
     TUNNEL_DROPPED = "tunnel_dropped"
     """out of an SA to a service of the server that endpoints may not use"""
     UNPROXIED_TCP = "unproxied_tcp"
@@ -198,11 +198,13 @@ table inet {NFT_TABLE} {{
 {_elements(ports)}    }}
 {intercept}
     chain arriving {{
-        comment "a VIP and an SA go together; TCP of VIPs goes to the connection proxy"
+        comment "a VIP and an SA go together, the service is this host; TCP goes to the proxy"
         type filter hook prerouting priority mangle; policy accept;
 {delivered}        iifname {{ "lo", {_quoted(wanted.tun)} }} accept
         {tunnel.unprotected} ip saddr @pool4 counter name {count.SPOOFED} drop
         {tunnel.unprotected} ip6 saddr @pool6 counter name {count.SPOOFED} drop
+        {tunnel.unprotected} ip saddr @service4 counter name {count.SPOOFED} drop
+        {tunnel.unprotected} ip6 saddr @service6 counter name {count.SPOOFED} drop
         iifname @underlay {tunnel.arrived} ip saddr != @pool4 counter name {count.SPOOFED} drop
         iifname @underlay {tunnel.arrived} ip6 saddr != @pool6 counter name {count.SPOOFED} drop
         iifname @underlay {tunnel.unprotected} ip daddr @pool4 \

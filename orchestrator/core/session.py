@@ -57,6 +57,8 @@ class Session:
     """Oldest first."""
     active: Tunnel | None = None
     flip: int | None = None
+    flipped: Instant = Instant(0.0)
+    """When that was heard."""
     sequence: int = 0
     """Of the newest probe of this flip."""
     heard: Instant | None = None
@@ -178,6 +180,11 @@ class Session:
         if self.flip is None or follows(flip, self.flip):
             return True
         return flip == self.flip and follows(sequence, self.sequence)
+
+    def is_fresh(self, tunnel: Tunnel) -> bool:
+        """Whether it came after the latest flip: no probe out of it was overtaken by that one.
+        So an endpoint that has lost count is heard all the same."""
+        return tunnel != self.active and self.known[tunnel.child].since > self.flipped
 
     def superseded_by(self, tunnel: Tunnel) -> list[Tunnel]:
         """Older ones to the same address and port."""

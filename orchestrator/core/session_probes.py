@@ -63,6 +63,7 @@ class SessionProbes:
         """Rules 3 and 5."""
         session.heard = now
         newer = session.flip is None or follows(event.flip, session.flip)
+        newer |= tunnel is not None and session.is_fresh(tunnel)
         if newer or follows(event.sequence, session.sequence):
             session.sequence = event.sequence
             self._is_to_be_heard(session, event.within)
@@ -74,7 +75,7 @@ class SessionProbes:
             session.awaited = event
             return
         # Of a session without a path any flip is the latest: the endpoint may have lost count.
-        session.flip = event.flip
+        session.flip, session.flipped = event.flip, now
         session.awaited = None
         revoked = session.carry_no_more(event.flip)
         if tunnel != session.active:

@@ -11,7 +11,8 @@ this module, in the order in which they use each other: what becomes of a sessio
    SAs, and what is sent or released too early is lost. Only one from before this daemon
    carries a detached session's traffic at once (`_admitted`).
 3. The endpoint activates by a probe inside the tunnel: the newest flip wins, and names the
-   tunnel by its SPI (`SessionProbes._activate`).
+   tunnel by its SPI; so does any flip out of a tunnel that came after that one
+   (`SessionProbes._activate`, `Session.is_fresh`).
 4. An endpoint that moved its SAs is followed when the kernel says so: hold from the MAPPING
    message, which only an authenticated packet causes, until charon has rewritten the SA
    (`Following.mapping`, `state_moved`); otherwise packets would meet a policy without an SA.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.endpoint_state import SERVICE_PORT
+from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
 from orchestrator.core.firewall import (
     EndpointCounter,
     ServerCounter,
@@ -231,6 +231,16 @@ def test_a_vip_as_source_without_an_sa_is_dropped(internet: Internet, where: str
     internet.guard()
     assert not datagram_arrives(claim, server, 500)
     assert count(internet.server, ServerCounter.SPOOFED) >= 1  # MLD of `vip0` may add to it
+
+
+def test_nobody_but_the_server_speaks_to_an_endpoint_as_the_service(internet: Internet) -> None:
+    """Of IPv4 the kernel itself drops what claims to be from an address of its own."""
+    forger, endpoint = (internet.peer, str(SERVICE[6])), (internet.endpoint, VIP[6])
+    assert datagram_arrives(forger, endpoint, SERVICE_PORT)
+    internet.guard(services=[SERVICE[6]])
+    assert not datagram_arrives(forger, endpoint, SERVICE_PORT)
+    assert count(internet.server, ServerCounter.SPOOFED) >= 1  # MLD of `vip0` may add to it
+    assert datagram_arrives((internet.peer, PEER[6]), endpoint, SERVICE_PORT)
 
 
 def test_what_comes_out_of_an_sa_has_a_vip_as_source(internet: Internet) -> None:

@@ -266,6 +266,18 @@ class TestNeighbours:
         assert net.up.lost == net.down.lost == 0
         settled(net)
 
+    def test_one_that_has_lost_count_of_its_flips_is_followed_to_a_fresh_tunnel(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tests.unit.core.fake_internet.FLIPS_PER_RUN", -(2**16))
+        net = running(WIFI)
+        net.endpoint.is_killed_and_started()
+        net.run(PROBED)
+        net.roam(LTE)
+        net.talk(PROBED)
+        net.run(PROBED)
+        settled(net)
+
     def test_killing_it_in_mid_move_ends_in_one_fresh_tunnel(self) -> None:
         net = running(WIFI)
         net.roam(LTE)
