@@ -58,7 +58,7 @@ from orchestrator.core.mobility_events import (
     WatchTraffic,
 )
 from orchestrator.core.portal_events import AskPortal, CloseWay, OpenWay
-from orchestrator.core.quantities import IPAddress, Seconds
+from orchestrator.core.quantities import Instant, IPAddress, Seconds
 from orchestrator.services.associations import Associations
 from orchestrator.services.copies import Copies
 from orchestrator.services.driver import Driver
@@ -84,7 +84,7 @@ from orchestrator.services.portal_way import Way
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
-from orchestrator.services.senders import restart_applications
+from orchestrator.services.senders import FRESH, restart_applications
 from orchestrator.services.signals import Signals
 from orchestrator.services.sleep import Sleep
 from orchestrator.services.tasks import Tasks
@@ -136,6 +136,8 @@ class Endpoint:
         self._copy_marks: tuple[int, ...] = ()
         self._flowing = False
         """Whether the kernel's policies, not only our decisions, let the traffic out."""
+        self._stands_since = Instant(0.0)
+        """When they ceased to. Before our start: what waits has waited for long."""
         self._holder = Holder(
             lambda packet: packet.source,
             lambda _: self._flowing,
@@ -277,9 +279,11 @@ class Endpoint:
         return None
 
     async def _apply(self, state: EndpointState) -> None:
-        self._flowing = False
+        flowed, self._flowing = self._flowing, False
         await self._reconciler.apply(SCOPE, endpoint_objects(state))
         self._flowing = state.active is not None
+        if flowed and not self._flowing:
+            self._stands_since = self._now()
         self._copy_marks = tuple(sorted({MARK_PROBE | slot for _, slot in state.copied}))
         if not self._flowing and self.config.hold.freeze:
             self._freezer.freeze()
@@ -289,7 +293,9 @@ class Endpoint:
 
     def _release(self) -> None:
         vips = self._machine.vips
-        restarted = restart_applications(self._holder, vips)
+        # Right after a roam a look at all sockets would take longer than the roam.
+        stood = self._now() - self._stands_since
+        restarted = restart_applications(self._holder, vips) if stood >= FRESH else 0
         packets = self._holder.release(vips)
         if packets or restarted:
             fields = {"packets": packets, "resumed": restarted}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from orchestrator.adapters.applications import tcp_sockets
-from orchestrator.core.quantities import IPAddress
+from orchestrator.core.quantities import IPAddress, Seconds
 from orchestrator.services.hold import Holder
 from orchestrator.wire.labels import Flow
 from orchestrator.wire.segments import unreachable
@@ -17,6 +17,9 @@ from orchestrator.wire.segments import unreachable
 STEPS: Final = 16
 """Messages for each flow, each of which takes one step of back-off back. After 10 of them a
 timer that began with 0.2 s waits for 120 s, and not longer."""
+FRESH: Final = Seconds(0.2)
+"""TCP's shortest timer (TCP_RTO_MIN, include/net/tcp.h): what has been held for less may leave
+as it is, as if the network had kept it."""
 
 
 def tell_unreachable(
