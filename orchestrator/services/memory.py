@@ -1,8 +1,9 @@
 """What an endpoint knows of the time before its restart: its virtual addresses, its flips, and
 where its server was.
 
-At the start a file that cannot be used is an error: without it every connection of before would
-be lost. Later it costs a warning: the addresses work all the same, until the next restart.
+At the start a file that cannot be read is an error: without it every connection of before would
+be lost. One that cannot be written, such as on a full disk, costs a warning: everything works
+all the same, until the next restart.
 """
 
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ class Memory:
     """One daemon's; its flips begin above those of its predecessors."""
 
     def __init__(self, statefile: StateFile, journal: Journal) -> None:
-        """Raises StateFileError."""
+        """Raises StateFileError when it cannot be read."""
         self._statefile = statefile
         self._journal = journal
         before = statefile.load()
-        self._remembered = replace(before, epoch=before.epoch + 1)
-        statefile.save(self._remembered)
         self.problem: str | None = None
-        """Why the virtual addresses are not written down, and what that costs."""
+        """Why something is not written down, and what that costs."""
+        self._remembered = replace(before, epoch=before.epoch + 1)
+        self._save("after a restart the server follows the first move with a delay", {})
 
     @property
     def vips(self) -> tuple[IPAddress, ...]:

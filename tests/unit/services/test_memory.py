@@ -77,7 +77,17 @@ def test_the_warning_ends_when_there_is_room_again(path: Path) -> None:
     assert begin(path).vips == VIPS
 
 
-def test_a_full_disk_is_an_error_at_the_start(path: Path) -> None:
+def test_a_full_disk_costs_a_warning_at_the_start(path: Path) -> None:
+    begin(path).keep(VIPS)
     fill_the_disk(path)
-    with pytest.raises(StateFileError, match="No space left on device"):
+    memory = begin(path)
+    assert memory.vips == VIPS
+    assert "No space left on device" in str(memory.problem)
+    fill_the_disk(path)
+    assert memory.first_flip == begin(path).first_flip, "the number was not written down"
+
+
+def test_a_file_that_cannot_be_read_is_an_error_at_the_start(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StateFileError):
         begin(path)
