@@ -39,6 +39,7 @@ _TCP_REPAIR: Final = 19
 _TCP_REPAIR_QUEUE: Final = 20
 _TCP_QUEUE_SEQ: Final = 21
 _REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_NO_PROBE = 1, 0, -1
+_RECEIVE_QUEUE: Final = 1
 _SEND_QUEUE: Final = 2
 _INFO_OCTETS: Final = 8
 _RETRANSMITS, _PROBES, _BACKOFF = 2, 3, 4
@@ -210,6 +211,16 @@ def first_unacknowledged(sock: socket.socket) -> int:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _SEND_QUEUE)
         after_last = sock.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ)
     return (after_last - unacknowledged(sock)) % 2**32
+
+
+def first_unreceived(sock: socket.socket) -> int:
+    """The sequence number of the first octet that has not arrived (RCV.NXT); as above.
+
+    Raises OSError.
+    """
+    with _repairing(sock, _REPAIR_OFF_NO_PROBE):
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _RECEIVE_QUEUE)
+        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ) % 2**32
 
 
 def probe_window(sock: socket.socket) -> None:

@@ -3,15 +3,27 @@
 The numbers of the rules are those of `core.mobility`.
 """
 
+from typing import Final
+
 from orchestrator.core.ike import IkeFailure
 from orchestrator.core.knowledge import Knowledge
 from orchestrator.core.liveness import PathHealth
-from orchestrator.core.mobility_events import Effect, MaySleep, ProbeAnswered, Reason, State
+from orchestrator.core.mobility_events import (
+    Effect,
+    MaySleep,
+    ProbeAnswered,
+    Reason,
+    RestartSenders,
+    State,
+)
 from orchestrator.core.negotiation import Negotiation
 from orchestrator.core.places import place_of
 from orchestrator.core.quantities import Instant, Seconds
 from orchestrator.core.steering import Steering
 from orchestrator.core.tunnels import Held
+
+SILENCE: Final = Seconds(0.5)
+"""Unanswered probes for so long are more than one that was lost."""
 
 
 class Answers:
@@ -35,11 +47,17 @@ class Answers:
         if known.mtus.answered(event.sequence, now):
             return
         known.choice.meters.answered(event.sequence, now)
+        asked = active.liveness.waiting_since if active else None
+        returns = known.record.state is State.MOVING
         rtt = known.vigil.answered(active, event, now) if active else None
         if active is None or rtt is None:
             self._of_a_warm_one(event.sequence, now)
         else:
             self._of_the_active_one(active, rtt, now)
+            silent = asked is not None and now - asked >= SILENCE
+            if known.record.attached and (returns or silent):
+                # The path had gone before we knew: what was sent meanwhile was lost.
+                self._effects.append(RestartSenders())
 
     def _of_the_active_one(self, active: Held, rtt: Seconds, now: Instant) -> None:
         """Rules 5, 9 and 12."""

@@ -306,6 +306,12 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartSenders:
+    """Senders of TCP whose segments were lost on their way go on, by themselves or helped: of
+    what they wait for nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
 class HideEchoes:
     """What TCP segments from and to the virtual addresses echo is hidden from their receivers,
     or not."""
@@ -341,6 +347,7 @@ Effect = (
     | WatchTraffic
     | MaySleep
     | Release
+    | RestartSenders
     | HideEchoes
     | RememberVips
     | Tell

@@ -46,6 +46,7 @@ from orchestrator.core.mobility_events import (
     ProbeTooLarge,
     Release,
     RememberVips,
+    RestartSenders,
     RoamRequested,
     SendProbe,
     ServersKnown,
@@ -64,8 +65,8 @@ from orchestrator.services.copies import Copies
 from orchestrator.services.driver import Driver
 from orchestrator.services.endpoint_metrics import DURATIONS, endpoint_metrics
 from orchestrator.services.flow_report import flow_report
+from orchestrator.services.freezer import ANSWER, LOOK, Freezer
 from orchestrator.services.freezer import FILE as FROZEN_FILE
-from orchestrator.services.freezer import Freezer
 from orchestrator.services.hold import Holder
 from orchestrator.services.hold_report import all_held_report
 from orchestrator.services.journal import Journal
@@ -84,12 +85,13 @@ from orchestrator.services.portal_way import Way
 from orchestrator.services.probes import EndpointProbes
 from orchestrator.services.reconciler import Aspect, Reconciler
 from orchestrator.services.repair import Repair
-from orchestrator.services.senders import FRESH, restart_applications
+from orchestrator.services.senders import FRESH, restart_applications, stalled_flows
 from orchestrator.services.signals import Signals
 from orchestrator.services.sleep import Sleep
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire.control import NotThisRole, Refused
 from orchestrator.wire.netlink_xfrm import StateCounts
+from orchestrator.wire.stalled import encode as encode_stalled
 from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "endpoint"
@@ -127,7 +129,7 @@ class Endpoint:
         self._probes = EndpointProbes(self._answered, self._copied, self.journal)
         self._copies = Copies(
             lambda _: self._copy_marks,
-            self._probes.send_copy,
+            self._probes.send_beside,
             lambda packet: self._holder.to_sender(packet),
             lambda header: header.destination,
             clock.now,
@@ -259,6 +261,8 @@ class Endpoint:
                 self._sleep.may_sleep()
             case Release():
                 self._release()
+            case RestartSenders():
+                self._tasks.begin(self._tell_stalled(), "tell of stalled flows")
             case HideEchoes(hide):
                 self._tasks.begin(self._hide_echoes(hide=hide), "hide echoes")
             case Negotiate():
@@ -307,6 +311,17 @@ class Endpoint:
         except KernelError as error:
             # Senders restart more slowly, or measure less.
             self.journal.tell("echoes-as-they-are", fields={"detail": str(error)}, warning=True)
+
+    async def _tell_stalled(self) -> None:
+        """Senders that backed off before anything was held wait for their timers, though the
+        path is back: what they sent was lost on its way. The server knows where they stand."""
+        for pause in (ANSWER, LOOK):
+            await asyncio.sleep(pause)
+            stalled = await asyncio.to_thread(stalled_flows, self._machine.vips)
+            if not stalled or not self._flowing:
+                return
+            for vip, flows in stalled:
+                self._probes.send_beside(vip, encode_stalled(flows))
 
     async def _terminate(self, tunnel: Tunnel) -> None:
         """charon deletes the IKE_SA; SAs that were moved, perhaps by a predecessor, are neither

@@ -23,6 +23,7 @@ from orchestrator.core.session_events import AnswerProbe, Heard, HeardWarm
 from orchestrator.services.journal import Journal
 from orchestrator.wire.copy import is_copy
 from orchestrator.wire.probe import PROBE_SIZE, Kind, Probe, decode, encode
+from orchestrator.wire.stalled import is_stalled
 
 READS_PER_WAKEUP: Final = 64
 LARGEST: Final = 9000
@@ -88,6 +89,9 @@ class _ProbeSockets:
             if is_copy(octets):
                 self._copied(sock, octets, ip_address(host))
                 continue
+            if is_stalled(octets):
+                self._stalled(octets, ip_address(host))
+                continue
             try:
                 self._received(sock, decode(octets), ip_address(host))
             except PeerError:
@@ -97,6 +101,9 @@ class _ProbeSockets:
         raise NotImplementedError
 
     def _copied(self, sock: socket.socket, octets: bytes, sender: IPAddress) -> None:
+        raise NotImplementedError
+
+    def _stalled(self, octets: bytes, sender: IPAddress) -> None:
         raise NotImplementedError
 
     def _send(self, sock: socket.socket, octets: bytes, to: IPAddress, mark: int) -> bool:
@@ -147,8 +154,12 @@ class EndpointProbes(_ProbeSockets):
         if sender == SERVICE[sender.version]:
             self._take_copy(ip_address(sock.getsockname()[0]), octets)
 
-    def send_copy(self, vip: IPAddress, octets: bytes, mark: int) -> bool:
-        """To the server's daemon; 0: over the active tunnel. False: it is too large."""
+    def _stalled(self, octets: bytes, sender: IPAddress) -> None:
+        self._journal.count("stray-probe")  # telling is our part
+
+    def send_beside(self, vip: IPAddress, octets: bytes, mark: int = 0) -> bool:
+        """What is no probe, to the server's daemon; 0: over the active tunnel. False: it is too
+        large."""
         sock = self._sockets.get(vip)
         return sock is None or self._send(sock, octets, SERVICE[vip.version], mark)
 
@@ -161,14 +172,22 @@ class ServerProbes(_ProbeSockets):
     """The answering side."""
 
     def __init__(
-        self, heard: Callable[[Heard | HeardWarm], None], copied: Copied, journal: Journal
+        self,
+        heard: Callable[[Heard | HeardWarm], None],
+        copied: Copied,
+        stalled: Copied,
+        journal: Journal,
     ) -> None:
         super().__init__(journal)
         self._heard = heard
         self._take_copy = copied
+        self._take_stalled = stalled
 
     def _copied(self, sock: socket.socket, octets: bytes, sender: IPAddress) -> None:
         self._take_copy(sender, octets)
+
+    def _stalled(self, octets: bytes, sender: IPAddress) -> None:
+        self._take_stalled(sender, octets)
 
     def send_copy(self, vip: IPAddress, octets: bytes, mark: int) -> bool:
         """To the endpoint's daemon; 0: over the active tunnel. False: it is too large."""

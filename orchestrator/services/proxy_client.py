@@ -42,6 +42,7 @@ from orchestrator.wire.proxy_control import (
     ListFlows,
     Reply,
     Request,
+    Restart,
     Resume,
     Resumed,
     Stop,
@@ -143,6 +144,10 @@ class ProxyClient:
     ) -> Sequence[tuple[SocketAddress, SocketAddress]]:
         """What waits for these endpoints goes now; peer and VIP of flows that send anew."""
         return (await self._ask(Resume(vips), Resumed)).flows
+
+    async def restart(self, flows: Sequence[tuple[SocketAddress, SocketAddress]]) -> int:
+        """The endpoints' senders of these (VIP and peer) send anew; how many there are."""
+        return (await self._ask(Restart(flows), Done)).count
 
     async def end_flows(self, vips: Sequence[IPAddress]) -> int:
         """Flows from, to or between these addresses are reset; how many there were."""

@@ -37,6 +37,7 @@ from orchestrator.wire.proxy_control import (
     ListFlows,
     Reply,
     Request,
+    Restart,
     Resume,
     Resumed,
     Stop,
@@ -159,7 +160,9 @@ class ControlSocket:
         with sock.dup() as own:
             self._on_hand_over(own)
 
-    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+    async def _answer(  # noqa: C901 - one row per request: the table is the point
+        self, request: Request, writer: asyncio.StreamWriter
+    ) -> None:
         match request:
             case Hello():
                 greeting = Greeting(os.getpid(), __version__, self.inheritance)
@@ -181,6 +184,8 @@ class ControlSocket:
             case Resume(vips):
                 resumed = [pair for vip in vips for pair in self._engine.resume(vip)]
                 await _send(writer, Resumed(resumed[:MOST_RESUMED]))
+            case Restart(flows):
+                await _send(writer, Done(self._engine.restart(flows)))
             case EndFlows(vips):
                 await _send(writer, Done(self._engine.end_flows(frozenset(vips))))
             case Stop():

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -28,6 +28,7 @@ from orchestrator.adapters.transparent import (
     dial,
     dial_failure,
     first_unacknowledged,
+    first_unreceived,
     listen,
     probe_window,
     reset,
@@ -61,7 +62,7 @@ from orchestrator.core.relay_events import LEGS, Leg, Outcome, Phase
 from orchestrator.services.proxy_flow import Ends, Entry, Flow
 from orchestrator.services.proxy_keeping import Keeping
 from orchestrator.services.proxy_pump import Pump
-from orchestrator.services.senders import tell_unreachable
+from orchestrator.services.senders import FEW_STEPS, tell_unreachable
 from orchestrator.wire.labels import Flow as FlowAddress
 from orchestrator.wire.proxy_handover import HandedFlow
 from orchestrator.wire.segments import TCP
@@ -96,6 +97,7 @@ class Engine:
         self._entries: dict[Flow, Entry] = {}
         self._of_vip: dict[IPAddress, dict[Flow, Entry]] = {}
         self._injector = Injector(MARK_TO_SENDERS)
+        self._to_endpoints = Injector()
         self._dialing: dict[Flow, Entry] = {}
         self._accepted = 0
         self._octets = [0, 0]
@@ -150,6 +152,7 @@ class Engine:
         self._loop.remove_reader(self._pump.fileno())
         self._pump.close()
         self._injector.close()
+        self._to_endpoints.close()
 
     @property
     def open_flows(self) -> int:
@@ -197,6 +200,28 @@ class Engine:
                     yield entry.peer, entry.vip
                 elif awaits_window(inner):
                     probe_window(inner)
+
+    def restart(self, flows: Iterable[tuple[SocketAddress, SocketAddress]]) -> int:
+        """The endpoint's sender of each of these (VIP and peer) is told that what it waits for
+        was lost, in the name of the peer: it sends that anew. How many of them there are.
+
+        What the endpoint waits for is what the inner leg has not received.
+        """
+        found = 0
+        for vip, peer in flows:
+            entry = self._entry(vip, peer)
+            if entry is None or entry.flow.over or entry.flow in self._dialing:
+                continue
+            with contextlib.suppress(OSError, KernelError):  # it ends just now; no way to it
+                sequence = first_unreceived(entry.flow.sockets[Leg.INNER])
+                there = FlowAddress(TCP, *_plain(vip), *_plain(peer))
+                tell_unreachable(self._to_endpoints.send, there, sequence, FEW_STEPS)
+                found += 1
+        return found
+
+    def _entry(self, vip: SocketAddress, peer: SocketAddress) -> Entry | None:
+        of_vip = self._of_vip.get(vip.host, {}).values()
+        return next((each for each in of_vip if (each.vip, each.peer) == (vip, peer)), None)
 
     def end_flows(self, vips: Container[IPAddress]) -> int:
         """Resets what these endpoints have with anybody, and with each other; how many."""

@@ -7,8 +7,10 @@ flows: the firewall refuses to pass TCP of virtual addresses by, so that senders
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Final
 
 from orchestrator import __version__
@@ -22,6 +24,7 @@ from orchestrator.core.flows import (
     Kept,
     ProxyCounters,
     ProxySettings,
+    SocketAddress,
     SourcePolicy,
     SpoolSettings,
 )
@@ -274,6 +277,21 @@ class ProxyLink:
             Flow(TCP, peer.host.packed, peer.port, vip.host.packed, vip.port)
             for peer, vip in pairs
         )
+
+    async def restart(self, flows: Sequence[Flow]) -> None:
+        """Their senders, at an endpoint, have backed off: they send anew. Where there is no
+        worker, or it does not answer, they do so by themselves some time."""
+        if self._client is None:
+            return
+        pairs = [
+            (
+                SocketAddress(ip_address(flow.source), flow.source_port),
+                SocketAddress(ip_address(flow.destination), flow.port),
+            )
+            for flow in flows
+        ]
+        with contextlib.suppress(ProxyLost):
+            await self._client.restart(pairs)
 
     async def end_flows(self, vips: Sequence[IPAddress]) -> int:
         """Resets what the worker has for these addresses; how many flows. Raises ProxyLost."""

@@ -13,10 +13,13 @@ from orchestrator.core.quantities import IPAddress, Seconds
 from orchestrator.services.hold import Holder
 from orchestrator.wire.labels import Flow
 from orchestrator.wire.segments import unreachable
+from orchestrator.wire.stalled import MOST
 
 STEPS: Final = 16
 """Messages for each flow, each of which takes one step of back-off back. After 10 of them a
 timer that began with 0.2 s waits for 120 s, and not longer."""
+FEW_STEPS: Final = 4
+"""Where each message takes the air: then a timer waits for a sixteenth of its time."""
 FRESH: Final = Seconds(0.2)
 """TCP's shortest timer (TCP_RTO_MIN, include/net/tcp.h): what has been held for less may leave
 as it is, as if the network had kept it."""
@@ -29,6 +32,16 @@ def tell_unreachable(
     message = unreachable(flow.source, flow.source_port, flow.destination, flow.port, sequence)
     for _ in range(steps):
         send(message)
+
+
+def stalled_flows(vips: Collection[IPAddress]) -> list[tuple[IPAddress, list[Flow]]]:
+    """Those of this host that have backed off, as many as a message takes, by their address."""
+    found: dict[bytes, list[Flow]] = {vip.packed: [] for vip in vips}
+    for sock in tcp_sockets(vips):
+        of_vip = found[sock.flow.source]
+        if sock.backed_off and len(of_vip) < MOST:
+            of_vip.append(sock.flow)
+    return [(vip, found[vip.packed]) for vip in vips if found[vip.packed]]
 
 
 def restart_applications(holder: Holder, vips: Collection[IPAddress]) -> int:

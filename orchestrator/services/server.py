@@ -7,7 +7,7 @@ endpoint was admitted (`services.admission`).
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NoReturn
 
@@ -21,7 +21,7 @@ from orchestrator.config.server import ServerConfig
 from orchestrator.config.toml import AnyConfig
 from orchestrator.core.absence import SessionState
 from orchestrator.core.endpoint_state import SERVICE, SERVICE_PORT
-from orchestrator.core.errors import CharonError, KernelError
+from orchestrator.core.errors import CharonError, KernelError, PeerError
 from orchestrator.core.firewall import ServerFirewall, server_ruleset
 from orchestrator.core.flows import FlowRecord
 from orchestrator.core.ike import (
@@ -88,6 +88,8 @@ from orchestrator.services.session_report import by_vip, report, tally
 from orchestrator.services.tasks import Tasks
 from orchestrator.wire import netlink_xfrm as xfrm_news
 from orchestrator.wire.control import NotThisRole, Refused
+from orchestrator.wire.labels import Flow
+from orchestrator.wire.stalled import decode as decode_stalled
 from orchestrator.wire.xfrm_structs import Group
 
 SCOPE: Final = "server"
@@ -123,6 +125,8 @@ class Server:
             self._machine, self._execute, Tick(), clock.now
         )
         self._tasks = Tasks()
+        self._restarting: set[IPAddress] = set()
+        """Whose stalled flows are being seen to."""
         self._admission = Admission(
             config,
             self._leases,
@@ -134,7 +138,7 @@ class Server:
             self.journal,
         )
         self._reconciler = Reconciler(rtnetlink, xfrm, config.state.directory, self.journal)
-        self._probes = ServerProbes(self._heard, self._copied, self.journal)
+        self._probes = ServerProbes(self._heard, self._copied, self._stalled, self.journal)
         self._copies = Copies(
             self._copy_marks,
             self._probes.send_copy,
@@ -243,6 +247,25 @@ class Server:
     def _copied(self, vip: IPAddress, octets: bytes) -> None:
         if self._machine.session_of_vip(vip) is not None:
             self._copies.received(vip, octets)
+
+    def _stalled(self, vip: IPAddress, octets: bytes) -> None:
+        """One message of an endpoint at a time: what it has us send, it receives."""
+        try:
+            flows = decode_stalled(octets, vip.packed)
+        except PeerError:
+            self.journal.count("malformed-probe")
+            return
+        if not self._attached(vip) or vip in self._restarting:
+            self.journal.count("stray-probe")
+            return
+        self._restarting.add(vip)
+        self._tasks.begin(self._restart(vip, flows), f"restart flows of {vip}")
+
+    async def _restart(self, vip: IPAddress, flows: Sequence[Flow]) -> None:
+        try:
+            await self._proxy.restart(flows)
+        finally:
+            self._restarting.discard(vip)
 
     def _copy_marks(self, vip: IPAddress) -> tuple[int, ...]:
         session = self._machine.session_of_vip(vip)

@@ -19,7 +19,7 @@ how workers and daemons of different releases meet: they stay as they are.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -99,6 +99,14 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """Of these flows the endpoints' senders have backed off: they are to send anew."""
+
+    flows: Sequence[tuple[SocketAddress, SocketAddress]]
+    """VIP and peer."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndFlows:
     """Reset every flow of these endpoints: nobody waits for them any more."""
 
@@ -111,7 +119,16 @@ class HandOver:
 
 
 Request = (
-    Hello | Configure | ListFlows | GetCounters | Watch | Resume | EndFlows | Stop | HandOver
+    Hello
+    | Configure
+    | ListFlows
+    | GetCounters
+    | Watch
+    | Resume
+    | Restart
+    | EndFlows
+    | Stop
+    | HandOver
 )
 
 
@@ -205,6 +222,8 @@ def encode_request(request: Request) -> bytes:
             return _line(do="watch")
         case Resume(vips):
             return _line(do="resume", vips=[str(vip) for vip in vips])
+        case Restart(flows):
+            return _line(do="restart", flows=_pairs(flows))
         case EndFlows(vips):
             return _line(do="end", vips=[str(vip) for vip in vips])
         case Stop():
@@ -231,6 +250,8 @@ def decode_request(line: bytes) -> Request:
             request = Watch()
         case "resume":
             request = Resume(fields.addresses("vips"))
+        case "restart":
+            request = Restart(_read_pairs(fields))
         case "end":
             request = EndFlows(fields.addresses("vips"))
         case "stop":
@@ -257,11 +278,7 @@ def encode_reply(reply: Reply) -> bytes:
         case Counters(counters):
             return _line(reply="counters", counters=counters_object(counters))
         case Resumed(flows):
-            pairs = [
-                {"peer": socket_address(peer), "vip": socket_address(vip)}
-                for peer, vip in flows
-            ]
-            return _line(reply="resumed", flows=pairs)
+            return _line(reply="resumed", flows=_pairs((vip, peer) for peer, vip in flows))
         case Failed(problem):
             return _line(reply="failed", problem=problem)
         case FlowOpened(record):
@@ -300,8 +317,7 @@ def decode_reply(line: bytes) -> Reply:
         case "counters":
             reply = Counters(read_counters(fields.fields("counters")))
         case "resumed":
-            pairs = [(one.socket("peer"), one.socket("vip")) for one in fields.every("flows")]
-            reply = Resumed(pairs)
+            reply = Resumed([(peer, vip) for vip, peer in _read_pairs(fields)])
         case "failed":
             reply = Failed(fields.text("problem"))
         case "opened" | "ended" | "refused" as kind:
@@ -310,6 +326,17 @@ def decode_reply(line: bytes) -> Reply:
             raise PeerError(f"an unknown reply {unknown[:40]!r}")
     fields.close()
     return reply
+
+
+def _pairs(
+    flows: Iterable[tuple[SocketAddress, SocketAddress]],
+) -> list[dict[str, object]]:
+    """VIP and peer of each."""
+    return [{"peer": socket_address(peer), "vip": socket_address(vip)} for vip, peer in flows]
+
+
+def _read_pairs(fields: Fields) -> list[tuple[SocketAddress, SocketAddress]]:
+    return [(one.socket("vip"), one.socket("peer")) for one in fields.every("flows")]
 
 
 def _read_event(kind: str, fields: Fields) -> FlowEvent:

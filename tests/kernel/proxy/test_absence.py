@@ -39,19 +39,21 @@ def acknowledged(sender: socket.socket) -> int:
     return written - unacknowledged(sender)
 
 
-def between(proxied: Proxied, direction: FlowDirection) -> Pair:
+def between(proxied: Proxied, direction: FlowDirection, version: int = 4) -> Pair:
     lan = proxied.lan
     if direction is FlowDirection.FROM_ENDPOINT:
-        with serve(lan.peer, PEER[4]) as listener:
-            return pair(lan.endpoint, listener, VIP[4])
-    with serve(lan.endpoint, VIP[4]) as listener:
-        return pair(lan.peer, listener, PEER[4])
+        with serve(lan.peer, PEER[version]) as listener:
+            return pair(lan.endpoint, listener, VIP[version])
+    with serve(lan.endpoint, VIP[version]) as listener:
+        return pair(lan.peer, listener, PEER[version])
 
 
 def endpoint_and_peer(
-    proxied: Proxied, direction: FlowDirection = FlowDirection.FROM_ENDPOINT
+    proxied: Proxied,
+    direction: FlowDirection = FlowDirection.FROM_ENDPOINT,
+    version: int = 4,
 ) -> tuple[socket.socket, socket.socket]:
-    made = between(proxied, direction)
+    made = between(proxied, direction, version)
     outward = direction is FlowDirection.FROM_ENDPOINT
     return (made.near, made.far) if outward else (made.far, made.near)
 

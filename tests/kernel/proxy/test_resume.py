@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Final
 
@@ -11,7 +12,7 @@ import pytest
 from orchestrator.adapters.transparent import unread
 from orchestrator.core.quantities import IPAddress
 from tests.kernel.proxy.conftest import Proxied
-from tests.kernel.proxy.lan import VIP, receive, until
+from tests.kernel.proxy.lan import VIP, Lan, add_rules, receive, until
 from tests.kernel.proxy.test_absence import acknowledged, endpoint_and_peer
 
 OUTAGE: Final = 4.0
@@ -87,3 +88,46 @@ def test_two_hundred_flows_go_on_together(proxied: Proxied) -> None:
         peer.close()
     assert time.monotonic() - began < SOON
     until(lambda: proxied.counters().open == 0)
+
+
+@contextlib.contextmanager
+def lost_on_the_way(lan: Lan) -> Iterator[None]:
+    """What the endpoint sends leaves it, and never arrives."""
+    chain = "chain in { type filter hook prerouting priority raw; iifname ep0 drop; }"
+    add_rules(lan.server, f"table inet lossy {{\n{chain}\n}}")
+    yield
+    lan.server.run("nft delete table inet lossy")
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "control"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_endpoints_sender_that_backed_off_sends_anew(
+    proxied: Proxied, version: int, *, told: bool
+) -> None:
+    """What it sent was lost on its way; no daemon on its side has any of it."""
+    endpoint, peer = endpoint_and_peer(proxied, version=version)
+    with endpoint, peer:
+        endpoint.sendall(b"x")
+        assert peer.recv(1) == b"x"
+        with lost_on_the_way(proxied.lan):
+            endpoint.sendall(b"y" * 1000)
+            threading.Event().wait(OUTAGE)
+        (flow,) = proxied.flows()
+        if told:
+            assert proxied.ask(lambda client: client.restart([(flow.vip, flow.peer)])) == 1
+            assert proxied.ask(lambda client: client.restart([(flow.peer, flow.vip)])) == 0
+        began = time.monotonic()
+        assert receive(peer, 1000) == b"y" * 1000
+        taken = time.monotonic() - began
+        assert taken < SOON if told else taken > SOON
+
+
+def test_a_sender_that_waits_for_nothing_is_left_alone(proxied: Proxied) -> None:
+    endpoint, peer = endpoint_and_peer(proxied)
+    with endpoint, peer:
+        (flow,) = proxied.flows()
+        assert proxied.ask(lambda client: client.restart([(flow.vip, flow.peer)])) == 1
+        endpoint.sendall(b"y")
+        assert peer.recv(1) == b"y"
+        peer.sendall(b"z")
+        assert endpoint.recv(1) == b"z"

@@ -45,7 +45,7 @@ async def asked(
     """The number of the answer; None: the kernel refused to send it. Raises TimeoutError."""
     answers: asyncio.Queue[ProbeAnswered] = asyncio.Queue()
     journal = Journal()
-    server = ServerProbes(lambda probe: heard(server, probe), no_copies, journal)
+    server = ServerProbes(lambda probe: heard(server, probe), no_copies, no_copies, journal)
     endpoint = EndpointProbes(answers.put_nowait, no_copies, journal)
     try:
         async with asyncio.timeout(PATIENCE):

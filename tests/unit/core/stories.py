@@ -43,6 +43,7 @@ from orchestrator.core.mobility_events import (
     ProbeAnswered,
     Release,
     RememberVips,
+    RestartSenders,
     SendProbe,
     Started,
     State,
@@ -443,6 +444,7 @@ def describe(  # noqa: C901 - one row per effect: the table is the point
             | LookAtTraffic()
             | MaySleep()
             | Release()
+            | RestartSenders()
             | Tell()
             | WatchTraffic()
         ):
@@ -465,6 +467,7 @@ PLAIN: Final[dict[type[Effect], str]] = {
     HideEchoes: "",
     MaySleep: "may sleep",
     Release: "release",
+    RestartSenders: "",
     Tell: "",
     WatchTraffic: "",
 }

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
+
 from orchestrator.core.ike import (
     CharonGone,
     IkeDown,
@@ -10,6 +12,7 @@ from orchestrator.core.ike import (
 )
 from orchestrator.core.mobility_events import (
     ProbeAnswered,
+    RestartSenders,
     RoamRequested,
     State,
 )
@@ -195,6 +198,25 @@ class TestSilence:
         assert tries < 40
         failure = story.machine.failure_of(path(WIFI))
         assert failure == (IkeFailure.SILENT, "probes unanswered")
+
+    @pytest.mark.parametrize(("unanswered", "helped"), [(0.3, 0), (0.7, 1)])
+    def test_who_sent_into_the_silence_is_helped_when_it_ends(
+        self, unanswered: float, helped: int
+    ) -> None:
+        story = attached(WIFI)
+        story.waits(2.0 + unanswered)
+        assert story.state() is State.ATTACHED
+        assert story.probe is not None
+        done = story.handles(ProbeAnswered(story.probe.sequence))
+        assert done.count(RestartSenders()) == helped
+
+    def test_who_sent_before_a_path_was_left_is_helped_once_another_answers(self) -> None:
+        story = attached(WIFI)
+        story.is_at(LTE)
+        assert story.probe is not None
+        done = story.handles(ProbeAnswered(story.probe.sequence))
+        assert story.state() is State.ATTACHED
+        assert done.count(RestartSenders()) == 1
 
     def test_probes_go_on_while_unanswered_and_are_few_when_answered(self) -> None:
         story = attached(WIFI)
