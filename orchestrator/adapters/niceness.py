@@ -1,8 +1,7 @@
 """The share of the CPU that this process has while others want it too (setpriority(2)).
 
 A move is some 40 ms of work on a small CPU, and traffic stands still meanwhile: what else the
-machine does can wait for it, charon and bulk transfers too. keepalived and corosync do the same
-for their protocols.
+machine does can wait for it, charon and bulk transfers too.
 """
 
 import contextlib

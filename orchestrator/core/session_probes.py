@@ -110,7 +110,8 @@ class SessionProbes:
         """Rule 7. One that was overtaken by a later probe says what is true no longer."""
         if not session.is_latest(event.flip, event.sequence):
             return
-        session.flip, session.sequence, session.heard = event.flip, event.sequence, now
+        session.flip, session.flipped = event.flip, now
+        session.sequence, session.heard = event.sequence, now
         session.awaited = None
         self._attachment.answer(session, event)
         if session.state is not SessionState.ASLEEP:

@@ -284,16 +284,18 @@ class Endpoint:
 
     async def _apply(self, state: EndpointState) -> None:
         flowed, self._flowing = self._flowing, False
+        if flowed and state.active is None:
+            self._stands_since = self._now()
         await self._reconciler.apply(SCOPE, endpoint_objects(state))
         self._flowing = state.active is not None
-        if flowed and not self._flowing:
-            self._stands_since = self._now()
         self._copy_marks = tuple(sorted({MARK_PROBE | slot for _, slot in state.copied}))
         if not self._flowing and self.config.hold.freeze:
             self._freezer.freeze()
         self._probes.bind(state.vips)
         self._copies.keep(state.vips)
         self._holder.hold(SCOPE, state.vips)
+        if flowed and self._flowing:
+            self._holder.release(state.vips)  # what was leaving has stopped meanwhile
 
     def _release(self) -> None:
         vips = self._machine.vips
@@ -332,6 +334,7 @@ class Endpoint:
     def _tell(self, effect: Tell) -> None:
         if effect.what == State.ATTACHED:
             self._freezer.thaw()
+            self._memory.catch_up()
         elif effect.what == State.DETACHED:
             self._names.look_again()
         warning = effect.what in WARNINGS

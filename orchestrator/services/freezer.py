@@ -82,30 +82,29 @@ class Freezer:
             if self._outage.is_set():
                 await self._stay_frozen()
             elif self._limits:
-                await self._pause(ANSWER)
-                if not self._outage.is_set():
+                if not await self._interrupted(ANSWER):
                     await self._restore()
-                    await self._pause(LOOK)
+                    await self._interrupted(LOOK)
             else:
-                await self._pause(None)
+                await self._interrupted(None)
 
     async def _stay_frozen(self) -> None:
         clock = asyncio.get_running_loop().time
         too_long = clock() + self._paced_for
-        await self._pause(GRACE)
-        while self._outage.is_set():
+        pause = GRACE
+        while not await self._interrupted(pause):
             await self._lift()
             if clock() >= too_long:
                 await asyncio.to_thread(unpace, set(self._limits))
                 too_long = math.inf
-            await self._pause(LOOK)
+            pause = LOOK
 
-    async def _pause(self, seconds: float | None) -> None:
-        """That long, or until an outage begins or ends; it may have done both by then."""
+    async def _interrupted(self, seconds: float | None) -> bool:
+        """Waits so long. Whether an outage began or ended meanwhile; it may have done both."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
-        self._changed.clear()
+        return self._changed.is_set()
 
     async def _lift(self) -> None:
         found = await asyncio.to_thread(lambda: list(tcp_sockets(self._vips())))

@@ -11,7 +11,7 @@ However much there is to hold or to send, other work has its turn after a few pa
 what ends the outage. What is not read yet waits in the TUN's own queue of 500 packets
 (TUN_READQ_SIZE, drivers/net/tun.c), half a second of 10 Mbit/s. When that is full the kernel
 drops the newest, whatever they are, and counts them (`ip -s link`, dropped). Its length is left
-as it is: of a flood that lasts a longer one loses as much, and what is read is older.
+as it is: a longer one would lose as much of a lasting flood, and what is read would be older.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ READS_PER_TURN: Final = 8
 machine five times as slow, and whoever awaits twenty answers twenty times that. One packet a
 turn would cost a third more for each; 64 no less."""
 SENDS_PER_TURN: Final = 32
-"""Packets sent, of all addresses together: some 1 ms, once in an outage. What waits after a
-roam is less, and leaves at once: then other work has most to do."""
+"""Packets sent, of all addresses together, before other work has its turn: some 1 ms. What
+waits after a roam is less, and leaves at once: then other work has most to do."""
 STRAGGLER_DELAY: Final = 0.002
 """Seconds until a packet that met the TUN while its owner is attached is sent again: it was
 routed an instant before the flip."""
@@ -125,7 +125,7 @@ class Holder:
         """Packets that may be sent in this turn of the loop. While it is less than that, or
         something is leaving, `_turn` is scheduled."""
         self._turn_comes = False
-        self._crowded: dict[int, set[_Line]] = {}
+        self._crowded: dict[int, dict[_Line, None]] = {}
         """Whose packets wait for room in the socket of an address family."""
         self._dropped: Counter[Drop] = Counter()
         """Of addresses that are held for no more."""
@@ -278,7 +278,7 @@ class Holder:
 
     def _go_on(self, line: _Line) -> None:
         """What may leave by now does, as soon as all before it have had their turn."""
-        line.timer = None
+        _stop_timer(line)
         self._leaving[line] = None
         self._send()
 
@@ -292,7 +292,7 @@ class Holder:
         while self._leaving and self._bears > 0:
             line = next(iter(self._leaving))
             del self._leaving[line]
-            self._bears -= max(1, self._drain(line, self._bears))
+            self._bears -= max(1, self._drain(line, self._bears))  # a look costs, too
         if not self._turn_comes and (self._leaving or self._bears < SENDS_PER_TURN):
             self._turn_comes = True
             asyncio.get_running_loop().call_soon(self._turn)
@@ -328,14 +328,14 @@ class Holder:
 
     def _wait_for_room(self, injector: Injector, line: _Line) -> None:
         version = line.vip.version
-        self._crowded.setdefault(version, set()).add(line)
+        self._crowded.setdefault(version, {})[line] = None
         loop = asyncio.get_running_loop()
         descriptor = injector.fileno(version)
         loop.add_writer(descriptor, self._has_room, descriptor, version)
 
     def _has_room(self, descriptor: int, version: int) -> None:
         asyncio.get_running_loop().remove_writer(descriptor)
-        for line in self._crowded.pop(version, set()):
+        for line in self._crowded.pop(version, {}):
             self._go_on(line)
 
     def _read(self, tun: TunDevice) -> None:

@@ -24,6 +24,7 @@ class Memory:
         before = statefile.load()
         self.problem: str | None = None
         """Why something is not written down, and what that costs."""
+        self._cost = ""
         self._remembered = replace(before, epoch=before.epoch + 1)
         self._save("after a restart the server follows the first move with a delay", {})
 
@@ -52,7 +53,13 @@ class Memory:
             self._remembered = replace(self._remembered, names=dict(names))
             self._save("a restart without a network will not find the server", {})
 
+    def catch_up(self) -> None:
+        """Writes down what could not be written; there may be room by now."""
+        if self.problem is not None:
+            self._save(self._cost, {})
+
     def _save(self, cost: str, fields: dict[str, object]) -> None:
+        self._cost = cost
         try:
             self._statefile.save(self._remembered)
         except StateFileError as error:

@@ -1,4 +1,4 @@
-"""Senders that backed off before anybody knew that their path was gone go on when it is back."""
+"""Senders that backed off before anybody knew that their path was gone go on with it."""
 
 from typing import Final
 

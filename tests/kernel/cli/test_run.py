@@ -222,11 +222,15 @@ def test_it_goes_before_ordinary_processes_and_its_proxy_worker_does_not(
     os.setpriority(os.PRIO_PROCESS, 0, chosen)
     try:
         with running(config) as daemon:
-            until(lambda: status(config, daemon).get("proxy", "running") == "running")
-            assert os.getpriority(os.PRIO_PROCESS, daemon.pid) == kept
-            if worker := status(config, daemon).get("proxy_worker"):
-                assert os.getpriority(os.PRIO_PROCESS, worker["pid"]) == chosen
-            clean_up(config)
+            try:
+                assert status(config, daemon)["role"] in config.name
+                assert os.getpriority(os.PRIO_PROCESS, daemon.pid) == kept
+                if "server" in config.name:
+                    until(lambda: status(config, daemon)["proxy"] == "running")
+                    worker = status(config, daemon)["proxy_worker"]["pid"]
+                    assert os.getpriority(os.PRIO_PROCESS, worker) == chosen
+            finally:
+                clean_up(config)
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, mine)
 
