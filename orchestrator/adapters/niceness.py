@@ -10,9 +10,9 @@ from typing import Final
 
 ORDINARY: Final = 0
 HURRIED: Final = -5
-"""Three times the share of an ordinary process (kernel/sched/core.c, sched_prio_to_weight). With
--10, nine times, an application that has the only CPU in common with us stood still for 10 ms
-longer at a planned move, which costs it nothing otherwise."""
+"""Three times the share of an ordinary process (kernel/sched/core.c, sched_prio_to_weight).
+With -10, nine times, an application that has the only CPU in common with us stood still for
+10 ms longer at a planned move, which costs it nothing otherwise."""
 
 
 def hurry() -> None:
