@@ -140,6 +140,8 @@ class Endpoint:
         """Whether the kernel's policies, not only our decisions, let the traffic out."""
         self._stands_since = Instant(0.0)
         """When they ceased to. Before our start: what waits has waited for long."""
+        self._returns = 0
+        """How often a path has."""
         self._holder = Holder(
             lambda packet: packet.source,
             lambda _: self._flowing,
@@ -317,8 +319,12 @@ class Endpoint:
     async def _tell_stalled(self) -> None:
         """Senders that backed off before anything was held wait for their timers, though the
         path is back: what they sent was lost on its way. The server knows where they stand."""
+        self._returns += 1
+        this = self._returns
         for pause in (ANSWER, LOOK):
             await asyncio.sleep(pause)
+            if this != self._returns:
+                return  # where the path flaps, the last one sees to it
             stalled = await asyncio.to_thread(stalled_flows, self._machine.vips)
             if not stalled or not self._flowing:
                 return

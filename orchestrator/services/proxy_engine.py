@@ -15,7 +15,7 @@ import contextlib
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -201,27 +201,24 @@ class Engine:
                 elif awaits_window(inner):
                     probe_window(inner)
 
-    def restart(self, flows: Iterable[tuple[SocketAddress, SocketAddress]]) -> int:
+    def restart(self, flows: Collection[tuple[SocketAddress, SocketAddress]]) -> int:
         """The endpoint's sender of each of these (VIP and peer) is told that what it waits for
         was lost, in the name of the peer: it sends that anew. How many of them there are.
 
         What the endpoint waits for is what the inner leg has not received.
         """
+        wanted, hosts = frozenset(flows), {vip.host for vip, _ in flows}
         found = 0
-        for vip, peer in flows:
-            entry = self._entry(vip, peer)
-            if entry is None or entry.flow.over or entry.flow in self._dialing:
+        for entry in [each for host in hosts for each in self._of_vip.get(host, {}).values()]:
+            standing = not entry.flow.over and entry.flow not in self._dialing
+            if not standing or (entry.vip, entry.peer) not in wanted:
                 continue
             with contextlib.suppress(OSError, KernelError):  # it ends just now; no way to it
                 sequence = first_unreceived(entry.flow.sockets[Leg.INNER])
-                there = FlowAddress(TCP, *_plain(vip), *_plain(peer))
+                there = FlowAddress(TCP, *_plain(entry.vip), *_plain(entry.peer))
                 tell_unreachable(self._to_endpoints.send, there, sequence, FEW_STEPS)
                 found += 1
         return found
-
-    def _entry(self, vip: SocketAddress, peer: SocketAddress) -> Entry | None:
-        of_vip = self._of_vip.get(vip.host, {}).values()
-        return next((each for each in of_vip if (each.vip, each.peer) == (vip, peer)), None)
 
     def end_flows(self, vips: Container[IPAddress]) -> int:
         """Resets what these endpoints have with anybody, and with each other; how many."""
