@@ -30,7 +30,7 @@ from tests.unit.core.builders import (
     tunnel,
 )
 from tests.unit.core.dialogues import FLIP_TO_LTE
-from tests.unit.core.stories import POLICY, EndpointStory, attached
+from tests.unit.core.stories import POLICY, EndpointStory, attached, tried_in_vain
 
 
 class TestFailures:
@@ -99,13 +99,7 @@ class TestFailures:
         assert story.attempt is not None
 
     def test_a_change_of_place_forgets_the_pause_of_the_old_one(self) -> None:
-        story = EndpointStory()
-        story.starts(WIFI)
-        story.finds_charon()
-        for _ in range(8):
-            story.fails()
-            story.waits_for_an_attempt()
-        story.fails()
+        story = tried_in_vain(9)
         story.is_at()
         assert "negotiate wifi" in story.is_at(WIFI)
 

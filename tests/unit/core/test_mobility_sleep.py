@@ -26,7 +26,7 @@ from tests.unit.core.builders import (
     tunnel,
 )
 from tests.unit.core.dialogues import OPTIMISTIC_MOVE
-from tests.unit.core.stories import RTT, EndpointStory, attached
+from tests.unit.core.stories import RTT, EndpointStory, attached, tried_in_vain
 
 
 @pytest.mark.parametrize("slept", [60, 15 * 60, 8 * 3600])
@@ -136,13 +136,7 @@ class TestSleep:
         assert story.state() is State.ATTACHED
 
     def test_ends_every_pause(self) -> None:
-        story = EndpointStory()
-        story.starts(WIFI)
-        story.finds_charon()
-        for _ in range(8):
-            story.fails()
-            story.waits_for_an_attempt()
-        story.fails()
+        story = tried_in_vain(9)
         assert story.hears(Woke(Seconds(2)), after=2) == ["negotiate wifi"]
 
     def test_begins_anew_what_it_was_negotiating_when_it_fell_asleep(self) -> None:
