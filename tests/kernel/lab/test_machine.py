@@ -24,7 +24,15 @@ def at(namespace: Namespace, name: str) -> Namespace:
 
 
 def state(namespace: Namespace) -> dict[str, Any]:
-    shown = {what: json.loads(namespace.run(f"ip -json {what}")) for what in ("-4 ro", "-6 ro")}
+    """The routes and addresses, without what the kernel adds by itself some time later."""
+    shown: dict[str, Any] = {
+        what: [
+            {key: value for key, value in route.items() if key != "flags"}
+            for route in json.loads(namespace.run(f"ip -json {what}"))
+            if route["protocol"] != "kernel"
+        ]
+        for what in ("-4 ro", "-6 ro")
+    }
     shown["addresses"] = sorted(
         f"{each['local']}/{each['prefixlen']} {device['ifname']}"
         for device in json.loads(namespace.run("ip -json address show scope global"))

@@ -18,9 +18,9 @@ from orchestrator.adapters import diagnosis
 from orchestrator.core.diagnosis import NetworkReading, Severity
 from orchestrator.core.errors import CharonError
 from orchestrator.services.doctor import DaemonReading, _networks, examine
-from tests.kernel.netns import Namespace
+from tests.kernel.netns import Namespace, settled
 
-LINKS = ("eth0", "far0", "wwan0", "far1")
+EVERYTHING = ("ip address", "ip rule", "ip route show table all", "nft list ruleset")
 SHIPPED = Path(__file__).parents[3] / "strongswan-conf"
 
 
@@ -37,12 +37,10 @@ class Charon:
 @pytest.fixture
 def host(network_namespace: Namespace) -> Namespace:
     """Two links with gateways of both families, and tables of others."""
+    network_namespace.add_pair("eth0", "far0")
+    network_namespace.add_pair("wwan0", "far1")
     network_namespace.ip(
-        "link add eth0 type veth peer name far0",
-        "link add wwan0 type veth peer name far1",
         "link add vip0 type veth peer name far2",
-        *(f"link set {name} addrgenmode none" for name in LINKS),
-        *(f"link set {name} up" for name in LINKS),
         "addr add 192.0.2.2/24 dev eth0",
         "addr add 192.0.2.3/24 dev eth0",
         "addr add 100.64.0.2 peer 100.64.0.1 dev wwan0",
@@ -95,10 +93,9 @@ def test_reads_this_kernel(host: Namespace) -> None:
 
 def test_finds_what_is_wrong_and_changes_nothing(host: Namespace) -> None:
     host.run("sysctl -qw net.ipv4.conf.eth0.rp_filter=1")
-    before = host.run("ip address", "ip rule", "ip route show table all", "nft list ruleset")
+    before = settled(host.run(*EVERYTHING))
     findings = asyncio.run(examine(None, NoCharon(), Path("/nowhere"), None))
-    after = host.run("ip address", "ip rule", "ip route show table all", "nft list ruleset")
-    assert before == after
+    assert settled(host.run(*EVERYTHING)) == before
     errors = [each.what for each in findings if each.severity is Severity.ERROR]
     assert any("rp_filter: is strict on eth0" in what for what in errors)
     assert "does not answer at /nowhere" in errors
