@@ -1,23 +1,27 @@
 """Talks rtnetlink: reads links, addresses, routes and rules, watches them, writes ours.
 
 Reading is a full dump once and increments after it (`core.picture`); when the kernel says that
-it dropped messages (ENOBUFS) everything is read again. Writing is idempotent: what is there
-already and what is gone already are both fine.
+it dropped messages (ENOBUFS) everything is read again. What has come by the time that we read
+is one piece of news: of a roam tell a dozen messages within a millisecond or two. Writing is
+idempotent: what is there already and what is gone already are both fine.
 """
 
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from struct import Struct
 from types import TracebackType
 from typing import Any, Final, Self
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink import NLM_F_REPLACE, rtnl
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from orchestrator.core.errors import KernelError
 from orchestrator.core.kernel import (
@@ -57,6 +61,14 @@ _KIND_OF: Final = {number: kind for kind, number in _KINDS.items()}
 _TABLE_MAIN: Final = 254
 _OUR_LINKS: Final = (TUN_ENDPOINT, TUN_SERVER)
 _ANY: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_SO_RCVBUFFORCE: Final = 33
+_MONITOR_BUFFER: Final = 1 << 20
+"""Octets, which the kernel doubles: some 1,000 messages between two reads."""
+_DATAGRAM_SIZE: Final = 65536
+_DATAGRAMS_PER_READ: Final = 64
+"""Taken from a monitor before others have their turn again."""
+_BEGINNING: Final = Struct("=4xH10xxB3xB")
+"""The type of struct nlmsghdr; rtm_dst_len and rtm_protocol, where a struct rtmsg follows."""
 _GROUPS: Final = (
     rtnl.RTMGRP_LINK
     | rtnl.RTMGRP_IPV4_IFADDR
@@ -101,22 +113,22 @@ class Rtnetlink:
     async def watch(self) -> AsyncIterator[NetworkNews]:
         """The picture as it is, then again whenever it changes."""
         while True:
-            async with AsyncIPRoute() as monitor:
-                await monitor.bind(groups=_GROUPS)
+            with closing(_Monitor()) as monitor:
                 picture = await self._read()
                 yield NetworkNews(picture.snapshot(), ours_touched=True)
                 try:
                     while True:
-                        async for message in monitor.get():
-                            ours = _shows_as_ours(picture, message)
-                            ours = ours and not self._did(message)
-                            if _absorb(picture, message) or ours:
-                                yield NetworkNews(picture.snapshot(), ours_touched=ours)
-                            # Rare, and only then: reading takes longer than a move may.
-                            if _may_be_behind(picture, message) and picture.take_gateways(
-                                await self._every_gateway()
-                            ):
-                                yield NetworkNews(picture.snapshot(), ours_touched=False)
+                        changed = ours = behind = False
+                        for message in await monitor.read():
+                            shown = _shows_as_ours(picture, message)
+                            ours |= shown and not self._did(message)
+                            changed |= _absorb(picture, message)
+                            behind |= _may_be_behind(picture, message)
+                        if changed or ours:
+                            yield NetworkNews(picture.snapshot(), ours_touched=ours)
+                        # Rare, and only then: reading takes longer than a move may.
+                        if behind and picture.take_gateways(await self._every_gateway()):
+                            yield NetworkNews(picture.snapshot(), ours_touched=False)
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise KernelError(error.errno or 0, "watch", "the network") from error
@@ -232,6 +244,48 @@ class Rtnetlink:
         except NetlinkError as error:
             if error.code not in fine:
                 raise KernelError(error.code, command, str(subject), str(error)) from error
+
+
+class _Monitor:
+    """What the kernel tells everybody of the network, of which we decode what matters."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MONITOR_BUFFER)
+        self._socket.bind((0, _GROUPS))
+        self._marshal = MarshalRtnl()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    async def read(self) -> list[Message]:
+        """What has come, perhaps nothing that matters; waits until something has.
+
+        Raises OSError, with ENOBUFS where the kernel had to drop messages.
+        """
+        first = await asyncio.get_running_loop().sock_recv(self._socket, _DATAGRAM_SIZE)
+        return [
+            message
+            for datagram in (first, *self._waiting())
+            if _may_matter(datagram)
+            for message in self._marshal.parse(datagram)
+        ]
+
+    def _waiting(self) -> Iterator[bytes]:
+        for _ in range(_DATAGRAMS_PER_READ):
+            try:
+                yield self._socket.recv(_DATAGRAM_SIZE)
+            except BlockingIOError:
+                return
+
+
+def _may_matter(datagram: bytes) -> bool:
+    """Whether it tells of anything but a route that is neither a default one nor ours: of each
+    address tell four of those. The kernel tells everybody one thing in a datagram."""
+    kind, length, protocol = _BEGINNING.unpack_from(datagram)
+    is_route = kind in (rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE)
+    return not is_route or not length or protocol == ROUTE_PROTOCOL
 
 
 def _index(name: str) -> int:

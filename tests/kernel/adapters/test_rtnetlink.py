@@ -157,6 +157,32 @@ def test_a_new_address_and_its_gateway_are_noticed(network_namespace: Namespace)
     in_kernel(work)
 
 
+def test_what_has_come_together_is_told_at_once(network_namespace: Namespace) -> None:
+    """A roam is one change, and nothing is done for what was true for a millisecond."""
+    build(network_namespace)
+    network_namespace.ip(
+        "addr add 192.168.10.2/24 dev wlan0", "route add default via 192.168.10.1"
+    )
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        news = await first(
+            rtnetlink,
+            lambda _: True,
+            lambda: network_namespace.ip(
+                "addr del 192.168.10.2/24 dev wlan0",
+                "addr add 10.0.0.2/24 dev wlan0",
+                "route add default via 10.0.0.1",
+            ),
+        )
+        assert gateways(news) == {ip_address("10.0.0.1")}
+        assert {each for each in addresses(news) if each.version == 4} == {
+            ip_address("127.0.0.1"),
+            ip_address("10.0.0.2"),
+        }
+
+    in_kernel(work)
+
+
 def test_a_link_without_carrier_is_down_and_takes_its_gateways_when_disabled(
     network_namespace: Namespace,
 ) -> None:
