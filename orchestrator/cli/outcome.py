@@ -67,10 +67,11 @@ def show_line(value: object, human: str) -> None:
     click.echo(json.dumps(value) if wants_json() else human)
 
 
-def report(failure: Failure, *, as_json: bool) -> None:
+def report(failure: Failure, *, as_json: bool, in_line: bool = False) -> None:
+    """`in_line`: of a command whose results are lines."""
     if as_json:
         content = {"error": failure.error, "remedy": failure.remedy, **failure.more}
-        click.echo(json.dumps(content, indent=2))
+        click.echo(json.dumps(content, indent=None if in_line else 2))
         return
     for line in failure.error.splitlines():
         say(f"{click.style('error', fg='red')}: {line}")

@@ -56,7 +56,9 @@ def watch(path: Path) -> Iterator[object]:
         connection.settimeout(None)
         for line in lines:
             yield _result(line)
-        raise NotRunning("the daemon has ended")
+        raise NotRunning(
+            "the daemon has ended", "watch it again when it is back; its log says why it ended"
+        )
 
 
 class SignIn:

@@ -333,6 +333,17 @@ class TestWatching:
             assert watcher.returncode == 3
             assert "the daemon has ended" in err
 
+    def test_the_end_of_the_daemon_is_one_line_of_json(self, running: Running) -> None:
+        with self.watch(running, "--json") as watcher:
+            assert watcher.stdout is not None
+            watcher.stdout.readline()
+            running.end()
+            out, _ = watcher.communicate(timeout=20)
+            (line,) = out.splitlines()
+            told = json.loads(line)
+            assert told["error"] == "the daemon has ended"
+            assert told["remedy"]
+
     def test_ends_silently_when_nobody_reads_any_more(self, running: Running) -> None:
         running.daemon.talkative = True
         with self.watch(running) as watcher:
