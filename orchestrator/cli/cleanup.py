@@ -62,7 +62,7 @@ def clean_up(places: Places, *, dry_run: bool, stop: bool) -> list[str]:
             lock.delete()
             return done
     except OrchestratorError as error:
-        raise Failure(str(error)) from error
+        raise Failure(str(error), error.remedy) from error
 
 
 @contextmanager
@@ -73,9 +73,7 @@ def _alone(socket: Path, *, stop: bool) -> Iterator[DaemonLock]:
         lock.__enter__()
     except AlreadyRunning as running:
         if not stop:
-            raise Failure(
-                str(running), "stop it first (systemctl stop orchestrator), or add --stop"
-            ) from running
+            raise Failure(str(running), f"{running.remedy}; or add --stop") from running
         try:
             ask(socket, Request(Verb.STOP))
         except Failure as failure:

@@ -14,7 +14,7 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli import client, entry, render
-from orchestrator.cli.outcome import JSON_WANTED, Exit, show, show_line
+from orchestrator.cli.outcome import JSON_WANTED, Exit, config_failure, show, show_line
 from orchestrator.config.common import CharonSocket, Control, State
 from orchestrator.wire.control import Request, Verb
 
@@ -89,7 +89,7 @@ def check(config: Path) -> None:
 
     found = daemon.configuration(config)
     if faults := certificates.faults(config, found):
-        raise daemon.config_failure(ConfigError(faults))
+        raise config_failure(ConfigError(faults))
     show(
         {"role": found.role, "identity": found.identity, "faults": []},
         f"{config} is valid: {found.role} {found.identity}",

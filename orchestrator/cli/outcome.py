@@ -16,6 +16,8 @@ from typing import Final
 
 import click
 
+from orchestrator.core.errors import ConfigError
+
 JSON_WANTED: Final = "orchestrator.json"
 """Where a click context remembers `--json`."""
 
@@ -43,6 +45,21 @@ class Failure(Exception):
         self.code = code
         self.more = more or {}
         """Further keys of the JSON object, or its `error` where people get more words."""
+
+
+def config_failure(error: ConfigError) -> Failure:
+    """With every fault, for programs one by one."""
+    faults = [
+        {
+            "file": str(fault.file),
+            "line": fault.line,
+            "problem": fault.problem,
+            "remedy": fault.remedy,
+        }
+        for fault in error.faults
+    ]
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return Failure(str(error), more={"error": count, "faults": faults})
 
 
 def wants_json() -> bool:

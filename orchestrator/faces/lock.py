@@ -24,11 +24,22 @@ class AlreadyRunning(OrchestratorError):
     def __init__(self, path: Path, pid: int | None) -> None:
         who = f"process {pid}" if pid else "another process"
         super().__init__(f"the daemon is running already: {who} has {path}")
+        self.remedy = "stop it first: systemctl stop orchestrator"
         self.pid = pid
 
 
+class CannotLock(OrchestratorError):
+    """The file cannot be made, or locked."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot lock {path}: {error.strerror}")
+        if isinstance(error, PermissionError):
+            self.remedy = "run it as root"
+
+
 class DaemonLock:
-    """Held from `__enter__` to `__exit__`. Raises AlreadyRunning, OrchestratorError."""
+    """Held from `__enter__` to `__exit__`. Raises AlreadyRunning, CannotLock and
+    OrchestratorError."""
 
     def __init__(self, socket: Path) -> None:
         self.path = socket.with_name(f"{socket.name}.lock")
@@ -41,7 +52,7 @@ class DaemonLock:
                 if self._take():
                     return self
         except OSError as error:
-            raise OrchestratorError(f"cannot lock {self.path}: {error.strerror}") from error
+            raise CannotLock(self.path, error) from error
         raise OrchestratorError(f"cannot lock {self.path}: somebody keeps deleting it")
 
     def __exit__(

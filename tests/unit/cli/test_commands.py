@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.main import cli, execute
+from orchestrator.core.errors import ConfigFault
 from orchestrator.faces.lock import DaemonLock
 from orchestrator.wire.control import plain
 from tests.unit.cli.conftest import EVENT, FLOWS, PATHS, SESSIONS, STATUS, Running
@@ -103,6 +104,20 @@ class TestAsking:
         captured = capsys.readouterr()
         assert json.loads(captured.out) == {"error": "not here", "remedy": ""}
         assert captured.err == ""
+
+    def test_a_wrong_file_that_is_read_again_is_told_as_by_check(
+        self, running: Running, capsys: Capture
+    ) -> None:
+        fault = ConfigFault(Path("/etc/server.toml"), 7, "unknown key a", "delete it")
+        running.daemon.faults = (fault, fault)
+        assert execute(["reload", "--json", "--socket", str(running.socket)]) == 1
+        assert json.loads(capsys.readouterr().out) == {
+            "error": "2 faults",
+            "remedy": "",
+            "faults": [plain(fault)] * 2,
+        }
+        assert execute(["reload", "--socket", str(running.socket)]) == 1
+        assert capsys.readouterr().err == f"error: {fault}\n" * 2
 
     def test_metrics_are_text_or_objects(self, running: Running, capsys: Capture) -> None:
         assert execute(["metrics", "--socket", str(running.socket)]) == 0
@@ -290,6 +305,7 @@ class TestRunning:
             )
         assert second.returncode == 1
         assert f"the daemon is running already: process {os.getpid()}" in second.stderr
+        assert "remedy: stop it first: systemctl stop orchestrator" in second.stderr
         assert "Traceback" not in second.stderr
         assert not (tmp_path / "state").exists(), "it touched something before"
 
