@@ -64,6 +64,21 @@ class DaemonLock:
         os.close(self._fd)
         self._fd = -1
 
+    def holder(self) -> AlreadyRunning | None:
+        """Who else has the lock, as far as we may know. It is tried, for an instant; nothing is
+        made or written."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return AlreadyRunning(self.path, _pid(fd))
+        finally:
+            os.close(fd)
+        return None
+
     def delete(self) -> None:
         """Removes the file while the lock is held; the next daemon makes a new one."""
         self.path.unlink(missing_ok=True)

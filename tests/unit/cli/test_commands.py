@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.cli.main import cli, execute
 from orchestrator.core.errors import ConfigFault
-from orchestrator.faces.lock import DaemonLock
+from orchestrator.faces.lock import CannotLock, DaemonLock
 from orchestrator.wire.control import plain
 from tests.unit.cli.conftest import EVENT, FLOWS, PATHS, SESSIONS, STATUS, Running
 
@@ -380,6 +380,28 @@ class TestCleanup:
         assert not running.daemon.stopping.is_set()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="looks into the kernel's tables")
+    def test_a_dry_run_beside_a_daemon_says_what_the_real_one_would(
+        self, running: Running, tmp_path: Path
+    ) -> None:
+        dry = [
+            *("unshare", "--net", *COMMAND, "cleanup", "--dry-run", "--json"),
+            *("--socket", str(running.socket), "--state", str(tmp_path / "state")),
+            *("--charon", str(tmp_path / "no-charon")),
+        ]
+        told = json.loads(subprocess.check_output(dry))
+        assert f"process {os.getpid()}" in told["refusal"]
+        assert "--stop" in told["refusal"]
+        told = json.loads(subprocess.check_output([*dry, "--stop"]))
+        assert told["refusal"] is None
+        assert told["operations"][0] == f"stop the daemon, process {os.getpid()}"
+        assert not running.daemon.stopping.is_set()
+
+    def test_who_may_not_lock_learns_who_may(self) -> None:
+        error = CannotLock(Path("/run/s.lock"), PermissionError(13, "Permission denied"))
+        assert str(error) == "cannot lock /run/s.lock: Permission denied"
+        assert error.remedy == "run it as root"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="looks into the kernel's tables")
     def test_stops_the_daemon_if_told_so_and_waits_for_its_end(
         self, running: Running, tmp_path: Path
     ) -> None:
@@ -393,7 +415,9 @@ class TestCleanup:
         assert ended.stderr == ""
         assert ended.returncode == 0
         assert running.daemon.stopping.is_set()
-        assert json.loads(ended.stdout)["dry_run"] is False
+        done = json.loads(ended.stdout)
+        assert done["dry_run"] is False
+        assert done["operations"][0] == f"stop the daemon, process {os.getpid()}"
         assert not list(tmp_path.iterdir())
 
 
