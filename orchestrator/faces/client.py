@@ -149,4 +149,4 @@ def _connected(path: Path) -> Iterator[socket.socket]:
                 f"the daemon at {path} does not answer", "look at its log"
             ) from error
         except OSError as error:
-            raise NoAnswer(f"the daemon at {path}: {error}") from error
+            raise NoAnswer(f"the daemon at {path}: {error.strerror or error}") from error
