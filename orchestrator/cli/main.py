@@ -291,7 +291,8 @@ def _ask(socket: Path, request: Request, words: Callable[[Any], str]) -> None:
 
 
 def _roaming(answer: Mapping[str, Any]) -> str:
-    return f"asked for {answer.get('asked') or 'another tunnel'}; now {answer.get('state')}"
+    what = answer.get("asked") or "a fresh tunnel, where it is best"
+    return f"asked for {what}; `orchestrator watch` tells what comes of it"
 
 
 def main() -> None:

@@ -68,7 +68,9 @@ class TestAsking:
         assert asked(capsys, "roam", "wwan0", "--socket", socket)["asked"] == "wwan0"
         assert asked(capsys, "roam", "--socket", socket)["asked"] is None
         assert execute(["roam", "wwan0", "--socket", socket]) == 0
-        assert capsys.readouterr().out == "asked for wwan0; now moving\n"
+        assert capsys.readouterr().out == (
+            "asked for wwan0; `orchestrator watch` tells what comes of it\n"
+        )
 
     @pytest.mark.parametrize(
         "words", [("portal", "wlan0"), ("portal", "wlan0", "--", "curl", "--json", "x")]
