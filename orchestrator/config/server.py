@@ -21,7 +21,6 @@ from orchestrator.config.common import (
 )
 from orchestrator.config.reader import Contradiction
 from orchestrator.config.values import (
-    UNLIMITED,
     Between,
     FixedVips,
     Identity,
@@ -277,15 +276,6 @@ class Limits:
     does. `refuse` by default: connections that wait are what a session is kept for."""
 
 
-def _patience_faults(asleep_after: Lifetime, expire_after: Lifetime) -> Iterator[Contradiction]:
-    if asleep_after is not None and expire_after is not None and expire_after <= asleep_after:
-        yield Contradiction(
-            ("expire_after",),
-            "a session that is away ends before it counts as asleep",
-            f'raise expire_after, or write asleep_after = "{UNLIMITED}"',
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class ServerTimers:
     """How long we wait for whom."""
@@ -305,9 +295,6 @@ class ServerTimers:
     Unlimited by default: a device that sleeps over a holiday finds its connections open.
     Counted like `asleep_after`."""
 
-    def contradictions(self) -> Iterator[Contradiction]:
-        yield from _patience_faults(self.asleep_after, self.expire_after)
-
 
 @dataclass(frozen=True, slots=True)
 class SessionRules:
@@ -324,9 +311,6 @@ class SessionRules:
     @property
     def patience(self) -> Patience:
         return Patience(self.asleep_after, self.expire_after)
-
-    def contradictions(self) -> Iterator[Contradiction]:
-        yield from _patience_faults(self.asleep_after, self.expire_after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,18 @@ from orchestrator.core.kernel import SLOTS, KernelObject, Template
 from orchestrator.core.quantities import Instant, IPAddress, Seconds, Spi, UniqueId, follows
 from orchestrator.core.server_state import session_objects
 from orchestrator.core.session_events import Heard, SessionReason
-from orchestrator.core.warmth import ASK
+from orchestrator.core.warmth import ASK, ASK_METERED
 
 MAX_TUNNELS: Final = SLOTS
 """Per session; beyond it the oldest idle one is deleted: nobody needs more links."""
 
 
-UNASKED: Final = Seconds(2.5 * ASK)
+PATIENCE: Final = 2.5
+"""Of the interval in which an endpoint asks for a tunnel: a probe may be lost, or late."""
+UNASKED: Final = Seconds(PATIENCE * ASK)
 """Without a probe that names it an idle tunnel ends: an endpoint asks for those that it keeps,
-and gives up itself what it has asked for again and again for seconds."""
+and gives up itself what it has asked for again and again for seconds. One that says that it
+asks more rarely, at most every ASK_METERED, is given longer."""
 
 
 @dataclass(slots=True)
@@ -34,6 +37,8 @@ class Known:
     since: Instant
     heard: Instant | None = None
     """When a probe named it; None: none has."""
+    within: Seconds | None = None
+    """So soon it was to be named again, as one said that did; None: none did."""
     slot: int | None = None
     """Below MAX_TUNNELS; None: nobody asked whether it works while it is idle."""
     carries: int | None = None
@@ -146,17 +151,21 @@ class Session:
         if self.state is not SessionState.ATTACHED:
             return []
         idle = [tunnel for tunnel in self.tunnels if tunnel != self.active]
-        return [tunnel for tunnel in idle if self._last_asked(tunnel) + UNASKED <= now]
+        return [tunnel for tunnel in idle if self._asked_until(tunnel) <= now]
 
-    def _last_asked(self, tunnel: Tunnel) -> Instant:
+    def _asked_until(self, tunnel: Tunnel) -> Instant:
         known = self.known[tunnel.child]
-        return max(self.since, known.since if known.heard is None else known.heard)
+        asked = max(self.since, known.since if known.heard is None else known.heard)
+        interval = min(max(ASK, known.within or ASK), ASK_METERED)
+        return Instant(asked + PATIENCE * interval)
 
-    def named(self, spi: Spi, now: Instant) -> Tunnel | None:
-        """The tunnel that a probe names by its outbound SPI."""
+    def named(self, spi: Spi, now: Instant, within: Seconds | None) -> Tunnel | None:
+        """The tunnel that a probe names by its outbound SPI, and so again `within` a while."""
         tunnel = next((tunnel for tunnel in self.tunnels if tunnel.spi_out == spi), None)
         if tunnel is not None:
-            self.known[tunnel.child].heard = now
+            known = self.known[tunnel.child]
+            known.heard = now
+            known.within = within or known.within
         return tunnel
 
     def is_or_was(self, tunnel: Tunnel, child: UniqueId) -> bool:

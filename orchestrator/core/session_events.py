@@ -81,6 +81,8 @@ class HeardWarm:
     sequence: int = 0
     padding: int = 0
     """Octets; the answer has as many."""
+    within: Seconds | None = None
+    """So soon it is asked for again at the latest; None: it does not say."""
     carries: bool = False
     """It says that flows of the endpoint take that tunnel."""
 

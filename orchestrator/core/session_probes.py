@@ -47,7 +47,7 @@ class SessionProbes:
         session = self._register.of_vip(event.vip)
         if session is None:
             return
-        tunnel = session.named(event.spi, now)
+        tunnel = session.named(event.spi, now, event.within)
         match event:
             case HeardWarm():
                 self._heard_warm(session, tunnel, event, now)

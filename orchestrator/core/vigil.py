@@ -93,7 +93,7 @@ class Vigil:
     ) -> SendProbe:
         """`carries`: the server is told that flows of ours take this warm tunnel."""
         self._sequence = successor(self._sequence)
-        within = None
+        within = None if active else held.liveness.interval
         if active and not asleep:
             if held.liveness.waiting_since is not None or not held.liveness.proven:
                 self._rhythm.hurry()

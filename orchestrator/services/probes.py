@@ -195,14 +195,14 @@ class ServerProbes(_ProbeSockets):
         return sock is None or self._send(sock, octets, vip, mark)
 
     def _received(self, sock: socket.socket, probe: Probe, sender: IPAddress) -> None:
+        within = _seconds(probe.within_ms)
         match probe.kind:
             case Kind.REQUEST | Kind.ASLEEP:
                 asleep = probe.kind is Kind.ASLEEP
-                within = _seconds(probe.within_ms)
                 told = probe.flip, probe.spi, probe.sequence, asleep, within, probe.limit
                 self._heard(Heard(sender, *told))
             case Kind.WARM | Kind.FLOWS:
-                asked = probe.flip, probe.spi, probe.sequence, probe.padding
+                asked = probe.flip, probe.spi, probe.sequence, probe.padding, within
                 carries = probe.kind is Kind.FLOWS
                 self._heard(HeardWarm(sender, *asked, carries))
             case Kind.REPLY:

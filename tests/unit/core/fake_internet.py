@@ -324,10 +324,10 @@ class EndpointHost(EndpointStory):
             case endpoint_events.SendProbe(sequence, flip, spi, asleep, None, within):
                 self.probes += 1
                 self.send(server_events.Heard(VIP4, flip, spi, sequence, asleep, within))
-            case endpoint_events.SendProbe(sequence, flip, spi, slot=int(slot)):
+            case endpoint_events.SendProbe(sequence, flip, spi, slot=int(slot), within=within):
                 self.probes += 1
                 assert self.kernel is not None
-                asks = server_events.HeardWarm(VIP4, flip, spi, sequence)
+                asks = server_events.HeardWarm(VIP4, flip, spi, sequence, within=within)
                 self._send_by(dict(self.kernel.warm)[slot], asks)
             case endpoint_events.Release():
                 for packet in drained(self.queue, at(self.internet.now)):

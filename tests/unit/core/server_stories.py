@@ -157,10 +157,17 @@ class ServerStory:
         return self.hears(Heard(VIP4, flip, over.spi_out, sequence, asleep=True))
 
     def asks(
-        self, about: Tunnel, after: float = 0.0, flip: int = 1, *, carries: bool = False
+        self,
+        about: Tunnel,
+        after: float = 0.0,
+        flip: int = 1,
+        *,
+        within: Seconds | None = None,
+        carries: bool = False,
     ) -> list[str]:
         """Whether this tunnel works; and says whether flows take it."""
-        return self.hears(HeardWarm(VIP4, flip, about.spi_out, carries=carries), after)
+        asked = HeardWarm(VIP4, flip, about.spi_out, within=within, carries=carries)
+        return self.hears(asked, after)
 
     def mapping(self, of: Tunnel, after: float = 0.0) -> list[str]:
         return self.hears(MappingChanged(of.spi_in), after)

@@ -20,6 +20,7 @@ from orchestrator.core.quantities import IPAddress, Reqid, Spi, UniqueId
 from orchestrator.core.session import MAX_TUNNELS, UNASKED
 from orchestrator.core.session_events import Heard, HeardWarm, SessionReason
 from orchestrator.core.session_probes import DRAIN
+from orchestrator.core.warmth import ASK_METERED
 from tests.unit.core.builders import LTE, VIP4, VIP6, WIFI, WIFI2, at
 from tests.unit.core.server_stories import (
     LAPTOP,
@@ -271,6 +272,18 @@ class TestWaysBackFollow:
             said += story.probed(1, OVER_WIFI, after=2) + story.waits(0)
             said += [words for words in story.asks(OVER_LTE) if words != "answer there"]
         assert set(said) == {"terminate 3: not-asked-for"}
+
+    def test_one_that_is_asked_for_rarely_because_its_link_is_dear_stays_as_long(self) -> None:
+        story = warm()
+        said = []
+        for _ in range(3):
+            said += story.asks(OVER_LTE, within=ASK_METERED)
+            for _ in range(int(ASK_METERED / 2)):
+                said += story.probed(1, OVER_WIFI, after=2) + story.waits(0)
+        assert set(said) == {"answer there"}
+        while story.now < 6 * ASK_METERED:
+            said += story.probed(1, OVER_WIFI, after=2) + story.waits(0)
+        assert said[-1] == "terminate 2: not-asked-for"
 
     def test_of_an_endpoint_that_is_away_all_tunnels_are_kept(self) -> None:
         """It may come back out of any of them, and is given time to ask for the others."""

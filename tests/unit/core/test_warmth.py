@@ -85,6 +85,8 @@ class TestKeeping:
         story.warm_answered()
         assert "ask" not in story.waits(ASK_METERED - 1, answering=True)
         assert "ask" in story.waits(2, answering=True)
+        assert story.warm_probe is not None
+        assert story.warm_probe.within == ASK_METERED, "the server is to be as patient"
 
     def test_one_that_does_not_answer_is_ended_and_made_anew_later(self) -> None:
         story = attached(WIFI, LTE, policy=TWO)
