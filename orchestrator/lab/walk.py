@@ -142,20 +142,26 @@ class Walk:
         attached = self._lab.roam(link)
         self._last_attached = attached
         self._say(f"{names} -> {link}: a new address")
-        self._watch(attached + _round_trip(self._lab.link(link).quality))
+        quality = self._lab.link(link).quality
+        self._watch(attached, attached + _round_trip(quality))
         between = f"nothing for {absence:g} s -> " if absence else ""
         kind = f"{names} -> {between}{link}"
-        return roam_seen(
-            kind, self._download.output.arrivals, begun, attached, self._lab.link(link).quality
-        )
+        return roam_seen(kind, self._download.output.arrivals, begun, attached, quality)
 
-    def _watch(self, earliest: float) -> None:
+    def _watch(self, attached: float, earliest: float) -> None:
         """Lets the applications run on the new link; longer if nothing comes at all."""
         end = time.monotonic() + SECONDS_ON_A_LINK
+        first: float | None = None
         while not self._download.done and time.monotonic() < end + GIVE_UP:
-            if time.monotonic() >= end and self._download.output.first_since(earliest):
+            if first is None:
+                first = self._download.output.first_since(earliest)
+                if first is not None:
+                    self._say(f"data again after {1000 * (first - attached):.0f} ms")
+            elif time.monotonic() >= end:
                 return
             self._pause.wait(_LOOK)
+        if first is None:
+            self._say("data again never")
 
     def _say(self, sentence: str) -> None:
         self._say_at(time.monotonic() - self._begun, sentence)
