@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import click
 
-from orchestrator.cli import entry
+from orchestrator.cli import entry, start
 from orchestrator.cli.outcome import Exit, Failure
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab import backends, client
+from orchestrator.lab import demo as walks
 from orchestrator.lab.internet import INTERNET
 from orchestrator.lab.keeper import lab_folder
 
@@ -76,8 +77,8 @@ def demo(backend: str | None, as_json: bool) -> None:
     """
     chosen = backends.choose(backend)
     _say(f"{chosen.name}: {chosen.reason}")
-    words = [sys.executable, "-m", "orchestrator.lab.demo", *(["--json"] if as_json else [])]
-    sys.exit(chosen.run(words, None, _say))
+    words = [sys.executable, "-m", start.__name__, walks.__name__]
+    sys.exit(chosen.run([*words, "--json"] if as_json else words, None, _say))
 
 
 @cli.command(context_settings=_PASS_ON)
@@ -221,5 +222,9 @@ def execute(arguments: Sequence[str]) -> int:
     return entry.execute(cli, PROGRAM, arguments, as_json=ours and "--json" in arguments)
 
 
+def main() -> int:
+    return execute(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(execute(sys.argv[1:]))
+    sys.exit(main())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.main import cli, execute
+from orchestrator.cli.commands import cli, execute
 from orchestrator.faces.lock import DaemonLock
 from orchestrator.wire.control import plain
 from tests.unit.cli.conftest import EVENT, FLOWS, PATHS, SESSIONS, STATUS, Running

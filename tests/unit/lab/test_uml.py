@@ -62,7 +62,16 @@ def test_an_interrupt_before_the_command_ends_the_guest(tmp_path: Path) -> None:
 
 def test_so_does_one_that_is_typed(tmp_path: Path) -> None:
     made = kernel(tmp_path, BOOTS)
-    words = ["-m", "orchestrator.cli.lab", "kernel", "--backend", "uml", "--", "true"]
+    words = [
+        "-m",
+        "orchestrator.cli.start",
+        "orchestrator.cli.lab",
+        "kernel",
+        "--backend",
+        "uml",
+        "--",
+        "true",
+    ]
     child, terminal = pty.fork()
     if child == 0:
         os.environ["ORCHESTRATOR_LAB_KERNEL"] = str(made)
