@@ -7,7 +7,7 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 n
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,7 +127,10 @@ def down() -> None:
 @cli.command()
 @_json_option
 def status(as_json: bool) -> None:
-    """Show where the endpoint is attached and what its links are like."""
+    """Show where the endpoint is attached and what its links are like.
+
+    Other links are shown when they are not as they were.
+    """
     _show_status(client.ask(lab_folder(), {"do": "status"}), as_json)
 
 
@@ -202,14 +205,23 @@ def _show_status(status: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(status))
         return
     for name, link in status["links"].items():
-        state = ", ".join(link["addresses"]) or ("carrier" if link["carrier"] else "no carrier")
-        rate = f"{link['rate_mbit']:g} Mbit/s" if link["rate_mbit"] else "no limit"
-        click.echo(
-            f"{name:6} {link['device']:6} {state:40} "
-            f"{link['delay_ms']:g} ms, {link['loss_percent']:g} % lost, {rate}"
-            f"{', cut' if link['cut'] else ''}"
-        )
+        if link["access"] or link["changed"]:
+            click.echo(_link_line(name, link))
     click.echo(f"hosts: {' '.join(status['hosts'])}")
+
+
+def _link_line(name: str, link: Mapping[str, Any]) -> str:
+    state = list(link["addresses"])
+    if not link["carrier"]:
+        state.append("no carrier")
+    elif not state:
+        state.append("carrier")
+    rate = f"{link['rate_mbit']:g} Mbit/s" if link["rate_mbit"] else "no limit"
+    return (
+        f"{name:6} {link['device']:6} {', '.join(state):40} "
+        f"{link['delay_ms']:g} ms, {link['loss_percent']:g} % lost, {rate}"
+        f"{', cut' if link['cut'] else ''}"
+    )
 
 
 def _say(line: str) -> None:

@@ -296,13 +296,15 @@ def status(lab: Lab) -> dict[str, object]:
         "links": {
             link.name: {
                 "attached": link.attached,
+                "access": link in lab.access_links,
+                "changed": link.is_changed,
                 "device": link.device,
                 "addresses": [str(interface) for interface in link.addresses],
                 "carrier": link.carrier,
                 "cut": link.is_cut,
                 **asdict(link.quality),
             }
-            for link in lab.access_links
+            for link in lab.links
         },
     }
 

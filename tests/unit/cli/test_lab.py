@@ -1,14 +1,32 @@
 """The lab's front door without a lab behind it: what it says to whom."""
 
 import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli.lab import execute
+from orchestrator.lab.frames import Kind, json_frame, read_frame
 from orchestrator.lab.internet import INTERNET
+from orchestrator.lab.keeper import lab_folder, socket_of
 
 Capture = pytest.CaptureFixture[str]
+LINK = {
+    "access": True,
+    "changed": False,
+    "attached": False,
+    "device": "wlan0",
+    "addresses": [],
+    "carrier": True,
+    "cut": False,
+    "delay_ms": 5,
+    "loss_percent": 0,
+    "rate_mbit": None,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +89,49 @@ def test_an_option_of_the_command_on_a_host_is_not_ours(capsys: Capture) -> None
 def test_the_list_of_commands_cuts_no_sentence(capsys: Capture) -> None:
     assert execute(["--help"]) == 0
     assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+@contextmanager
+def a_lab(*answers: Mapping[str, object]) -> Iterator[list[object]]:
+    """One that answers so, one request after the other; gives what it was asked to do."""
+    asked: list[object] = []
+    lab_folder().mkdir(parents=True)
+
+    def serve() -> None:
+        # Whoever only looks whether it is up asks nothing.
+        while len(asked) < len(answers):
+            line, _ = listening.accept()
+            with line, line.makefile("rb") as reading:
+                try:
+                    asked.append(read_frame(reading.read).json()["do"])
+                except EOFError:
+                    continue
+                answer = {"result": answers[len(asked) - 1]}
+                line.sendall(json_frame(Kind.ANSWER, 0, answer).encode())
+
+    with socket.create_server(str(socket_of(lab_folder())), family=socket.AF_UNIX) as listening:
+        served = threading.Thread(target=serve, daemon=True)
+        served.start()
+        yield asked
+        served.join(10)
+
+
+def status_lines(capsys: Capture, **links: Mapping[str, object]) -> Sequence[str]:
+    with a_lab({"hosts": ["lan"], "links": links}):
+        assert execute(["status"]) == 0
+    *lines, hosts = capsys.readouterr().out.splitlines()
+    assert hosts == "hosts: lan"
+    return lines
+
+
+def test_a_link_without_carrier_says_so_beside_its_addresses(capsys: Capture) -> None:
+    addresses = ["192.168.10.2/24"]
+    [line] = status_lines(capsys, wifi=LINK | {"addresses": addresses, "carrier": False})
+    assert "192.168.10.2/24, no carrier" in line
+
+
+def test_other_links_are_shown_when_they_are_changed(capsys: Capture) -> None:
+    quiet = LINK | {"access": False}
+    [line] = status_lines(capsys, wan=quiet | {"changed": True, "loss_percent": 5}, peer1=quiet)
+    assert line.startswith("wan ")
+    assert "5 % lost" in line
