@@ -20,6 +20,7 @@ from orchestrator.lab import backends, client
 from orchestrator.lab import demo as walks
 from orchestrator.lab.internet import INTERNET
 from orchestrator.lab.keeper import lab_folder
+from orchestrator.lab.product import NOT_RUNNING
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as of shells."""
@@ -110,11 +111,18 @@ def kernel(backend: str | None, results: Path | None, command: tuple[str, ...]) 
 def up(backend: str | None, bare: bool, as_json: bool) -> None:
     """Start the lab, in the background.
 
-    Both daemons run, and the endpoint is attached over Wi-Fi.
+    Both daemons run, and the endpoint is attached over Wi-Fi. In a lab that is up, starts
+    daemons that do not run any more.
     """
     if not client.bring_up(lab_folder(), backend or "", _say):
         _say("it is up already")
-    _show_status(client.ask(lab_folder(), {"do": "status" if bare else "product"}), as_json)
+    found = client.ask(lab_folder(), {"do": "status"})
+    if not bare:
+        for role, daemon in found["daemons"].items():
+            if daemon["state"] == NOT_RUNNING:
+                _say(f"the {role}'s daemon is not running; starting it")
+        found = client.ask(lab_folder(), {"do": "product"})
+    _show_status(found, as_json)
 
 
 @cli.command()
@@ -127,7 +135,7 @@ def down() -> None:
 @cli.command()
 @_json_option
 def status(as_json: bool) -> None:
-    """Show where the endpoint is attached and what its links are like.
+    """Show where the endpoint is, its links, and both daemons.
 
     Other links are shown when they are not as they were.
     """
@@ -207,6 +215,8 @@ def _show_status(status: dict[str, Any], as_json: bool) -> None:
     for name, link in status["links"].items():
         if link["access"] or link["changed"]:
             click.echo(_link_line(name, link))
+    for role, daemon in status["daemons"].items():
+        click.echo(f"{role}'s daemon: {daemon['state']}")
     click.echo(f"hosts: {' '.join(status['hosts'])}")
 
 

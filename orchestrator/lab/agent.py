@@ -122,17 +122,23 @@ class Agent:
             match request["do"]:
                 case "roam":
                     self._lab.roam(request["link"], *request["addresses"])
-                case "product" if self._product is None:
-                    product = Product(self._lab)
-                    product.start()
-                    self._product = product
+                case "product":
+                    self._run_product()
                 case "link":
                     acts = [link_act(change) for change in request["changes"]]
                     for act in acts:
                         act(self._lab.link(request["link"]))
-            return {"result": status(self._lab)}
+            return {"result": status(self._lab, self._product)}
         except (OrchestratorError, LookupError, ValueError, TimeoutError) as error:
             return {"error": _sentence(error)}
+
+    def _run_product(self) -> None:
+        if self._product is None:
+            product = Product(self._lab)
+            product.start()
+            self._product = product
+        else:
+            self._product.start_again()
 
     def _execute(self, channel: int, request: Request) -> None:
         try:
@@ -289,9 +295,11 @@ class _Command:
             os.killpg(self._process.pid, number)
 
 
-def status(lab: Lab) -> dict[str, object]:
+def status(lab: Lab, product: Product | None) -> dict[str, object]:
     """What stands where, as JSON can say it."""
+    daemons = () if product is None else product.daemons
     return {
+        "daemons": {daemon.role: {"state": daemon.state} for daemon in daemons},
         "hosts": [host.name for host in lab.internet.hosts],
         "links": {
             link.name: {

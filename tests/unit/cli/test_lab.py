@@ -117,7 +117,7 @@ def a_lab(*answers: Mapping[str, object]) -> Iterator[list[object]]:
 
 
 def status_lines(capsys: Capture, **links: Mapping[str, object]) -> Sequence[str]:
-    with a_lab({"hosts": ["lan"], "links": links}):
+    with a_lab({"hosts": ["lan"], "links": links, "daemons": {}}):
         assert execute(["status"]) == 0
     *lines, hosts = capsys.readouterr().out.splitlines()
     assert hosts == "hosts: lan"
@@ -135,3 +135,29 @@ def test_other_links_are_shown_when_they_are_changed(capsys: Capture) -> None:
     [line] = status_lines(capsys, wan=quiet | {"changed": True, "loss_percent": 5}, peer1=quiet)
     assert line.startswith("wan ")
     assert "5 % lost" in line
+
+
+def with_server(state: str) -> Mapping[str, object]:
+    return {"hosts": [], "links": {}, "daemons": {"server": {"state": state}}}
+
+
+def test_status_says_how_daemons_are(capsys: Capture) -> None:
+    with a_lab(with_server("not running")):
+        assert execute(["status"]) == 0
+    assert "server's daemon: not running\n" in capsys.readouterr().out
+
+
+def test_up_says_which_daemon_it_has_to_start_again(capsys: Capture) -> None:
+    with a_lab(with_server("not running"), with_server("serving")) as asked:
+        assert execute(["up"]) == 0
+    assert asked == ["status", "product"]
+    said = capsys.readouterr()
+    assert "the server's daemon is not running; starting it" in said.err
+    assert "server's daemon: serving\n" in said.out
+
+
+def test_up_bare_starts_none(capsys: Capture) -> None:
+    with a_lab(with_server("not running")) as asked:
+        assert execute(["up", "--bare"]) == 0
+    assert asked == ["status"]
+    assert "starting" not in capsys.readouterr().err
