@@ -117,12 +117,20 @@ def up(backend: str | None, bare: bool, as_json: bool) -> None:
     if not client.bring_up(lab_folder(), backend or "", _say):
         _say("it is up already")
     found = client.ask(lab_folder(), {"do": "status"})
-    if not bare:
-        for role, daemon in found["daemons"].items():
-            if daemon["state"] == NOT_RUNNING:
-                _say(f"the {role}'s daemon is not running; starting it")
-        found = client.ask(lab_folder(), {"do": "product"})
-    _show_status(found, as_json)
+    _show_status(found if bare else _start_daemons(found["daemons"]), as_json)
+
+
+def _start_daemons(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The status afterwards."""
+    for role, daemon in known.items():
+        if daemon["state"] == NOT_RUNNING:
+            _say(f"the {role}'s daemon is not running; starting it")
+    try:
+        found: dict[str, Any] = client.ask(lab_folder(), {"do": "product"})
+    except KeyboardInterrupt:
+        _say("the lab is up, and the daemons start; `vagrant/lab down` ends it")
+        raise
+    return found
 
 
 @cli.command()
@@ -201,7 +209,11 @@ def capture(link: str, write: Path | None) -> None:
     if write is None:
         sys.exit(client.execute(lab_folder(), end.host, [*listen, "-l"]))
     client.ask(lab_folder(), {"do": "status"})  # without a lab there is no file either
-    with write.open("wb") as file:
+    try:
+        opened = write.open("wb")
+    except OSError as error:
+        raise Failure(f"cannot write {write}: {error.strerror}") from error
+    with opened as file:
         code = client.execute(
             lab_folder(), end.host, [*listen, "-w", "-"], output=file.fileno()
         )

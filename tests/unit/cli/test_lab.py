@@ -1,6 +1,7 @@
 """The lab's front door without a lab behind it: what it says to whom."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,3 +162,32 @@ def test_up_bare_starts_none(capsys: Capture) -> None:
         assert execute(["up", "--bare"]) == 0
     assert asked == ["status"]
     assert "starting" not in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_no_capture(tmp_path: Path, capsys: Capture) -> None:
+    with a_lab({}):
+        assert execute(["capture", "wan", "--write", str(tmp_path / "no" / "x.pcap")]) == 1
+    assert "x.pcap: No such file or directory\n" in capsys.readouterr().err
+
+
+def test_up_that_fails_says_why_once(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_LAB_KERNEL", "/nonexistent")
+    assert execute(["up", "--backend", "uml"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "lab: uml: asked for",
+        "lab: ORCHESTRATOR_LAB_KERNEL: /nonexistent is no program",
+        "error: the lab did not come up",
+    ]
+
+
+def test_up_without_what_its_backend_needs_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    refuses = tmp_path / "unshare"
+    refuses.write_text("#!/bin/sh\necho no namespaces >&2\nexit 1\n")
+    refuses.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert execute(["up", "--backend", "netns"]) == 1
+    said, error = capsys.readouterr().err.splitlines()
+    assert said.startswith("lab: no lab in this machine's own kernel: ")
+    assert error == "error: the lab did not come up"
