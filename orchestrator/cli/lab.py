@@ -28,6 +28,9 @@ PROGRAM: Final = "vagrant/lab"
 _LINKS: Final = [link.name for link in INTERNET.links]
 _ACCESS_LINKS: Final = [link.name for link in INTERNET.access_links]
 _HOSTS: Final = [host.name for host in INTERNET.hosts]
+_NEXT: Final = "exec endpoint ping -c3 10.51.1.2"
+"""A peer, through the tunnel."""
+_NEXT_BARE: Final = "exec endpoint ping -c3 203.0.113.10"
 _PASS_ON: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -114,10 +117,11 @@ def up(backend: str | None, bare: bool, as_json: bool) -> None:
     Both daemons run, and the endpoint is attached over Wi-Fi. In a lab that is up, starts
     daemons that do not run any more.
     """
-    if not client.bring_up(lab_folder(), backend or "", _say):
-        _say("it is up already")
+    new = client.bring_up(lab_folder(), backend or "", _say)
+    _say("hosts, links and servers are there" if new else "it is up already")
     found = client.ask(lab_folder(), {"do": "status"})
     _show_status(found if bare else _start_daemons(found["daemons"]), as_json)
+    _say(f"try next: {PROGRAM} {_NEXT_BARE if bare else _NEXT}")
 
 
 def _start_daemons(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -125,11 +129,14 @@ def _start_daemons(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for role, daemon in known.items():
         if daemon["state"] == NOT_RUNNING:
             _say(f"the {role}'s daemon is not running; starting it")
+    if not known:
+        _say("the daemons start")
     try:
         found: dict[str, Any] = client.ask(lab_folder(), {"do": "product"})
     except KeyboardInterrupt:
         _say("the lab is up, and the daemons start; `vagrant/lab down` ends it")
         raise
+    _say(f"the endpoint is {found['daemons']['endpoint']['state']}")
     return found
 
 

@@ -138,27 +138,35 @@ def test_other_links_are_shown_when_they_are_changed(capsys: Capture) -> None:
     assert "5 % lost" in line
 
 
-def with_server(state: str) -> Mapping[str, object]:
-    return {"hosts": [], "links": {}, "daemons": {"server": {"state": state}}}
+def with_daemons(endpoint: str, server: str) -> Mapping[str, object]:
+    daemons = {"endpoint": {"state": endpoint}, "server": {"state": server}}
+    return {"hosts": [], "links": {}, "daemons": daemons}
 
 
 def test_status_says_how_daemons_are(capsys: Capture) -> None:
-    with a_lab(with_server("not running")):
+    with a_lab(with_daemons("attached", "not running")):
         assert execute(["status"]) == 0
-    assert "server's daemon: not running\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said == "endpoint's daemon: attached\nserver's daemon: not running\nhosts: \n"
 
 
 def test_up_says_which_daemon_it_has_to_start_again(capsys: Capture) -> None:
-    with a_lab(with_server("not running"), with_server("serving")) as asked:
+    answers = with_daemons("detached", "not running"), with_daemons("attached", "serving")
+    with a_lab(*answers) as asked:
         assert execute(["up"]) == 0
     assert asked == ["status", "product"]
     said = capsys.readouterr()
-    assert "the server's daemon is not running; starting it" in said.err
+    assert said.err.splitlines() == [
+        "lab: it is up already",
+        "lab: the server's daemon is not running; starting it",
+        "lab: the endpoint is attached",
+        "lab: try next: vagrant/lab exec endpoint ping -c3 10.51.1.2",
+    ]
     assert "server's daemon: serving\n" in said.out
 
 
 def test_up_bare_starts_none(capsys: Capture) -> None:
-    with a_lab(with_server("not running")) as asked:
+    with a_lab(with_daemons("attached", "not running")) as asked:
         assert execute(["up", "--bare"]) == 0
     assert asked == ["status"]
     assert "starting" not in capsys.readouterr().err
