@@ -82,11 +82,17 @@ class Walked:
 
 
 def roam_seen(
-    kind: str, arrivals: Sequence[float], begun: float, attached: float, quality: Quality
+    kind: str,
+    arrivals: Sequence[float],
+    begun: float,
+    attached: float,
+    until: float,
+    quality: Quality,
 ) -> Roam:
-    """What a download saw of a roam to a link of this quality."""
-    quiet, noisy = longest_silence(arrivals, begun, max((begun, *arrivals[-1:])))
+    """What a download saw, until an instant, of a roam to a link of this quality."""
     first = first_arrival(arrivals, attached + _round_trip(quality))
+    # Where data came, it may have ended since.
+    quiet, noisy = longest_silence(arrivals, begun, until if first is None else arrivals[-1])
     resumed = None if first is None else 1000 * (first - attached)
     return Roam(kind, 1000 * (noisy - quiet), resumed)
 
@@ -146,7 +152,8 @@ class Walk:
         self._watch(attached, attached + _round_trip(quality))
         between = f"nothing for {absence:g} s -> " if absence else ""
         kind = f"{names} -> {between}{link}"
-        return roam_seen(kind, self._download.output.arrivals, begun, attached, quality)
+        arrivals = self._download.output.arrivals
+        return roam_seen(kind, arrivals, begun, attached, time.monotonic(), quality)
 
     def _watch(self, attached: float, earliest: float) -> None:
         """Lets the applications run on the new link; longer if nothing comes at all."""
