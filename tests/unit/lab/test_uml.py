@@ -1,8 +1,8 @@
 """Who boots a kernel, as a program, that does not come to run its command."""
 
 import os
-import pty
 import select
+import subprocess
 import sys
 from pathlib import Path
 
@@ -61,30 +61,28 @@ def test_an_interrupt_before_the_command_ends_the_guest(tmp_path: Path) -> None:
 
 
 def test_so_does_one_that_is_typed(tmp_path: Path) -> None:
-    made = kernel(tmp_path, BOOTS)
-    words = [
-        "-m",
-        "orchestrator.cli.start",
-        "orchestrator.cli.lab",
-        "kernel",
-        "--backend",
-        "uml",
-        "--",
-        "true",
-    ]
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ["ORCHESTRATOR_LAB_KERNEL"] = str(made)
-        os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
-    seen = b""
-    while b"booting" not in seen and select.select([terminal], [], [], SECONDS)[0]:
-        seen += os.read(terminal, 4096)
-    os.write(terminal, b"\x03")
-    while select.select([terminal], [], [], SECONDS)[0]:
+    words = ["-m", "orchestrator.cli.lab", "kernel", "--backend", "uml", "--", "true"]
+    terminal, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | {"ORCHESTRATOR_LAB_KERNEL": str(kernel(tmp_path, BOOTS))},
+    ) as lab:
+        os.close(theirs)
         try:
-            seen += os.read(terminal, 4096)
-        except OSError:  # the other end is closed
-            break
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
-    assert b"lab: interrupted" in seen
+            assert b"booting" in read_until(terminal, b"booting")
+            os.write(terminal, b"\x03")
+            assert b"lab: interrupted" in read_until(terminal, b"interrupted")
+            assert lab.wait(SECONDS) == 130
+        finally:
+            lab.kill()
+            os.close(terminal)
+
+
+def read_until(terminal: int, words: bytes) -> bytes:
+    seen = b""
+    while words not in seen and select.select([terminal], [], [], SECONDS)[0]:
+        seen += os.read(terminal, 4096)
+    return seen
