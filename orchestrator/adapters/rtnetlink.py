@@ -1,5 +1,8 @@
 """Talks rtnetlink: reads links, addresses, routes and rules, watches them, writes ours.
 
+pyroute2 reads; what a roam waits for, our addresses, routes and rules, we write ourselves, in a
+hundredth of its calls (`wire.netlink_route`), synchronously.
+
 Reading is a full dump once and increments after it (`core.picture`); when the kernel says that
 it dropped messages (ENOBUFS) everything is read again. What has come by the time that we read
 is one piece of news: of a roam tell a dozen messages within a millisecond or two. Writing is
@@ -9,9 +12,11 @@ idempotent: what is there already and what is gone already are both fine.
 import asyncio
 import errno
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from fcntl import ioctl
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from struct import Struct
@@ -23,9 +28,14 @@ from pyroute2.netlink import NLM_F_REPLACE, rtnl
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
+from orchestrator.adapters.netlink import (
+    DATAGRAM_SIZE,
+    DATAGRAMS_PER_READ,
+    Requests,
+    subscribed,
+)
 from orchestrator.core.errors import KernelError
 from orchestrator.core.kernel import (
-    MARK_MASK,
     ROUTE_PROTOCOL,
     TUN_ENDPOINT,
     TUN_SERVER,
@@ -43,30 +53,41 @@ from orchestrator.core.quantities import (
     LinkIndex,
     TableId,
 )
+from orchestrator.wire.netlink import Flag
+from orchestrator.wire.netlink_route import (
+    AF,
+    KINDS,
+    Message,
+    encode_address,
+    encode_route,
+    encode_route_id,
+    encode_rule,
+)
 
 RoutedObject = Address | Route | Rule
-Message = Any
+Told = Any
 """A pyroute2 message: a dictionary with attribute access that has no types."""
 
-_AF: Final = {4: 2, 6: 10}
-_VERSION: Final = {2: 4, 10: 6}
+_VERSION: Final = {family: version for version, family in AF.items()}
 _IFF_UP: Final = 0x1
+_IFREQ: Final = Struct("=16s24s")
+"""struct ifreq: a name, and what is asked for."""
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCGIFMTU: Final = 0x8921
 _IFF_LOWER_UP: Final = 0x10000
 _UNUSABLE_ADDRESS: Final = 0x08 | 0x20 | 0x40
 """IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE (include/uapi/linux/if_addr.h)."""
 _OPTIMISTIC: Final = 0x04
 """IFA_F_OPTIMISTIC: tentative, and yet allowed to be used (RFC 4429)."""
-_KINDS: Final = {RouteKind.UNICAST: 1, RouteKind.LOCAL: 2, RouteKind.UNREACHABLE: 7}
-_KIND_OF: Final = {number: kind for kind, number in _KINDS.items()}
+_KIND_OF: Final = {number: kind for kind, number in KINDS.items()}
 _TABLE_MAIN: Final = 254
 _OUR_LINKS: Final = (TUN_ENDPOINT, TUN_SERVER)
 _ANY: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
-_SO_RCVBUFFORCE: Final = 33
 _MONITOR_BUFFER: Final = 1 << 20
 """Octets, which the kernel doubles: some 1,000 messages between two reads."""
-_DATAGRAM_SIZE: Final = 65536
-_DATAGRAMS_PER_READ: Final = 64
-"""Taken from a monitor before others have their turn again."""
+_CHANGED: Final = Flag.CREATE | Flag.REPLACE
+_ADDED: Final = Flag.CREATE | Flag.EXCLUSIVE
+_GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 _BEGINNING: Final = Struct("=4xH10xxB3xB")
 """The type of struct nlmsghdr; rtm_dst_len and rtm_protocol, where a struct rtmsg follows."""
 _GROUPS: Final = (
@@ -89,9 +110,11 @@ class NetworkNews:
 
 
 class Rtnetlink:
-    """One request socket; `watch` opens a second one for the multicast groups."""
+    """One request socket of ours and one of pyroute2's; `watch` opens another for the multicast
+    groups."""
 
     def __init__(self) -> None:
+        self._requests = Requests(socket.NETLINK_ROUTE)
         self._ip = AsyncIPRoute()
         self._dumping = asyncio.Lock()
 
@@ -105,6 +128,7 @@ class Rtnetlink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._requests.close()
         await self._ip.__aexit__(kind, error, trace)
 
     async def snapshot(self) -> Snapshot:
@@ -133,9 +157,10 @@ class Rtnetlink:
                     if error.errno != errno.ENOBUFS:
                         raise KernelError(error.errno or 0, "watch", "the network") from error
 
-    def _did(self, message: Message) -> bool:
+    def _did(self, message: Told) -> bool:
         """Whether the message tells of what this very object asked for."""
-        return bool(message["header"]["pid"] == self._ip.status["epid"])
+        ours = (self._requests.port, self._ip.status["epid"])
+        return message["header"]["pid"] in ours
 
     async def _read(self) -> Picture:
         picture = Picture()
@@ -147,7 +172,7 @@ class Rtnetlink:
     async def _every_gateway(self) -> list[Gateway]:
         return [each for message in await self._dump("routes") for each in _gateways(message)]
 
-    async def _dump(self, what: str, **arguments: object) -> list[Message]:
+    async def _dump(self, what: str, **arguments: object) -> list[Told]:
         """Everything of a kind, read to its end: until then the kernel refuses to begin another
         dump on the same socket (EBUSY; net/netlink/af_netlink.c, __netlink_dump_start)."""
         async with self._dumping:
@@ -157,29 +182,35 @@ class Rtnetlink:
             except NetlinkError as error:
                 raise KernelError(error.code, "read", what, str(error)) from error
 
-    async def put(self, wanted: RoutedObject) -> None:
+    def put(self, wanted: RoutedObject) -> None:
         """Makes the object exist as described. Raises KernelError; nothing changed then."""
+        order = self._requests.order
         match wanted:
             case Address():
-                await self._request("addr", "replace", wanted, _address(wanted))
+                body = encode_address(wanted, _index(wanted.link))
+                order(Message.NEWADDR, body, "put", wanted, flags=_CHANGED)
             case Route():
-                await self._request("route", "replace", wanted, _route(wanted))
+                body = encode_route(wanted, _index_of_link(wanted))
+                order(Message.NEWROUTE, body, "put", wanted, flags=_CHANGED)
             case Rule():
-                await self._request("rule", "add", wanted, _rule(wanted), errno.EEXIST)
+                there = frozenset({errno.EEXIST})
+                order(Message.NEWRULE, encode_rule(wanted), "put", wanted, there, _ADDED)
 
-    async def drop(self, unwanted: RoutedObject) -> None:
+    def drop(self, unwanted: RoutedObject) -> None:
         """Makes the object not exist. Raises KernelError."""
-        gone = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
+        order = self._requests.order
         try:
             match unwanted:
                 case Address():
-                    await self._request("addr", "del", unwanted, _address(unwanted), *gone)
+                    body = encode_address(unwanted, _index(unwanted.link))
+                    order(Message.DELADDR, body, "drop", unwanted)
                 case Route():
-                    await self._request("route", "del", unwanted, _route(unwanted), *gone)
+                    body = encode_route_id(unwanted, _index_of_link(unwanted))
+                    order(Message.DELROUTE, body, "drop", unwanted)
                 case Rule():
-                    await self._request("rule", "del", unwanted, _rule(unwanted), *gone)
+                    order(Message.DELRULE, encode_rule(unwanted), "drop", unwanted)
         except KernelError as error:
-            if error.errno not in gone:
+            if error.errno not in _GONE:
                 raise
 
     async def configure_tun(self, tun: Tun) -> None:
@@ -199,72 +230,58 @@ class Rtnetlink:
         except NetlinkError as error:
             raise KernelError(error.code, "delete", name, str(error)) from error
 
-    async def tun_mtu(self, name: str) -> int | None:
-        """The MTU of the device if it exists and is up."""
-        for message in await self._dump("links"):
-            if message.get("ifname") == name and message["flags"] & _IFF_UP:
-                return int(message.get("mtu"))
-        return None
+    def tun_mtu(self, name: str) -> int | None:
+        """The MTU of the device if it exists and is up (netdevice(7)): rtnetlink would list
+        every link of the host, and each of them is long."""
+        asked = _IFREQ.pack(name.encode(), b"")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            try:
+                _, flags = _IFREQ.unpack(ioctl(any_socket, _SIOCGIFFLAGS, asked))
+                _, mtu = _IFREQ.unpack(ioctl(any_socket, _SIOCGIFMTU, asked))
+            except OSError:
+                return None
+        up = int.from_bytes(flags[:2], sys.byteorder) & _IFF_UP
+        return int.from_bytes(mtu[:4], sys.byteorder) if up else None
 
     async def present(self, tuns: Iterable[str]) -> tuple[RoutedObject, ...]:
         """Every address on the devices `tuns`, every route and rule with our protocol."""
-        names: dict[int, str] = {}
-        for message in await self._dump("links"):
-            names[message["index"]] = message.get("ifname")
         found: list[RoutedObject] = []
         wanted = frozenset(tuns)
         for message in await self._dump("addr"):
-            link = names.get(message["index"], "")
+            link = _name(message["index"])
             address = ip_address(message.get("local") or message.get("address"))
-            if link in wanted and not address.is_link_local:
+            if link is not None and link in wanted and not address.is_link_local:
                 found.append(Address(link, address))
         found += [
-            _parse_route(message, names)
+            _parse_route(message)
             for message in await self._dump("routes")
             if message["proto"] == ROUTE_PROTOCOL
         ]
         for version in (4, 6):
             found += [
                 _parse_rule(message)
-                for message in await self._dump("rules", family=_AF[version])
+                for message in await self._dump("rules", family=AF[version])
                 if message.get("protocol") == ROUTE_PROTOCOL
             ]
         return tuple(found)
-
-    async def _request(
-        self,
-        verb: str,
-        command: str,
-        subject: RoutedObject,
-        arguments: dict[str, object],
-        *fine: int,
-    ) -> None:
-        try:
-            await getattr(self._ip, verb)(command, **arguments)
-        except NetlinkError as error:
-            if error.code not in fine:
-                raise KernelError(error.code, command, str(subject), str(error)) from error
 
 
 class _Monitor:
     """What the kernel tells everybody of the network, of which we decode what matters."""
 
     def __init__(self) -> None:
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MONITOR_BUFFER)
-        self._socket.bind((0, _GROUPS))
+        self._socket = subscribed(socket.NETLINK_ROUTE, _GROUPS, _MONITOR_BUFFER)
         self._marshal = MarshalRtnl()
 
     def close(self) -> None:
         self._socket.close()
 
-    async def read(self) -> list[Message]:
+    async def read(self) -> list[Told]:
         """What has come, perhaps nothing that matters; waits until something has.
 
         Raises OSError, with ENOBUFS where the kernel had to drop messages.
         """
-        first = await asyncio.get_running_loop().sock_recv(self._socket, _DATAGRAM_SIZE)
+        first = await asyncio.get_running_loop().sock_recv(self._socket, DATAGRAM_SIZE)
         return [
             message
             for datagram in (first, *self._waiting())
@@ -273,9 +290,9 @@ class _Monitor:
         ]
 
     def _waiting(self) -> Iterator[bytes]:
-        for _ in range(_DATAGRAMS_PER_READ):
+        for _ in range(DATAGRAMS_PER_READ):
             try:
-                yield self._socket.recv(_DATAGRAM_SIZE)
+                yield self._socket.recv(DATAGRAM_SIZE)
             except BlockingIOError:
                 return
 
@@ -307,65 +324,18 @@ def _no_link_local(name: str) -> None:
         raise KernelError(error.errno or 0, "configure", name) from error
 
 
-def _address(address: Address) -> dict[str, object]:
-    arguments: dict[str, object] = {
-        "index": _index(address.link),
-        "address": str(address.address),
-        "prefixlen": address.address.max_prefixlen,
-        "family": _AF[address.address.version],
-    }
-    if address.address.version == 6:
-        arguments["flags"] = 0x02  # IFA_F_NODAD: nobody else is on a TUN
-    return arguments
+def _name(index: int | None) -> str | None:
+    try:
+        return None if index is None else socket.if_indextoname(index)
+    except OSError:
+        return None  # it is gone meanwhile
 
 
-def _route(route: Route) -> dict[str, object]:
-    arguments: dict[str, object] = {
-        "family": _AF[route.destination.version],
-        "dst": str(route.destination),
-        "table": int(route.table),
-        "type": _KINDS[route.kind],
-        "proto": ROUTE_PROTOCOL,
-    }
-    if route.kind is RouteKind.LOCAL:
-        arguments["scope"] = 254  # RT_SCOPE_HOST
-    elif route.link is not None and route.gateway is None:
-        arguments["scope"] = 253 if route.destination.version == 4 else 0
-    if route.link is not None:
-        arguments["oif"] = _index(route.link)
-    if route.gateway is not None:
-        arguments["gateway"] = str(route.gateway)
-        arguments["flags"] = 4  # RTNH_F_ONLINK: the table has no route to the gateway
-    if route.source is not None:
-        arguments["prefsrc"] = str(route.source)
-    if route.metric:
-        arguments["priority"] = route.metric
-    if route.mtu is not None:
-        arguments["metrics"] = {"mtu": route.mtu}
-    return arguments
+def _index_of_link(route: Route) -> int | None:
+    return None if route.link is None else _index(route.link)
 
 
-def _rule(rule: Rule) -> dict[str, object]:
-    arguments: dict[str, object] = {
-        "family": _AF[rule.version],
-        "priority": rule.priority,
-        "table": int(rule.table),
-        "protocol": ROUTE_PROTOCOL,
-        "action": 1,  # FR_ACT_TO_TBL
-    }
-    if rule.source is not None:
-        arguments["src"] = str(rule.source)
-    if rule.mark is not None:
-        arguments["fwmark"] = rule.mark
-        arguments["fwmask"] = MARK_MASK
-    if rule.mark_inverted:
-        arguments["flags"] = 2  # FIB_RULE_INVERT
-    if rule.suppress_prefixlength is not None:
-        arguments["FRA_SUPPRESS_PREFIXLEN"] = rule.suppress_prefixlength
-    return arguments
-
-
-def _absorb(picture: Picture, message: Message) -> bool:
+def _absorb(picture: Picture, message: Told) -> bool:
     """Takes one message in; says whether the picture changed."""
     match message["event"]:
         case "RTM_NEWLINK":
@@ -386,7 +356,7 @@ def _absorb(picture: Picture, message: Message) -> bool:
     return False
 
 
-def _shows_as_ours(picture: Picture, message: Message) -> bool:
+def _shows_as_ours(picture: Picture, message: Told) -> bool:
     """Whether this is about an object of ours: one with our protocol number, what is taken
     from our TUN devices, or what takes routes of ours along in silence."""
     match message["event"]:
@@ -404,7 +374,7 @@ def _shows_as_ours(picture: Picture, message: Message) -> bool:
     return False
 
 
-def _may_be_behind(picture: Picture, message: Message) -> bool:
+def _may_be_behind(picture: Picture, message: Told) -> bool:
     """Whether gateways may be gone of which no message tells: with one of several IPv4
     addresses of a link go the routes that need it."""
     if message["event"] != "RTM_DELADDR" or _VERSION[message["family"]] != 4:
@@ -412,9 +382,9 @@ def _may_be_behind(picture: Picture, message: Message) -> bool:
     return picture.has_ipv4(message["index"])
 
 
-def _gateways(message: Message) -> list[Gateway]:
+def _gateways(message: Told) -> list[Gateway]:
     """Those of a default route that is in the main table and is not ours; of others none."""
-    default = message["dst_len"] == 0 and message["type"] == _KINDS[RouteKind.UNICAST]
+    default = message["dst_len"] == 0 and message["type"] == KINDS[RouteKind.UNICAST]
     table = message.get("table") or message["table"]
     if not default or table != _TABLE_MAIN or message["proto"] == ROUTE_PROTOCOL:
         return []
@@ -424,7 +394,7 @@ def _gateways(message: Message) -> list[Gateway]:
     ]
 
 
-def _next_hops(message: Message) -> list[tuple[int, IPAddress | None]]:
+def _next_hops(message: Told) -> list[tuple[int, IPAddress | None]]:
     if message.get("oif"):
         via = message.get("gateway")
         return [(message.get("oif"), ip_address(via) if via else None)]
@@ -435,7 +405,7 @@ def _next_hops(message: Message) -> list[tuple[int, IPAddress | None]]:
     ]
 
 
-def _parse_address(message: Message) -> LinkAddress:
+def _parse_address(message: Told) -> LinkAddress:
     # On a point-to-point link IFA_ADDRESS is the other end, IFA_LOCAL is ours.
     address = ip_address(message.get("local") or message.get("address"))
     flags = message.get("flags") or message["flags"]
@@ -444,7 +414,7 @@ def _parse_address(message: Message) -> LinkAddress:
     return LinkAddress(LinkIndex(message["index"]), address, usable)
 
 
-def _parse_route(message: Message, names: dict[int, str]) -> Route:
+def _parse_route(message: Told) -> Route:
     version = _VERSION[message["family"]]
     destination = message.get("dst")
     network: IPNetwork = (
@@ -459,7 +429,7 @@ def _parse_route(message: Message, names: dict[int, str]) -> Route:
         table=TableId(message.get("table") or message["table"]),
         destination=network,
         kind=kind,
-        link=None if kind is RouteKind.UNREACHABLE else names.get(message.get("oif")),
+        link=None if kind is RouteKind.UNREACHABLE else _name(message.get("oif")),
         gateway=ip_address(via) if via else None,
         source=ip_address(source) if source else None,
         metric=0 if version == 6 and metric == 1024 else metric,
@@ -467,7 +437,7 @@ def _parse_route(message: Message, names: dict[int, str]) -> Route:
     )
 
 
-def _parse_rule(message: Message) -> Rule:
+def _parse_rule(message: Told) -> Rule:
     source = message.get("src")
     mark = message.get("fwmark")
     suppress = message.get("suppress_prefixlen")

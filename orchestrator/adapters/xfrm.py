@@ -6,25 +6,21 @@ only to move them or to bury them.
 """
 
 import errno
-import os
-import socket
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
+from orchestrator.adapters.netlink import (
+    DATAGRAM_SIZE,
+    DATAGRAMS_PER_READ,
+    Requests,
+    hear,
+    subscribed,
+    translated,
+)
 from orchestrator.core.errors import KernelError, PeerError
 from orchestrator.core.kernel import Direction, Policy, Selector
 from orchestrator.core.quantities import IPAddress, Reqid, Spi
-from orchestrator.wire.netlink import (
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    Flag,
-    Frame,
-    attribute,
-    frame,
-    frames,
-    outcome,
-)
+from orchestrator.wire.netlink import attribute, frames
 from orchestrator.wire.netlink_xfrm import (
     Notification,
     StateGone,
@@ -39,19 +35,8 @@ from orchestrator.wire.xfrm_state import encode_identity, encode_mark, encode_st
 from orchestrator.wire.xfrm_structs import IPPROTO_ESP, Attr, Group, Message
 
 _NETLINK_XFRM: Final = 6
-_SOL_NETLINK: Final = 270
-_NETLINK_ADD_MEMBERSHIP: Final = 1
-_NETLINK_DROP_MEMBERSHIP: Final = 2
-_NETLINK_CAP_ACK: Final = 10
-"""Refusals echo the header of the request alone: a request may hold keys."""
-_NETLINK_EXT_ACK: Final = 11
-_SO_RCVBUFFORCE: Final = 33
-_DATAGRAM_SIZE: Final = 65536
-"""Octets; the kernel fills at most 32 KiB of a dump into one datagram."""
 _MONITOR_BUFFER: Final = 2 << 20
 """Octets, which the kernel doubles: some 2,000 SAs may change between two reads."""
-_DATAGRAMS_PER_READ: Final = 64
-"""Taken from a monitor before the caller has its turn again."""
 CHANGES: Final = (Group.EXPIRE, Group.SA, Group.POLICY, Group.MAPPING)
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH})
 
@@ -64,15 +49,12 @@ class Xfrm:
     """One request socket. Not for several threads at once."""
 
     def __init__(self) -> None:
-        self._socket = _open()
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        self.port: Final[int] = self._socket.getsockname()[0]
+        self._requests = Requests(_NETLINK_XFRM)
+        self.port: Final[int] = self._requests.port
         """The kernel names it where it tells of what this connection did."""
-        self._sequence = 0
 
     def close(self) -> None:
-        self._socket.close()
+        self._requests.close()
 
     def __enter__(self) -> Self:
         return self
@@ -91,17 +73,19 @@ class Xfrm:
         Raises KernelError; what was there is there still.
         """
         body = encode_policy(policy)
-        self._order(Message.UPDPOLICY, body, "put", _policy(policy.direction, policy.selector))
+        self._requests.order(
+            Message.UPDPOLICY, body, "put", _policy(policy.direction, policy.selector)
+        )
 
     def drop_policy(self, direction: Direction, selector: Selector) -> None:
         """Makes the policy not exist. Raises KernelError."""
         body = encode_policy_id(direction, selector)
         subject = _policy(direction, selector)
-        self._order(Message.DELPOLICY, body, "drop", subject, _GONE)
+        self._requests.order(Message.DELPOLICY, body, "drop", subject, _GONE)
 
     def policies(self) -> tuple[Policy, ...]:
         """Our policies, as they were put. Raises KernelError."""
-        answers = self._dump(Message.GETPOLICY, b"", "the policies")
+        answers = self._requests.dump(Message.GETPOLICY, b"", "the policies")
         return tuple(policy for policy in map(policy_in, answers) if isinstance(policy, Policy))
 
     def states(self, reqid: Reqid | None = None) -> tuple[SecurityAssociation, ...]:
@@ -110,7 +94,7 @@ class Xfrm:
         Raises KernelError.
         """
         filters = attribute(Attr.PROTO, bytes([IPPROTO_ESP]))
-        answers = self._dump(Message.GETSA, filters, "the SAs")
+        answers = self._requests.dump(Message.GETSA, filters, "the SAs")
         states = map(state_in, answers)
         return tuple(sa for sa in states if reqid is None or sa.reqid == reqid)
 
@@ -122,7 +106,9 @@ class Xfrm:
         Raises KernelError, with ESRCH when there is none.
         """
         body = encode_identity(destination, spi, IPPROTO_ESP) + encode_mark(mark)
-        found = list(self._acknowledged(Message.GETSA, body, "read", _sa(destination, spi)))
+        found = list(
+            self._requests.acknowledged(Message.GETSA, body, "read", _sa(destination, spi))
+        )
         return state_in(found[0])
 
     def move_state(
@@ -150,7 +136,7 @@ class Xfrm:
     def drop_state(self, destination: IPAddress, spi: Spi, mark: Mark | None = None) -> None:
         """Makes the ESP SA not exist. Raises KernelError."""
         body = encode_identity(destination, spi, IPPROTO_ESP) + encode_mark(mark)
-        self._order(Message.DELSA, body, "drop", _sa(destination, spi), _GONE)
+        self._requests.order(Message.DELSA, body, "drop", _sa(destination, spi), _GONE)
 
     def _take(self, sa: SecurityAssociation) -> SecurityAssociation:
         """Deletes the SA; returns it as it was at that instant.
@@ -161,26 +147,21 @@ class Xfrm:
         subject = _sa(sa.destination, sa.spi)
         body = encode_identity(sa.destination, sa.spi, sa.protocol) + encode_mark(sa.mark)
         report: Notification | None = None
-        self._hear(_NETLINK_ADD_MEMBERSHIP)
+        self._requests.hear(Group.SA, on=True)
         try:
-            for answer in self._acknowledged(Message.DELSA, body, "move", subject):
+            for answer in self._requests.acknowledged(Message.DELSA, body, "move", subject):
                 report = notification(answer)
         finally:
-            self._hear(_NETLINK_DROP_MEMBERSHIP)
+            self._requests.hear(Group.SA, on=False)
         if not isinstance(report, StateGone):
             # Adding it again with older counters could use a number twice: it stays deleted.
             raise KernelError(errno.ENOBUFS, "move", subject, "it is lost: its end unreported")
         return report.state
 
-    def _hear(self, option: int) -> None:
-        """Joins or leaves the group that deletions are reported to."""
-        try:
-            self._socket.setsockopt(_SOL_NETLINK, option, Group.SA)
-        except OSError as error:
-            raise _translated(error, "watch", "SAs") from error
-
     def _add(self, sa: SecurityAssociation) -> None:
-        self._order(Message.NEWSA, encode_state(sa), "move", _sa(sa.destination, sa.spi))
+        self._requests.order(
+            Message.NEWSA, encode_state(sa), "move", _sa(sa.destination, sa.spi)
+        )
 
     def _put_back(self, sa: SecurityAssociation, cause: Exception) -> None:
         try:
@@ -188,65 +169,6 @@ class Xfrm:
         except KernelError as error:
             number, subject = error.errno, _sa(sa.destination, sa.spi)
             raise KernelError(number, "move", subject, f"it is lost: {error}") from cause
-
-    def _order(
-        self,
-        kind: Message,
-        body: bytes,
-        operation: str,
-        subject: str,
-        fine: frozenset[int] = frozenset(),
-    ) -> None:
-        for _ in self._acknowledged(kind, body, operation, subject, fine):
-            pass
-
-    def _acknowledged(
-        self,
-        kind: Message,
-        body: bytes,
-        operation: str,
-        subject: str,
-        fine: frozenset[int] = frozenset(),
-    ) -> Iterator[Frame]:
-        """What the kernel says before it acknowledges; raises KernelError if it refuses."""
-        self._send(kind, Flag.REQUEST | Flag.ACK, body, operation, subject)
-        while True:
-            for answer in self._answers(operation, subject):
-                if answer.kind == NLMSG_ERROR:
-                    _check(answer, operation, subject, fine)
-                    return
-                yield answer
-
-    def _dump(self, kind: Message, body: bytes, subject: str) -> Iterator[Frame]:
-        self._send(kind, Flag.REQUEST | Flag.DUMP, body, "list", subject)
-        while True:
-            for answer in self._answers("list", subject):
-                if answer.kind in (NLMSG_DONE, NLMSG_ERROR):
-                    _check(answer, "list", subject)
-                    return
-                yield answer
-
-    def _send(
-        self, kind: Message, flags: Flag, body: bytes, operation: str, subject: str
-    ) -> None:
-        self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
-        try:
-            self._socket.send(frame(kind, flags, self._sequence, body, self.port))
-        except OSError as error:
-            raise _translated(error, operation, subject) from error
-
-    def _answers(self, operation: str, subject: str) -> Iterator[Frame]:
-        """The frames of the next datagram that answers the last request."""
-        while True:
-            try:
-                datagram = self._socket.recv(_DATAGRAM_SIZE)
-            except OSError as error:
-                raise _translated(error, operation, subject) from error
-            asked = self._sequence, self.port
-            found = [item for item in frames(datagram) if (item.sequence, item.port) == asked]
-            if found:
-                yield from found
-                return
 
 
 class Monitor:
@@ -256,8 +178,8 @@ class Monitor:
         self, groups: tuple[Group, ...] = CHANGES, besides: Xfrm | None = None
     ) -> None:
         self._besides = None if besides is None else besides.port
-        self._socket = _open(sum(1 << (group - 1) for group in groups))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _MONITOR_BUFFER)
+        bits = sum(1 << (group - 1) for group in groups)
+        self._socket = subscribed(_NETLINK_XFRM, bits, _MONITOR_BUFFER)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -278,23 +200,19 @@ class Monitor:
 
     def hear(self, group: Group, *, on: bool) -> None:
         """Listens to one more group, or no longer. Raises KernelError."""
-        option = _NETLINK_ADD_MEMBERSHIP if on else _NETLINK_DROP_MEMBERSHIP
-        try:
-            self._socket.setsockopt(_SOL_NETLINK, option, group)
-        except OSError as error:
-            raise _translated(error, "watch", group.name) from error
+        hear(self._socket, group, on=on)
 
     def read(self) -> tuple[Notification | NewsLost, ...]:
         """What happened since the last call, in order; does not wait. Raises KernelError."""
         happened: list[Notification | NewsLost] = []
-        for _ in range(_DATAGRAMS_PER_READ):
+        for _ in range(DATAGRAMS_PER_READ):
             try:
-                datagram = self._socket.recv(_DATAGRAM_SIZE)
+                datagram = self._socket.recv(DATAGRAM_SIZE)
             except BlockingIOError:
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise _translated(error, "watch", "policies and SAs") from error
+                    raise translated(error, "watch", "policies and SAs") from error
                 happened.append(NewsLost())
                 continue
             happened += self._news(datagram)
@@ -312,22 +230,6 @@ class Monitor:
             return [NewsLost()]
 
 
-def _open(groups: int = 0) -> socket.socket:
-    """A socket in the multicast groups `groups` (bit n-1 is group n). Raises KernelError."""
-    try:
-        sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_XFRM
-        )
-    except OSError as error:
-        raise _translated(error, "open", "NETLINK_XFRM") from error
-    try:
-        sock.bind((0, groups))
-    except OSError as error:
-        sock.close()
-        raise _translated(error, "watch", "policies and SAs") from error
-    return sock
-
-
 def _moved(
     sa: SecurityAssociation, source: IPAddress, destination: IPAddress
 ) -> SecurityAssociation:
@@ -336,22 +238,6 @@ def _moved(
     except ValueError as error:
         subject = _sa(sa.destination, sa.spi)
         raise KernelError(errno.EOPNOTSUPP, "move", subject, str(error)) from error
-
-
-def _check(
-    answer: Frame, operation: str, subject: str, fine: frozenset[int] = frozenset()
-) -> None:
-    """Raises KernelError unless the answer is a success, or as good as one."""
-    result = outcome(answer)
-    if result.errno and result.errno not in fine:
-        detail = result.text or os.strerror(result.errno)
-        raise KernelError(result.errno, operation, subject, detail)
-
-
-def _translated(error: OSError, operation: str, subject: str) -> KernelError:
-    return KernelError(
-        error.errno or errno.EIO, operation, subject, os.strerror(error.errno or 0)
-    )
 
 
 def _policy(direction: Direction, selector: Selector) -> str:

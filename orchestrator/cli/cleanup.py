@@ -52,30 +52,45 @@ class Places:
     charon: Path
 
 
-def clean_up(places: Places, *, dry_run: bool, stop: bool) -> list[str]:
-    """What was done, or with `dry_run` would be, as sentences. Raises Failure."""
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    operations: list[str]
+    """What was done, or in a dry run would be, as sentences."""
+    refusal: str | None = None
+    """Why it would not be done; None: it would."""
+
+
+def clean_up(places: Places, *, dry_run: bool, stop: bool) -> Cleaned:
+    """Raises Failure."""
     try:
         if dry_run:
-            return asyncio.run(_remove(places, dry_run=True))
-        with _alone(places.socket, stop=stop) as lock:
-            done = asyncio.run(_remove(places, dry_run=False))
+            running = DaemonLock(places.socket).holder()
+            operations = asyncio.run(_remove(places, dry_run=True))
+            if running is None or stop:
+                return Cleaned([*_stopped(running), *operations])
+            return Cleaned(operations, f"{running}; without --stop nothing would be done")
+        with _alone(places.socket, stop=stop) as (lock, stopped):
+            operations = asyncio.run(_remove(places, dry_run=False))
             lock.delete()
-            return done
+            return Cleaned([*_stopped(stopped), *operations])
     except OrchestratorError as error:
-        raise Failure(str(error)) from error
+        raise Failure(str(error), error.remedy) from error
+
+
+def _stopped(running: AlreadyRunning | None) -> list[str]:
+    return [] if running is None else [f"stop the daemon, process {running.pid}"]
 
 
 @contextmanager
-def _alone(socket: Path, *, stop: bool) -> Iterator[DaemonLock]:
-    """With the lock that a running daemon would have."""
+def _alone(socket: Path, *, stop: bool) -> Iterator[tuple[DaemonLock, AlreadyRunning | None]]:
+    """With the lock that a running daemon would have, and the one that was stopped for it."""
     lock = DaemonLock(socket)
+    stopped: AlreadyRunning | None = None
     try:
         lock.__enter__()
     except AlreadyRunning as running:
         if not stop:
-            raise Failure(
-                str(running), "stop it first (systemctl stop orchestrator), or add --stop"
-            ) from running
+            raise Failure(str(running), f"{running.remedy}; or add --stop") from running
         try:
             ask(socket, Request(Verb.STOP))
         except Failure as failure:
@@ -83,8 +98,9 @@ def _alone(socket: Path, *, stop: bool) -> Iterator[DaemonLock]:
             if failure.code is not Exit.NOT_RUNNING:
                 raise
         _wait_for(lock)
+        stopped = running
     try:
-        yield lock
+        yield lock, stopped
     finally:
         lock.__exit__(None, None, None)
 

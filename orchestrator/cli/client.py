@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.cli.outcome import Exit, Failure
+from orchestrator.cli.outcome import Exit, Failure, config_failure
+from orchestrator.core.errors import ConfigError
 from orchestrator.faces import client
 from orchestrator.faces.client import NoAnswer, NotRunning
 from orchestrator.wire.control import Refused, Request
@@ -35,5 +36,7 @@ def _failing() -> Iterator[None]:
         yield
     except NotRunning as error:
         raise Failure(error.error, error.remedy, Exit.NOT_RUNNING) from error
+    except ConfigError as error:
+        raise config_failure(error) from error
     except (NoAnswer, Refused) as error:
         raise Failure(error.error, error.remedy) from error

@@ -14,7 +14,15 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli import client, entry, render
-from orchestrator.cli.outcome import JSON_WANTED, Exit, show, show_line
+from orchestrator.cli.outcome import (
+    JSON_WANTED,
+    Exit,
+    config_failure,
+    say,
+    show,
+    show_line,
+    wants_json,
+)
 from orchestrator.config.common import CharonSocket, Control, State
 from orchestrator.wire.control import Request, Verb
 
@@ -89,7 +97,7 @@ def check(config: Path) -> None:
 
     found = daemon.configuration(config)
     if faults := certificates.faults(config, found):
-        raise daemon.config_failure(ConfigError(faults))
+        raise config_failure(ConfigError(faults))
     show(
         {"role": found.role, "identity": found.identity, "faults": []},
         f"{config} is valid: {found.role} {found.identity}",
@@ -267,9 +275,14 @@ def cleanup(socket: Path, state: Path, charon: Path, *, dry_run: bool, stop: boo
     """
     from orchestrator.cli.cleanup import Places, clean_up
 
-    done = clean_up(Places(socket, state, charon), dry_run=dry_run, stop=stop)
-    head = "" if done else "nothing of ours is here"
-    show({"operations": done, "dry_run": dry_run}, "\n".join(done) or head)
+    cleaned = clean_up(Places(socket, state, charon), dry_run=dry_run, stop=stop)
+    done = cleaned.operations
+    if cleaned.refusal and not wants_json():
+        say(cleaned.refusal)
+    show(
+        {"operations": done, "dry_run": dry_run, "refusal": cleaned.refusal},
+        "\n".join(done) or "nothing of ours is here",
+    )
 
 
 def _ask(socket: Path, request: Request, words: Callable[[Any], str]) -> None:
@@ -278,7 +291,8 @@ def _ask(socket: Path, request: Request, words: Callable[[Any], str]) -> None:
 
 
 def _roaming(answer: Mapping[str, Any]) -> str:
-    return f"asked for {answer.get('asked') or 'another tunnel'}; now {answer.get('state')}"
+    what = answer.get("asked") or "a fresh tunnel, where it is best"
+    return f"asked for {what}; `orchestrator watch` tells what comes of it"
 
 
 def main() -> int:

@@ -58,7 +58,8 @@ def execute(
     as_json: bool,
     until_interrupt: bool = False,
 ) -> int:
-    """Runs the command; returns its exit code. `until_interrupt`: Ctrl-C is how it ends."""
+    """Runs the command; returns its exit code. `until_interrupt`: it prints lines, and Ctrl-C
+    is how it ends."""
     try:
         context = group.make_context(program, list(arguments))
         if os.environ.get("NO_COLOR"):
@@ -74,13 +75,14 @@ def execute(
         command = error.ctx.command_path if error.ctx else program
         sentence = " ".join(error.format_message().split())  # click makes lists of choices
         usage = Failure(sentence, f"see {command} --help", Exit.USAGE)
-        report(usage, as_json=as_json)
+        report(usage, as_json=as_json, in_line=until_interrupt)
         return Exit.USAGE
     except click.ClickException as error:
-        report(Failure(error.format_message()), as_json=as_json)
+        told = Failure(error.format_message())
+        report(told, as_json=as_json, in_line=until_interrupt)
         return Exit.FAILED
     except Failure as failure:
-        report(failure, as_json=as_json)
+        report(failure, as_json=as_json, in_line=until_interrupt)
         return failure.code
     except (KeyboardInterrupt, click.Abort):
         say("")

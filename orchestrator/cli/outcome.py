@@ -16,6 +16,8 @@ from typing import Final
 
 import click
 
+from orchestrator.core.errors import ConfigError
+
 JSON_WANTED: Final = "orchestrator.json"
 """Where a click context remembers `--json`."""
 
@@ -45,6 +47,21 @@ class Failure(Exception):
         """Further keys of the JSON object, or its `error` where people get more words."""
 
 
+def config_failure(error: ConfigError) -> Failure:
+    """With every fault, for programs one by one."""
+    faults = [
+        {
+            "file": str(fault.file),
+            "line": fault.line,
+            "problem": fault.problem,
+            "remedy": fault.remedy,
+        }
+        for fault in error.faults
+    ]
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return Failure(str(error), more={"error": count, "faults": faults})
+
+
 def wants_json() -> bool:
     return bool(click.get_current_context().meta.get(JSON_WANTED))
 
@@ -67,10 +84,11 @@ def show_line(value: object, human: str) -> None:
     click.echo(json.dumps(value) if wants_json() else human)
 
 
-def report(failure: Failure, *, as_json: bool) -> None:
+def report(failure: Failure, *, as_json: bool, in_line: bool = False) -> None:
+    """`in_line`: of a command whose results are lines."""
     if as_json:
         content = {"error": failure.error, "remedy": failure.remedy, **failure.more}
-        click.echo(json.dumps(content, indent=2))
+        click.echo(json.dumps(content, indent=None if in_line else 2))
         return
     for line in failure.error.splitlines():
         say(f"{click.style('error', fg='red')}: {line}")

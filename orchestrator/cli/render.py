@@ -34,6 +34,7 @@ _COLOURS: Final = {
 }
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _SIZES: Final = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+MEGABIT: Final = 1e6
 _NUMBER: Final = re.compile(r"-|\d+(\.\d+)?([A-Za-z]+\d*)*")
 """With its units, as in 4.2s or 2m10s; or none."""
 _EVENT_WORDS: Final = frozenset({"at", "boottime", "event", "reasons"})
@@ -246,7 +247,9 @@ def rate(path: Answer) -> str | None:
     best = (path.get("rate_in_bps"), path.get("rate_out_bps"))
     if not any(best):
         return None
-    return "/".join(f"{(each or 0) / 1e6:.2g}" for each in best) + " Mbit/s"
+    kilo = max(each or 0 for each in best) < MEGABIT
+    unit, of = ("kbit/s", 1e3) if kilo else ("Mbit/s", MEGABIT)
+    return "/".join(f"{float(f'{(each or 0) / of:.2g}'):g}" for each in best) + f" {unit}"
 
 
 def sessions(answer: Sequence[Answer]) -> str:
@@ -351,7 +354,9 @@ def findings(answer: Sequence[Answer]) -> str:
 
 def reloaded(answer: Answer) -> str:
     taken, waiting = answer.get("taken") or (), answer.get("waiting") or ()
-    line = f"taken: {', '.join(taken)}" if taken else "nothing has changed that is taken now"
+    line = (
+        f"taken: {', '.join(taken)}" if taken else "of what a reload takes nothing has changed"
+    )
     return line + (f"; a restart takes: {', '.join(waiting)}" if waiting else "")
 
 

@@ -3,12 +3,12 @@
 The dataclasses are the reference: a field's name is the key, its type says how the value is
 read (`KINDS`), `Annotated[…, Between(…)]` bounds it, its default makes it optional. A field
 that is itself a dataclass is a table; a union of dataclasses is a table whose `kind` chooses.
-A dataclass with a method `contradictions()` is asked what does not fit together, as soon as
-its own values are readable.
+A dataclass with a method `contradictions()` is asked what does not fit together; where a value
+of its own is not readable, as far as it comes without that.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -132,17 +132,27 @@ class Reader:
             whole = whole and not isinstance(value, _Faulty)
             arguments[name] = value
         if not whole:
+            unread = [name for name, it in arguments.items() if isinstance(it, _Faulty)]
+            self._contradictions(_readable(cls, arguments), where, unread)
             return None
         made = cls(**arguments)
-        if isinstance(made, Checked):
-            self.found += [
-                Contradiction((*where, *each.key), each.problem, each.remedy)
-                for each in made.contradictions()
-            ]
+        self._contradictions(made, where)
         if len(self.found) > before:
             return None
         self._made[where] = made
         return made
+
+    def _contradictions(
+        self, made: object, where: KeyPath, unread: Collection[str] = ()
+    ) -> None:
+        if not isinstance(made, Checked):
+            return
+        try:
+            for each in made.contradictions():
+                self._fault((*where, *each.key), each.problem, each.remedy)
+        except AttributeError as error:
+            if error.obj is not made or error.name not in unread:
+                raise
 
     def _absent(self, name: str, kind: object, where: KeyPath) -> object:
         if is_table(kind):
@@ -283,6 +293,18 @@ class Reader:
 
 class _Faulty:
     """Stands for a value that could not be read."""
+
+
+def _readable(cls: Any, arguments: Mapping[str, object]) -> object:
+    """A `cls` without the values that could not be read."""
+    made: object = object.__new__(cls)
+    for spec in fields(cls):
+        value = arguments.get(spec.name, spec.default)
+        if value is MISSING and spec.default_factory is not MISSING:
+            value = spec.default_factory()
+        if not isinstance(value, _Faulty):
+            object.__setattr__(made, spec.name, value)
+    return made
 
 
 def schema(cls: Callable[..., object]) -> Iterator[tuple[str, object, Field[object]]]:

@@ -140,16 +140,17 @@ def _default(kind: object, spec: Field[Any]) -> str:
         return _default(get_args(kind)[0], spec)
     if spec.default is None and kind not in KINDS:
         return "default: none"
-    return f"default: `{_shown(kind, spec.default)}`"
+    return f"default: `{shown(kind, spec.default)}`"
 
 
-def _shown(kind: object, value: Any) -> str:
-    if get_origin(kind) is Annotated:
-        return _shown(get_args(kind)[0], value)
+def shown(kind: object, value: Any) -> str:
+    """The value as a file says it."""
     if kind in KINDS:
         return KINDS[kind].show(value)
+    if get_origin(kind) is Annotated:
+        return shown(get_args(kind)[0], value)
     if get_origin(kind) is tuple:
-        return f"[{', '.join(_shown(get_args(kind)[0], each) for each in value)}]"
+        return f"[{', '.join(shown(get_args(kind)[0], each) for each in value)}]"
     return f'"{value}"'
 
 

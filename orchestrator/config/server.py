@@ -21,6 +21,7 @@ from orchestrator.config.common import (
 )
 from orchestrator.config.reader import Contradiction
 from orchestrator.config.values import (
+    UNLIMITED,
     Between,
     FixedVips,
     Identity,
@@ -103,8 +104,9 @@ class Vip:
     """The virtual addresses of the endpoints."""
 
     pools: tuple[IPNetwork, ...]
-    """Networks to give virtual addresses from, one of each family or of either. The network's
-    own address, its first host and, with IPv4, its broadcast address are never given out."""
+    """Networks to give virtual addresses from: IPv4, IPv6, or both, of which each endpoint then
+    gets one address. Several of a family are used one after the other. The network's own
+    address, its first host and, with IPv4, its broadcast address are never given out."""
     static: Mapping[Identity, FixedVips] = field(default_factory=lambda: MappingProxyType({}))
     """Fixed virtual addresses of some endpoints, by identity. They lie in the pools; nobody
     else gets them."""
@@ -275,6 +277,15 @@ class Limits:
     does. `refuse` by default: connections that wait are what a session is kept for."""
 
 
+def _patience_faults(asleep_after: Lifetime, expire_after: Lifetime) -> Iterator[Contradiction]:
+    if asleep_after is not None and expire_after is not None and expire_after <= asleep_after:
+        yield Contradiction(
+            ("expire_after",),
+            "a session that is away ends before it counts as asleep",
+            f'raise expire_after, or write asleep_after = "{UNLIMITED}"',
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ServerTimers:
     """How long we wait for whom."""
@@ -294,6 +305,9 @@ class ServerTimers:
     Unlimited by default: a device that sleeps over a holiday finds its connections open.
     Counted like `asleep_after`."""
 
+    def contradictions(self) -> Iterator[Contradiction]:
+        yield from _patience_faults(self.asleep_after, self.expire_after)
+
 
 @dataclass(frozen=True, slots=True)
 class SessionRules:
@@ -310,6 +324,9 @@ class SessionRules:
     @property
     def patience(self) -> Patience:
         return Patience(self.asleep_after, self.expire_after)
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        yield from _patience_faults(self.asleep_after, self.expire_after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,25 @@ CONFIG_LIMIT: Final = 1024 * 1024
 AnyConfig = EndpointConfig | ServerConfig
 
 _SYNTAX: Final = re.compile(
-    r"(?P<what>.*?)(?: \(at (?:line (?P<line>\d+).*|end of document)\))?"
+    r"(?P<what>.*?)(?: \(at (?:line (?P<line>\d+).*|end of document)\))?", re.DOTALL
 )
+_UNCLOSED: Final = ("a text is not closed", "end it with the quotes that it began with")
+_COMPLAINTS: Final = (
+    (r"Cannot declare \((?P<table>.*)\) twice", "[{table}] is there twice", "join the two"),
+    (
+        r"Cannot overwrite a value|Duplicate inline table key .*",
+        "this key is there already",
+        "leave one of the two",
+    ),
+    (r"Illegal character '\\n'|Unterminated string|Expected \"'+\"", *_UNCLOSED),
+    (r"Unclosed array", "an array is not closed", "end it with ]"),
+    (
+        r"Unescaped '\\' in a string",
+        "a backslash in a text",
+        r"write \\ for it, or the text in 'single quotes'",
+    ),
+)
+"""What tomllib says, and the same for people, with what helps."""
 
 
 def load(path: Path) -> AnyConfig:
@@ -107,9 +124,18 @@ def _text(file: Path) -> str:
 def _syntax_fault(file: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigFault:
     match = _SYNTAX.fullmatch(str(error))
     what, line = (match["what"], match["line"]) if match else (str(error), None)
-    return ConfigFault(
-        file,
-        int(line) if line else text.count("\n") + 1,
-        f"not TOML: {what[:1].lower()}{what[1:]}",
+    problem, remedy = _complaint(what)
+    number = int(line) if line else text.count("\n") + 1
+    return ConfigFault(file, number, f"not TOML: {problem}", remedy)
+
+
+def _complaint(what: str) -> tuple[str, str]:
+    """Problem and remedy."""
+    for pattern, problem, remedy in _COMPLAINTS:
+        if found := re.fullmatch(pattern, what):
+            names = re.findall(r"'([^']*)'", found.groupdict().get("table", ""))
+            return problem.format(table=".".join(names)), remedy
+    return (
+        f"{what[:1].lower()}{what[1:]}",
         "write `key = value`, texts in quotes; tables begin with [name]",
     )

@@ -175,7 +175,12 @@ def duration(value: object) -> Seconds:
 
 
 def lifetime(value: object) -> Lifetime:
-    return None if value == UNLIMITED else duration(value)
+    if value == UNLIMITED:
+        return None
+    try:
+        return duration(value)
+    except BadValue as error:
+        raise BadValue(error.problem, f'{error.remedy}, or "{UNLIMITED}"') from error
 
 
 def size(value: object) -> Octets:

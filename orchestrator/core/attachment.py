@@ -41,7 +41,9 @@ class Attachment:
         self, session: Session, tunnel: Tunnel, reason: SessionReason, now: Instant
     ) -> None:
         """Its packets go into this tunnel."""
-        session.roams += session.active != tunnel
+        place = tunnel.local, tunnel.remote
+        session.roams += session.place not in (None, place)
+        session.place = place
         session.active = tunnel
         session.moved = reason is SessionReason.FOLLOWED
         session.following = session.unfollowed = session.awaited = None

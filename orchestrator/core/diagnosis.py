@@ -55,6 +55,8 @@ class CharonReading:
     """None: it does not answer."""
     problem: str = ""
     """Why it does not: a sentence about charon."""
+    forbidden: bool = False
+    """It does not because we may not ask it."""
     socket: str = ""
     settings: Mapping[str, str] | None = None
     """Its strongswan.conf by dotted names; None: could not be read."""
@@ -318,8 +320,10 @@ def _charon(readings: Readings) -> Iterator[Finding]:
             Severity.ERROR,
             "charon",
             charon.problem.removeprefix("charon "),
-            "start it: `systemctl start orchestrator-charon`, the unit of the README; if its "
-            "VICI socket is another one, name that in [charon] socket",
+            "run this as root"
+            if charon.forbidden
+            else "start it: `systemctl start orchestrator-charon`, the unit of the README; if "
+            "its VICI socket is another one, name that in [charon] socket",
         )
         return
     numbers = tuple(int(part) for part in charon.version.split(".") if part.isdigit())

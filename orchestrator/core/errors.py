@@ -12,6 +12,9 @@ from pathlib import Path
 class OrchestratorError(Exception):
     """The root: everything we raise on purpose, with a sentence for a person."""
 
+    remedy: str = ""
+    """What they can do about it; empty: that is in the sentence, or nothing is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigFault:

@@ -83,7 +83,6 @@ class Following:
         named = session.unsent.pop(tunnel.child, None) is not None and joined
         self._register.replace(session, tunnel, moved)
         if follows:
-            session.roams += moved != tunnel
             self._attachment.attach(session, moved, SessionReason.FOLLOWED, now)
             if asked is not None:
                 self._attachment.answer(session, asked)

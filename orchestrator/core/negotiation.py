@@ -132,6 +132,7 @@ class Negotiation:
         if not event.moved:
             # Half of its SAs may be gone: it is of no use to anybody.
             self.discard(held)
+            self._known.race.goes_on()
             why = frozenset({Reason.MOVE_REFUSED})
             self._effects.append(Tell("failed", why, event.path, {"detail": event.detail}))
             return

@@ -16,6 +16,8 @@ method that keeps it:
 5. The first tunnel that is answered wins (`core.mobility`, rule 12). Of the others those go on
    that are wanted all the same (`settle`).
 6. While a tunnel works nothing is begun at a place that comes and goes (`_ready_at`).
+7. A tunnel that was moved has the processors to itself until it is answered, or should have
+   been (`rest`): a key exchange costs each end more of them than the move does.
 """
 
 from collections.abc import Sequence
@@ -40,6 +42,9 @@ comes within a round trip: on most networks nothing needless is begun."""
 ANSWERED_STAGGER: Final = Seconds(0.5)
 """From an answer to the next beginning: a round trip for IKE_AUTH and one for the probe, on a
 slow network."""
+REST: Final = Seconds(0.1)
+"""Behind a move. Most round trips are shorter; and if the server does not follow, so much is
+lost."""
 
 Target = tuple[Path, frozenset[AnyReason]]
 
@@ -55,6 +60,7 @@ class Race:
         self._most = most
         self._due = Instant(0.0)
         """When the next may begin, while others run."""
+        self._rests_until = Instant(0.0)
 
     def next(
         self,
@@ -118,15 +124,24 @@ class Race:
             self._due = now
         return attempt
 
+    def rest(self, now: Instant) -> None:
+        """Rule 7: a tunnel is moved. What ran before that is no matter any more."""
+        self._rests_until, self._due = Instant(now + REST), now
+
+    def goes_on(self) -> None:
+        """Rule 7: that is over."""
+        self._rests_until = Instant(0.0)
+
     def settle(self, active: Held) -> tuple[Abandon, ...]:
-        """Rule 5: this one works."""
+        """Rules 5 and 7: this one works."""
+        self.goes_on()
         wanted = {place_of(path) for path, _ in self._wishes.targets(active, attached=True)}
         return self._attempts.withdraw(lambda path: place_of(path) not in wanted)
 
     def _earliest(self, active: Held | None) -> Instant:
-        """Rule 3. A fresh tunnel that was not answered yet runs, too."""
+        """Rules 3 and 7. A fresh tunnel that was not answered yet runs, too."""
         runs = self._attempts.under_way or self._wishes.races(active)
-        return self._due if runs else Instant(0.0)
+        return max(self._rests_until, self._due if runs else Instant(0.0))
 
     def _ready_at(self, path: Path, active: Held | None) -> Instant:
         retry_at = self._attempts.retry_at(path)

@@ -68,6 +68,10 @@ class Session:
     limit: int | None = None
     """The largest packet that its path carries, if that is less than what we send anyway."""
     roams: int = 0
+    """Attachments at another place than the one before; the first is none. The endpoint counts
+    the same (`core.record`)."""
+    place: tuple[IPAddress, IPAddress] | None = None
+    """Ours and the address that it came from, when it was attached last."""
     moved: bool = False
     """The active tunnel was followed to another place, where the endpoint replaces it soon."""
     following: Instant | None = None

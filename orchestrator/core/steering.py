@@ -62,6 +62,7 @@ class Steering:
             movable = known.tunnels.movable(path, now)
             if movable is not None:
                 self._effects.append(MoveTunnel(movable.tunnel, path))
+                known.race.rest(now)
                 return
 
     def activate(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.adapters.fdpass import Channel
-from orchestrator.core.errors import OrchestratorError, PeerError
+from orchestrator.core.errors import ConfigError, OrchestratorError, PeerError
 from orchestrator.core.quantities import Seconds
 from orchestrator.wire.control import (
     REPLY_LIMIT,
@@ -40,7 +40,8 @@ class NotRunning(NoAnswer):
 
 
 def ask(path: Path, request: Request) -> object:
-    """The daemon's answer. Raises Refused if it refuses, NotRunning, NoAnswer."""
+    """The daemon's answer. Raises Refused, or ConfigError for its configuration, if it refuses;
+    NotRunning, NoAnswer."""
     with _connected(path) as connection:
         connection.sendall(encode_request(request))
         return _result(next(_lines(connection), b""))
@@ -56,7 +57,9 @@ def watch(path: Path) -> Iterator[object]:
         connection.settimeout(None)
         for line in lines:
             yield _result(line)
-        raise NotRunning("the daemon has ended")
+        raise NotRunning(
+            "the daemon has ended", "watch it again when it is back; its log says why it ended"
+        )
 
 
 class SignIn:
@@ -101,6 +104,8 @@ def _result(line: bytes) -> object:
             "the daemon ended in the middle of its answer" if not line else f"{error}",
             "look at its log; it must be of the same version as this command",
         ) from error
+    if isinstance(reply, Refusal) and reply.faults:
+        raise ConfigError(reply.faults)
     if isinstance(reply, Refusal):
         raise Refused(reply.error, reply.remedy)
     return reply.result
@@ -144,4 +149,4 @@ def _connected(path: Path) -> Iterator[socket.socket]:
                 f"the daemon at {path} does not answer", "look at its log"
             ) from error
         except OSError as error:
-            raise NoAnswer(f"the daemon at {path}: {error}") from error
+            raise NoAnswer(f"the daemon at {path}: {error.strerror or error}") from error

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from orchestrator.config.common import Control
-from orchestrator.core.errors import OrchestratorError, PeerError
+from orchestrator.core.errors import ConfigError, OrchestratorError, PeerError
 from orchestrator.core.metric import Metric, counters
 from orchestrator.core.quantities import Seconds
 from orchestrator.faces import handed
@@ -299,8 +299,10 @@ class ControlServer:
             )
         except Refused as refused:
             return Refusal(refused.error, refused.remedy)
+        except ConfigError as error:
+            return Refusal(str(error), faults=error.faults)
         except OrchestratorError as error:
-            return Refusal(str(error))
+            return Refusal(str(error), error.remedy)
         self.counters.answered += 1
         return Done(result)
 

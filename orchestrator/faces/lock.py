@@ -24,11 +24,22 @@ class AlreadyRunning(OrchestratorError):
     def __init__(self, path: Path, pid: int | None) -> None:
         who = f"process {pid}" if pid else "another process"
         super().__init__(f"the daemon is running already: {who} has {path}")
+        self.remedy = "stop it first: systemctl stop orchestrator"
         self.pid = pid
 
 
+class CannotLock(OrchestratorError):
+    """The file cannot be made, or locked."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot lock {path}: {error.strerror}")
+        if isinstance(error, PermissionError):
+            self.remedy = "run it as root"
+
+
 class DaemonLock:
-    """Held from `__enter__` to `__exit__`. Raises AlreadyRunning, OrchestratorError."""
+    """Held from `__enter__` to `__exit__`. Raises AlreadyRunning, CannotLock and
+    OrchestratorError."""
 
     def __init__(self, socket: Path) -> None:
         self.path = socket.with_name(f"{socket.name}.lock")
@@ -41,7 +52,7 @@ class DaemonLock:
                 if self._take():
                     return self
         except OSError as error:
-            raise OrchestratorError(f"cannot lock {self.path}: {error.strerror}") from error
+            raise CannotLock(self.path, error) from error
         raise OrchestratorError(f"cannot lock {self.path}: somebody keeps deleting it")
 
     def __exit__(
@@ -52,6 +63,21 @@ class DaemonLock:
     ) -> None:
         os.close(self._fd)
         self._fd = -1
+
+    def holder(self) -> AlreadyRunning | None:
+        """Who else has the lock, as far as we may know. It is tried, for an instant; nothing is
+        made or written."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return AlreadyRunning(self.path, _pid(fd))
+        finally:
+            os.close(fd)
+        return None
 
     def delete(self) -> None:
         """Removes the file while the lock is held; the next daemon makes a new one."""

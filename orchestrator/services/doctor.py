@@ -1,6 +1,7 @@
 """Examines this machine: gathers the readings that `core.diagnosis` judges."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -45,6 +46,9 @@ RULES: Final = f"""\
 rule add priority 11160 lookup main suppress_prefixlength 0
 """
 
+_ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
+"""As Python begins the text of an OSError."""
+
 
 class CharonProbe(Protocol):
     """As much of charon as the doctor needs (`adapters.charon.Charon`)."""
@@ -69,7 +73,7 @@ async def examine(
     daemon: DaemonReading | None,
 ) -> tuple[Finding, ...]:
     """Every finding, the worst first. `daemon` None: it is not running."""
-    not_tried = await asyncio.to_thread(diagnosis.may_try)
+    not_tried = in_words(await asyncio.to_thread(diagnosis.may_try))
     readings = Readings(
         role=config.role if config else None,
         tried=() if not_tried else await asyncio.to_thread(_try_features, config),
@@ -104,20 +108,32 @@ def _try_features(config: EndpointConfig | ServerConfig | None) -> tuple[Tried, 
     endpoint = endpoint_ruleset((), TUN_ENDPOINT)
     run = diagnosis.try_in_namespace
     ip = ["ip", "-batch", "-"]
-    return (
-        Tried(Feature.ESP, run(ESP.split())),
-        Tried(Feature.TUN, diagnosis.try_tun()),
-        Tried(Feature.RULES, run(ip, RULES) or run(["ip", "-6", *ip[1:]], RULES)),
-        Tried(Feature.ENDPOINT_FIREWALL, run(check, endpoint)),
-        Tried(Feature.SERVER_FIREWALL, run(check, server)),
+    problems = {
+        Feature.ESP: run(ESP.split()),
+        Feature.TUN: diagnosis.try_tun(),
+        Feature.RULES: run(ip, RULES) or run(["ip", "-6", *ip[1:]], RULES),
+        Feature.ENDPOINT_FIREWALL: run(check, endpoint),
+        Feature.SERVER_FIREWALL: run(check, server),
+    }
+    return tuple(
+        Tried(feature, problem and in_words(problem)) for feature, problem in problems.items()
     )
+
+
+def in_words(problem: str) -> str:
+    """What the system says, without its number."""
+    return _ERRNO.sub("", problem)
 
 
 async def _charon(charon: CharonProbe, vici: Path) -> CharonReading:
     try:
         version = await charon.version()
     except CharonError as error:
-        return CharonReading(problem=str(error), socket=str(vici))
+        return CharonReading(
+            problem=in_words(str(error)),
+            forbidden=isinstance(error.__cause__, PermissionError),
+            socket=str(vici),
+        )
     return replace(diagnosis.charon_settings(vici), version=version)
 
 

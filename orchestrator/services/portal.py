@@ -75,7 +75,7 @@ class SignIn:
         told = await self._driver.handle(WayRequested(link))
         way = self._way if any(isinstance(effect, OpenWay) for effect in told) else None
         if way is None:
-            raise _refused(told, link)
+            raise refusal(told, link)
         try:
             way.look_names_up_at(await resolvers_of(way.link, way.link_name))
             yield way
@@ -109,12 +109,15 @@ class SignIn:
         yield counters("portal_way", about, "what", self._carried.counted())
 
 
-def _refused(told: Iterable[Effect], link: str | None) -> Refused:
+def refusal(told: Iterable[Effect], link: str | None) -> Refused:
     """Why the machine did not open one."""
     reasons = {reason for tell in told if isinstance(tell, Tell) for reason in tell.reasons}
-    where = link or "any link"
     if PortalReason.ALREADY_OPEN in reasons:
         return Refused("a way to sign in is open already", "use it, or end its program")
     if PortalReason.TUNNEL_UP in reasons:
-        return Refused(f"there is a tunnel over {where}: nobody has to sign in")
-    return Refused(f"no usable path over {where}", "`orchestrator paths` lists them")
+        where = f"over {link}" if link else "already"
+        return Refused(
+            f"there is a tunnel {where}: nobody has to sign in", "see `orchestrator status`"
+        )
+    where = f" over {link}" if link else ""
+    return Refused(f"no usable path{where}", "`orchestrator paths` lists them")

@@ -266,7 +266,7 @@ class Reconciler:
             found += self._xfrm.policies()
         if Aspect.ROUTING in aspects:
             for name in TUNS:
-                mtu = await self._rtnetlink.tun_mtu(name)
+                mtu = self._rtnetlink.tun_mtu(name)
                 if mtu is not None and name in self._tuns:
                     found.append(Tun(name, mtu))
             found += await self._rtnetlink.present(TUNS)
@@ -297,7 +297,7 @@ class Reconciler:
             if not dry_run:
                 await self._carry_out(operations)
             for name in TUNS:
-                if await self._rtnetlink.tun_mtu(name) is not None:
+                if self._rtnetlink.tun_mtu(name) is not None:
                     sentences.append(f"delete the device {name}")
                     if not dry_run:
                         await self._rtnetlink.delete_link(name)
@@ -333,9 +333,9 @@ class Reconciler:
             case Drop(Policy() as policy):
                 self._xfrm.drop_policy(policy.direction, policy.selector)
             case Put(Address() | Route() | Rule() as subject):
-                await self._rtnetlink.put(subject)
+                self._rtnetlink.put(subject)
             case Drop(Address() | Route() | Rule() as subject):
-                await self._rtnetlink.drop(subject)
+                self._rtnetlink.drop(subject)
             case Put(Tun() as tun):
                 self._open(tun.name)
                 await self._rtnetlink.configure_tun(tun)

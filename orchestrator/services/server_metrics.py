@@ -55,7 +55,7 @@ def each_session_metrics(sessions: Iterable[Session], now: Instant) -> Iterator[
     about = "Since when it is in it."
     yield Metric("session_state_seconds", MetricKind.GAUGE, about, tuple(since))
     roams = (Sample(float(each.roams), {"identity": each.identity}) for each in known)
-    about = "Changes of its way, since the session began."
+    about = "Changes of the address that it comes from, or that it comes to."
     yield Metric("session_roams", MetricKind.COUNTER, about, tuple(roams))
 
 

@@ -9,6 +9,8 @@ one object in UTF-8, ended by a newline.
                             |"portal"|"reload"|"replace-proxy"|"stop"}
               and, with roam and portal, "link": an interface name, or null for any
     reply   = {"ok":true,"result":…} | {"ok":false,"error":text,"remedy":text}
+              and, of a wrong configuration, "faults": [{"file":text,"line":number,
+                                                         "problem":text,"remedy":text}, …]
 """
 
 import json
@@ -17,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, StrEnum
+from pathlib import Path
 from typing import Final
 
-from orchestrator.core.errors import OrchestratorError, PeerError
+from orchestrator.core.errors import ConfigFault, OrchestratorError, PeerError
 
 VERSION: Final = 1
 REQUEST_LIMIT: Final = 4096
@@ -80,6 +83,8 @@ class Done:
 class Refusal:
     error: str
     remedy: str = ""
+    faults: tuple[ConfigFault, ...] = ()
+    """Of the configuration, if it was refused because of them."""
 
 
 Reply = Done | Refusal
@@ -115,7 +120,8 @@ def decode_request(line: bytes) -> Request:
 def encode_reply(reply: Reply) -> bytes:
     """A reply that would be longer than REPLY_LIMIT becomes a refusal."""
     if isinstance(reply, Refusal):
-        return _line({"ok": False, "error": reply.error, "remedy": reply.remedy})
+        faults = {"faults": plain(reply.faults)} if reply.faults else {}
+        return _line({"ok": False, "error": reply.error, "remedy": reply.remedy, **faults})
     line = _line({"ok": True, "result": plain(reply.result)})
     if len(line) > REPLY_LIMIT:
         return encode_reply(Refusal(f"the answer has {len(line)} octets, which is too long"))
@@ -124,12 +130,31 @@ def encode_reply(reply: Reply) -> bytes:
 
 def decode_reply(line: bytes) -> Reply:
     """Raises PeerError for anything but a reply."""
-    match _object(line, REPLY_LIMIT):
+    content = _object(line, REPLY_LIMIT)
+    match content:
         case {"ok": True, "result": result}:
             return Done(result)
         case {"ok": False, "error": str() as error, "remedy": str() as remedy}:
-            return Refusal(error, remedy)
+            return Refusal(error, remedy, _faults(content.get("faults", [])))
     raise PeerError("not a reply of the control protocol")
+
+
+def _faults(content: Json) -> tuple[ConfigFault, ...]:
+    if not isinstance(content, list):
+        raise PeerError("the faults are no array")
+    return tuple(map(_fault, content))
+
+
+def _fault(content: Json) -> ConfigFault:
+    match content:
+        case {
+            "file": str() as file,
+            "line": int() as line,
+            "problem": str() as problem,
+            "remedy": str() as remedy,
+        }:
+            return ConfigFault(Path(file), line, problem, remedy)
+    raise PeerError("not a fault of a configuration")
 
 
 def plain(value: object) -> Json:

@@ -33,6 +33,11 @@ class Flag(IntFlag):
     """On an NLMSG_ERROR: the request is echoed as its header alone."""
     ACK_TLVS = 0x200
     """On an NLMSG_ERROR: attributes follow."""
+    REPLACE = 0x100
+    """On a request: what is there already gives way."""
+    EXCLUSIVE = 0x200
+    """On a request: unless it is there already."""
+    CREATE = 0x400
 
 
 class Frame(NamedTuple):

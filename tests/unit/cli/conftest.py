@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 
 from orchestrator.config.common import Control
+from orchestrator.core.errors import ConfigError, ConfigFault
 from orchestrator.core.flows import FlowDirection, FlowRecord, SocketAddress
 from orchestrator.core.metric import Metric, counter
 from orchestrator.core.quantities import Instant
@@ -176,6 +177,8 @@ class FakeDaemon:
     """Set when somebody asked the daemon to stop."""
     talkative: bool = False
     state: str = "attached"
+    faults: tuple[ConfigFault, ...] = ()
+    """Of the file that it is to read again."""
 
     def status(self) -> object:
         return {**STATUS, "state": self.state}
@@ -201,6 +204,8 @@ class FakeDaemon:
         raise Refused(f"there is a tunnel over {link}: nobody has to sign in")
 
     def reload(self) -> object:
+        if self.faults:
+            raise ConfigError(self.faults)
         raise NotThisRole("not here")
 
     def replace_proxy(self) -> object:

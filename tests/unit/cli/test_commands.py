@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.commands import cli, execute
-from orchestrator.faces.lock import DaemonLock
+from orchestrator.core.errors import ConfigFault
+from orchestrator.faces.lock import CannotLock, DaemonLock
 from orchestrator.wire.control import plain
 from tests.unit.cli.conftest import EVENT, FLOWS, PATHS, SESSIONS, STATUS, Running
 
@@ -67,7 +68,9 @@ class TestAsking:
         assert asked(capsys, "roam", "wwan0", "--socket", socket)["asked"] == "wwan0"
         assert asked(capsys, "roam", "--socket", socket)["asked"] is None
         assert execute(["roam", "wwan0", "--socket", socket]) == 0
-        assert capsys.readouterr().out == "asked for wwan0; now moving\n"
+        assert capsys.readouterr().out == (
+            "asked for wwan0; `orchestrator watch` tells what comes of it\n"
+        )
 
     @pytest.mark.parametrize(
         "words", [("portal", "wlan0"), ("portal", "wlan0", "--", "curl", "--json", "x")]
@@ -103,6 +106,20 @@ class TestAsking:
         captured = capsys.readouterr()
         assert json.loads(captured.out) == {"error": "not here", "remedy": ""}
         assert captured.err == ""
+
+    def test_a_wrong_file_that_is_read_again_is_told_as_by_check(
+        self, running: Running, capsys: Capture
+    ) -> None:
+        fault = ConfigFault(Path("/etc/server.toml"), 7, "unknown key a", "delete it")
+        running.daemon.faults = (fault, fault)
+        assert execute(["reload", "--json", "--socket", str(running.socket)]) == 1
+        assert json.loads(capsys.readouterr().out) == {
+            "error": "2 faults",
+            "remedy": "",
+            "faults": [plain(fault)] * 2,
+        }
+        assert execute(["reload", "--socket", str(running.socket)]) == 1
+        assert capsys.readouterr().err == f"error: {fault}\n" * 2
 
     def test_metrics_are_text_or_objects(self, running: Running, capsys: Capture) -> None:
         assert execute(["metrics", "--socket", str(running.socket)]) == 0
@@ -290,6 +307,7 @@ class TestRunning:
             )
         assert second.returncode == 1
         assert f"the daemon is running already: process {os.getpid()}" in second.stderr
+        assert "remedy: stop it first: systemctl stop orchestrator" in second.stderr
         assert "Traceback" not in second.stderr
         assert not (tmp_path / "state").exists(), "it touched something before"
 
@@ -333,6 +351,17 @@ class TestWatching:
             assert watcher.returncode == 3
             assert "the daemon has ended" in err
 
+    def test_the_end_of_the_daemon_is_one_line_of_json(self, running: Running) -> None:
+        with self.watch(running, "--json") as watcher:
+            assert watcher.stdout is not None
+            watcher.stdout.readline()
+            running.end()
+            out, _ = watcher.communicate(timeout=20)
+            (line,) = out.splitlines()
+            told = json.loads(line)
+            assert told["error"] == "the daemon has ended"
+            assert told["remedy"]
+
     def test_ends_silently_when_nobody_reads_any_more(self, running: Running) -> None:
         running.daemon.talkative = True
         with self.watch(running) as watcher:
@@ -353,6 +382,28 @@ class TestCleanup:
         assert not running.daemon.stopping.is_set()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="looks into the kernel's tables")
+    def test_a_dry_run_beside_a_daemon_says_what_the_real_one_would(
+        self, running: Running, tmp_path: Path
+    ) -> None:
+        dry = [
+            *("unshare", "--net", *COMMAND, "cleanup", "--dry-run", "--json"),
+            *("--socket", str(running.socket), "--state", str(tmp_path / "state")),
+            *("--charon", str(tmp_path / "no-charon")),
+        ]
+        told = json.loads(subprocess.check_output(dry))
+        assert f"process {os.getpid()}" in told["refusal"]
+        assert "--stop" in told["refusal"]
+        told = json.loads(subprocess.check_output([*dry, "--stop"]))
+        assert told["refusal"] is None
+        assert told["operations"][0] == f"stop the daemon, process {os.getpid()}"
+        assert not running.daemon.stopping.is_set()
+
+    def test_who_may_not_lock_learns_who_may(self) -> None:
+        error = CannotLock(Path("/run/s.lock"), PermissionError(13, "Permission denied"))
+        assert str(error) == "cannot lock /run/s.lock: Permission denied"
+        assert error.remedy == "run it as root"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="looks into the kernel's tables")
     def test_stops_the_daemon_if_told_so_and_waits_for_its_end(
         self, running: Running, tmp_path: Path
     ) -> None:
@@ -366,7 +417,9 @@ class TestCleanup:
         assert ended.stderr == ""
         assert ended.returncode == 0
         assert running.daemon.stopping.is_set()
-        assert json.loads(ended.stdout)["dry_run"] is False
+        done = json.loads(ended.stdout)
+        assert done["dry_run"] is False
+        assert done["operations"][0] == f"stop the daemon, process {os.getpid()}"
         assert not list(tmp_path.iterdir())
 
 

@@ -119,6 +119,21 @@ wwan0  100.64.0.2    -             203.0.113.10  usable      2       -       -  
     )
 
 
+@pytest.mark.parametrize(
+    ("rate_in", "rate_out", "shown"),
+    [
+        (None, 0, None),
+        (140, 144, "0.14/0.14 kbit/s"),
+        (640_000, None, "640/0 kbit/s"),
+        (999_900, 999_999, "1000/1000 kbit/s"),
+        (24_000_000, 1_300_000, "24/1.3 Mbit/s"),
+        (240_000_000, 64_000, "240/0.064 Mbit/s"),
+    ],
+)
+def test_rates(rate_in: int | None, rate_out: int | None, shown: str | None) -> None:
+    assert render.rate({"rate_in_bps": rate_in, "rate_out_bps": rate_out}) == shown
+
+
 def test_sessions() -> None:
     assert (
         click.unstyle(render.sessions(render.clean(SESSIONS)))
@@ -143,7 +158,7 @@ VIP              PEER               STATE  TO PEER  TO ENDPOINT  QUEUED  QUEUED 
 def test_reloaded() -> None:
     assert render.reloaded({"taken": ["hold"], "waiting": []}) == "taken: hold"
     assert render.reloaded({"taken": [], "waiting": ["vip", "lan"]}) == (
-        "nothing has changed that is taken now; a restart takes: vip, lan"
+        "of what a reload takes nothing has changed; a restart takes: vip, lan"
     )
 
 

@@ -1,12 +1,14 @@
 import re
+import tomllib
+from dataclasses import MISSING, make_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from orchestrator.config.endpoint import EndpointConfig
-from orchestrator.config.reader import is_table, is_tables, schema
-from orchestrator.config.reference import reasons, reference
+from orchestrator.config.reader import Reader, is_table, is_tables, schema
+from orchestrator.config.reference import reasons, reference, shown
 from orchestrator.config.server import ServerConfig
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -40,6 +42,16 @@ def values(cls: type[Any]) -> set[str]:
 def test_every_key_has_its_reason(cls: type[Any]) -> None:
     entries = values(cls)
     assert entries == set(reasons(cls))
+
+
+@pytest.mark.parametrize("cls", [*tables(EndpointConfig), *tables(ServerConfig)])
+def test_defaults_are_shown_as_a_file_says_them(cls: type[Any]) -> None:
+    for name, kind, spec in schema(cls):
+        if name in values(cls) and spec.default not in (MISSING, None):
+            table = make_dataclass("Table", [(name, kind)])
+            raw = tomllib.loads(f"{name} = {shown(kind, spec.default)}")
+            read = Reader(Path("/")).table(table, raw, ())
+            assert read == table(spec.default)
 
 
 @pytest.mark.parametrize("cls", [*tables(EndpointConfig), *tables(ServerConfig)])

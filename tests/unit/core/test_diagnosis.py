@@ -165,6 +165,10 @@ class TestCharon:
         assert f"{finding.subject} {finding.what}" == problem
         assert "orchestrator-charon" in finding.remedy
 
+    def test_who_may_not_ask_it_is_not_told_to_start_it(self) -> None:
+        charon = CharonReading(problem="charon does not answer at /run/x: no", forbidden=True)
+        assert only(replace(WELL, charon=charon)).remedy == "run this as root"
+
     @pytest.mark.parametrize(
         ("version", "old"), [("5.8.4", True), ("5.9.2", False), ("6.0", False)]
     )

@@ -14,6 +14,7 @@ from orchestrator.core import trust
 from orchestrator.core.absence import SessionState
 from orchestrator.core.mobility_events import FallsAsleep, State, Woke
 from orchestrator.core.quantities import Seconds
+from orchestrator.core.race import REST
 from orchestrator.core.session import MAX_TUNNELS
 from orchestrator.core.session_events import SessionReason
 from orchestrator.core.trust import SERVER_TURNS
@@ -137,7 +138,7 @@ class TestBreakBeforeMake:
         net.roam(LTE)
         net.talk(1)
         assert net.up.first_since(roamed) <= LTE_DELAY + SERVER_TURNS + SEND_INTERVAL
-        assert net.down.first_since(roamed) <= 4 * LTE_RTT
+        assert net.down.first_since(roamed) <= REST + 3 * LTE_RTT
         net.run(PROBED)
         assert net.endpoint.machine.active_path == path(LTE)
 

@@ -348,6 +348,7 @@ class TestRestart:
         story.is_at(LTE)
         known = replace(tunnel(path(WIFI), 7), spi_in=mine.spi_in, spi_out=mine.spi_out)
         story.finds_charon(known)
+        story.answered()
         story.negotiated()
         story.answered()
         assert story.waits(1.5) == ["terminate 7"]

@@ -18,6 +18,7 @@ from orchestrator.core.mobility_events import (
 )
 from orchestrator.core.paths import LinkChoice
 from orchestrator.core.quantities import UniqueId
+from orchestrator.core.race import REST
 from tests.unit.core.builders import (
     LTE,
     LTE6,
@@ -142,8 +143,8 @@ class TestMakeBeforeBreak:
     def test_goes_to_the_better_link_without_renewing_the_one_it_leaves(self) -> None:
         story = attached(WIFI2)
         story.is_at(LTE)
-        story.fails()  # the renewal of the moved tunnel
         story.answered()
+        story.fails()  # the renewal of the moved tunnel
         assert story.is_at(LTE, WIFI) == ["protect lte", "negotiate wifi"]
 
     def test_a_failed_attempt_on_the_better_link_costs_nothing_but_the_attempt(self) -> None:
@@ -179,6 +180,7 @@ class TestSilence:
     def test_a_negotiation_on_the_silent_path_is_given_up_for_one_that_may_work(self) -> None:
         story = attached(WIFI2, policy=replace(POLICY, race=1))
         story.is_at(WIFI, LTE)  # the move to wifi meets a captive portal
+        story.waits(1.1 * REST)
         assert story.attempt is not None
         assert story.attempt.path == path(WIFI)
         said = story.waits(2.1)
@@ -238,6 +240,7 @@ class TestSilence:
         first = story.probe.flip
         story.is_at(LTE)
         assert story.probe.flip == first + 1
+        story.answered()
         story.negotiated()
         assert story.probe.flip == first + 2
 
@@ -318,6 +321,7 @@ class TestOperator:
         story = attached(WIFI2, LTE)
         story.hears(RoamRequested("wlan1"))
         story.is_at(LTE)
+        story.answered()
         story.negotiated()
         story.answered()
         assert story.is_at(LTE, WIFI) == ["protect lte", "negotiate wifi"]

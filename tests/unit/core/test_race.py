@@ -8,7 +8,7 @@ from typing import Final
 from orchestrator.core.ike import IkeFailure, TunnelUp
 from orchestrator.core.mobility_events import Ask, State
 from orchestrator.core.quantities import UniqueId
-from orchestrator.core.race import ANSWERED_STAGGER, STAGGER
+from orchestrator.core.race import ANSWERED_STAGGER, REST, STAGGER
 from tests.unit.core.builders import LTE, LTE6, SERVER4, SERVER6, WIFI, WIFI2, Place, path
 from tests.unit.core.stories import POLICY, RTT, EndpointStory, attached
 
@@ -134,7 +134,7 @@ class TestWinning:
         story = attached(WIFI2)
         story.is_at(WIFI, LTE)  # the move to wifi meets a captive portal
         assert story.machine.active_path == path(WIFI)
-        assert "negotiate lte" in story.waits(STAGGER)
+        assert "negotiate lte" in story.waits(1.1 * REST + STAGGER)
         story.negotiated(place=LTE)
         assert "protect lte" in story.warm_answered()
         story.answered()
@@ -149,6 +149,7 @@ class TestWinning:
     def test_its_successor_takes_the_traffic_at_once(self) -> None:
         story = attached(WIFI2)
         story.is_at(WIFI, LTE)
+        story.waits(1.1 * REST)
         assert "protect wifi" in story.negotiated(place=WIFI)
 
     def test_it_may_fail_thereafter_as_any_other(self) -> None:

@@ -17,7 +17,7 @@ from orchestrator.core.session_events import (
     SessionReason,
     Tick,
 )
-from tests.unit.core.builders import LTE, VIP4, WIFI, WIFI2, at
+from tests.unit.core.builders import LTE, VIP4, WIFI, at
 from tests.unit.core.server_stories import LAPTOP, NAT, POLICY, ServerStory, from_endpoint
 from tests.unit.core.session_cast import (
     OF_TABLET,
@@ -27,6 +27,41 @@ from tests.unit.core.session_cast import (
     TABLET_VIP,
     attached,
 )
+
+
+class TestCountingRoams:
+    """As `test_mobility` has it of the endpoint."""
+
+    def test_the_first_attachment_is_none(self) -> None:
+        assert attached().session().roams == 0
+
+    def test_another_tunnel_at_another_place_is_one(self) -> None:
+        story = attached()
+        story.admits(OVER_LTE)
+        story.probed(2, OVER_LTE)
+        assert story.session().roams == 1
+
+    def test_a_move_and_its_renewal_are_one(self) -> None:
+        story = attached()
+        story.sa_moved(OVER_WIFI, LTE.pop)
+        story.admits(OVER_LTE)
+        story.probed(2, OVER_LTE)
+        assert story.session().roams == 1
+
+    def test_another_tunnel_at_the_same_place_is_none(self) -> None:
+        story = attached()
+        fresh = from_endpoint(WIFI, 2)
+        story.admits(fresh)
+        story.probed(2, fresh)
+        assert story.session().active == fresh
+        assert story.session().roams == 0
+
+    def test_a_return_to_the_same_place_is_none(self) -> None:
+        story = attached()
+        story.waits(60)
+        assert story.state() is SessionState.AWAY
+        story.probed(2, OVER_WIFI)
+        assert story.session().roams == 0
 
 
 class TestAbsence:
@@ -42,18 +77,16 @@ class TestAbsence:
         assert story.waits(10 + FORGOTTEN - USUAL - 0.1) == []
         assert story.waits(0.2) == ["hold, from 7"]
 
-    def test_says_since_when_it_is_as_it_is_and_how_often_it_roamed(self) -> None:
+    def test_says_since_when_it_is_as_it_is(self) -> None:
         story = attached()
         story.waits(3)
         story.admits(OVER_LTE)
         story.probed(2, OVER_LTE)
-        assert (story.session().since, story.session().roams) == (at(0), 2)
+        assert story.session().since == at(0)
         story.waits(60)
         assert story.session().since == at(13)
         story.probed(2, OVER_LTE)
         assert story.session().since == at(63)
-        story.sa_moved(OVER_LTE, WIFI2.pop)
-        assert story.session().roams == 4
 
     def test_tells_people_of_every_attachment_and_absence(self) -> None:
         story = attached()

@@ -29,6 +29,16 @@ def test_names_the_process_that_has_it(tmp_path: Path) -> None:
         pass
 
 
+def test_tells_who_has_it_without_a_trace(tmp_path: Path) -> None:
+    assert DaemonLock(tmp_path / "s").holder() is None
+    assert not list(tmp_path.iterdir())
+    with DaemonLock(tmp_path / "s"):
+        running = DaemonLock(tmp_path / "s").holder()
+        assert running is not None
+        assert running.pid == os.getpid()
+    assert DaemonLock(tmp_path / "s").holder() is None
+
+
 def test_is_free_after_kill_9(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "s")],

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.core.errors import PeerError
+from orchestrator.core.errors import ConfigFault, PeerError
 from orchestrator.wire.control import (
     REQUEST_LIMIT,
     Done,
@@ -48,6 +48,10 @@ REPLIES: list[tuple[Reply, bytes]] = [
     (
         Refusal("no usable path over wlan9", "choose one of: wlan0"),
         b'{"ok":false,"error":"no usable path over wlan9","remedy":"choose one of: wlan0"}\n',
+    ),
+    (
+        Refusal("e", faults=(ConfigFault(Path("f"), 7, "p", ""),)),
+        b'{"ok":false,"error":"e","remedy":"","faults":[{"file":"f","line":7,"problem":"p","remedy":""}]}\n',
     ),
 ]
 JSON: st.SearchStrategy[Json] = st.recursive(
