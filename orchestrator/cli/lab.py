@@ -7,18 +7,20 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 n
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from orchestrator.cli import entry
+from orchestrator.cli import entry, start
 from orchestrator.cli.outcome import Exit, Failure
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab import backends, client
+from orchestrator.lab import demo as walks
 from orchestrator.lab.internet import INTERNET
 from orchestrator.lab.keeper import lab_folder
+from orchestrator.lab.product import NOT_RUNNING
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as of shells."""
@@ -26,6 +28,9 @@ PROGRAM: Final = "vagrant/lab"
 _LINKS: Final = [link.name for link in INTERNET.links]
 _ACCESS_LINKS: Final = [link.name for link in INTERNET.access_links]
 _HOSTS: Final = [host.name for host in INTERNET.hosts]
+_NEXT: Final = "exec endpoint ping -c3 10.51.1.2"
+"""A peer, through the tunnel."""
+_NEXT_BARE: Final = "exec endpoint ping -c3 203.0.113.10"
 _PASS_ON: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -76,8 +81,8 @@ def demo(backend: str | None, as_json: bool) -> None:
     """
     chosen = backends.choose(backend)
     _say(f"{chosen.name}: {chosen.reason}")
-    words = [sys.executable, "-m", "orchestrator.lab.demo", *(["--json"] if as_json else [])]
-    sys.exit(chosen.run(words, None, _say))
+    words = [sys.executable, "-m", start.__name__, walks.__name__]
+    sys.exit(chosen.run([*words, "--json"] if as_json else words, None, _say))
 
 
 @cli.command(context_settings=_PASS_ON)
@@ -109,11 +114,30 @@ def kernel(backend: str | None, results: Path | None, command: tuple[str, ...]) 
 def up(backend: str | None, bare: bool, as_json: bool) -> None:
     """Start the lab, in the background.
 
-    Both daemons run, and the endpoint is attached over Wi-Fi.
+    Both daemons run, and the endpoint is attached over Wi-Fi. In a lab that is up, starts
+    daemons that do not run any more.
     """
-    if not client.bring_up(lab_folder(), backend or "", _say):
-        _say("it is up already")
-    _show_status(client.ask(lab_folder(), {"do": "status" if bare else "product"}), as_json)
+    new = client.bring_up(lab_folder(), backend or "", _say)
+    _say("hosts, links and servers are there" if new else "it is up already")
+    found = client.ask(lab_folder(), {"do": "status"})
+    _show_status(found if bare else _start_daemons(found["daemons"]), as_json)
+    _say(f"try next: {PROGRAM} {_NEXT_BARE if bare else _NEXT}")
+
+
+def _start_daemons(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The status afterwards."""
+    for role, daemon in known.items():
+        if daemon["state"] == NOT_RUNNING:
+            _say(f"the {role}'s daemon is not running; starting it")
+    if not known:
+        _say("the daemons start")
+    try:
+        found: dict[str, Any] = client.ask(lab_folder(), {"do": "product"})
+    except KeyboardInterrupt:
+        _say("the lab is up, and the daemons start; `vagrant/lab down` ends it")
+        raise
+    _say(f"the endpoint is {found['daemons']['endpoint']['state']}")
+    return found
 
 
 @cli.command()
@@ -126,7 +150,10 @@ def down() -> None:
 @cli.command()
 @_json_option
 def status(as_json: bool) -> None:
-    """Show where the endpoint is attached and what its links are like."""
+    """Show where the endpoint is, its links, and both daemons.
+
+    Other links are shown when they are not as they were.
+    """
     _show_status(client.ask(lab_folder(), {"do": "status"}), as_json)
 
 
@@ -189,7 +216,11 @@ def capture(link: str, write: Path | None) -> None:
     if write is None:
         sys.exit(client.execute(lab_folder(), end.host, [*listen, "-l"]))
     client.ask(lab_folder(), {"do": "status"})  # without a lab there is no file either
-    with write.open("wb") as file:
+    try:
+        opened = write.open("wb")
+    except OSError as error:
+        raise Failure(f"cannot write {write}: {error.strerror}") from error
+    with opened as file:
         code = client.execute(
             lab_folder(), end.host, [*listen, "-w", "-"], output=file.fileno()
         )
@@ -201,14 +232,25 @@ def _show_status(status: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(status))
         return
     for name, link in status["links"].items():
-        state = ", ".join(link["addresses"]) or ("carrier" if link["carrier"] else "no carrier")
-        rate = f"{link['rate_mbit']:g} Mbit/s" if link["rate_mbit"] else "no limit"
-        click.echo(
-            f"{name:6} {link['device']:6} {state:40} "
-            f"{link['delay_ms']:g} ms, {link['loss_percent']:g} % lost, {rate}"
-            f"{', cut' if link['cut'] else ''}"
-        )
+        if link["access"] or link["changed"]:
+            click.echo(_link_line(name, link))
+    for role, daemon in status["daemons"].items():
+        click.echo(f"{role}'s daemon: {daemon['state']}")
     click.echo(f"hosts: {' '.join(status['hosts'])}")
+
+
+def _link_line(name: str, link: Mapping[str, Any]) -> str:
+    state = list(link["addresses"])
+    if not link["carrier"]:
+        state.append("no carrier")
+    elif not state:
+        state.append("carrier")
+    rate = f"{link['rate_mbit']:g} Mbit/s" if link["rate_mbit"] else "no limit"
+    return (
+        f"{name:6} {link['device']:6} {', '.join(state):40} "
+        f"{link['delay_ms']:g} ms, {link['loss_percent']:g} % lost, {rate}"
+        f"{', cut' if link['cut'] else ''}"
+    )
 
 
 def _say(line: str) -> None:
@@ -221,5 +263,9 @@ def execute(arguments: Sequence[str]) -> int:
     return entry.execute(cli, PROGRAM, arguments, as_json=ours and "--json" in arguments)
 
 
+def main() -> int:
+    return execute(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(execute(sys.argv[1:]))
+    sys.exit(main())

@@ -16,9 +16,10 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from math import nan
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab.frames import TAKEN, WINDOW, Frame, Kind, json_frame, read_frame
@@ -36,7 +37,20 @@ _NOT_STARTED: Final = 126
 """Exit codes, as shells have them."""
 _FIRST_LINK: Final = "wifi"
 """Where the endpoint is when the lab comes up."""
-_TO_QUALITY: Final = {"delay": "delay_ms", "loss": "loss_percent", "rate": "rate_mbit"}
+
+
+class _Quality(NamedTuple):
+    key: str
+    unit: str
+    most: float
+
+
+_QUALITIES: Final = {
+    "delay": _Quality("delay_ms", "ms", 60_000),
+    "loss": _Quality("loss_percent", "percent", 100),
+    "rate": _Quality("rate_mbit", "Mbit/s", 100_000),
+}
+"""What a link can be given as numbers, from 0 on; the most is beyond what any network has."""
 _LINK_ACTS: Final[dict[str, Callable[[Link], object]]] = {
     "up": Link.up,
     "down": Link.down,
@@ -108,27 +122,23 @@ class Agent:
             match request["do"]:
                 case "roam":
                     self._lab.roam(request["link"], *request["addresses"])
-                case "product" if self._product is None:
-                    product = Product(self._lab)
-                    product.start()
-                    self._product = product
+                case "product":
+                    self._run_product()
                 case "link":
-                    self._change_link(self._lab.link(request["link"]), request["changes"])
-            return {"result": status(self._lab)}
+                    acts = [link_act(change) for change in request["changes"]]
+                    for act in acts:
+                        act(self._lab.link(request["link"]))
+            return {"result": status(self._lab, self._product)}
         except (OrchestratorError, LookupError, ValueError, TimeoutError) as error:
             return {"error": _sentence(error)}
 
-    @staticmethod
-    def _change_link(link: Link, changes: list[str]) -> None:
-        for change in changes:
-            name, _, value = change.partition("=")
-            if name in _LINK_ACTS and not value:
-                _LINK_ACTS[name](link)
-            elif name in _TO_QUALITY:
-                link.set(**{_TO_QUALITY[name]: _number(change, value)})
-            else:
-                known = ", ".join((*_LINK_ACTS, *(f"{each}=NUMBER" for each in _TO_QUALITY)))
-                raise ValueError(f"{change!r} is nothing a link can do; it can {known}")
+    def _run_product(self) -> None:
+        if self._product is None:
+            product = Product(self._lab)
+            product.start()
+            self._product = product
+        else:
+            self._product.start_again()
 
     def _execute(self, channel: int, request: Request) -> None:
         try:
@@ -285,20 +295,24 @@ class _Command:
             os.killpg(self._process.pid, number)
 
 
-def status(lab: Lab) -> dict[str, object]:
+def status(lab: Lab, product: Product | None) -> dict[str, object]:
     """What stands where, as JSON can say it."""
+    daemons = () if product is None else product.daemons
     return {
+        "daemons": {daemon.role: {"state": daemon.state} for daemon in daemons},
         "hosts": [host.name for host in lab.internet.hosts],
         "links": {
             link.name: {
                 "attached": link.attached,
+                "access": link in lab.access_links,
+                "changed": link.is_changed,
                 "device": link.device,
                 "addresses": [str(interface) for interface in link.addresses],
                 "carrier": link.carrier,
                 "cut": link.is_cut,
                 **asdict(link.quality),
             }
-            for link in lab.access_links
+            for link in lab.links
         },
     }
 
@@ -307,11 +321,28 @@ def _resize(terminal: int, size: list[int]) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
 
 
-def _number(change: str, value: str) -> float:
+def link_act(change: str) -> Callable[[Link], object]:
+    """What a word has a link do, such as "cut" or "loss=5". Raises ValueError."""
+    name, _, value = change.partition("=")
+    if name in _LINK_ACTS and not value:
+        return _LINK_ACTS[name]
+    if name in _QUALITIES:
+        settings = {_QUALITIES[name].key: _number(change, value, _QUALITIES[name])}
+        return lambda link: link.set(**settings)
+    known = ", ".join((*_LINK_ACTS, *(f"{each}=NUMBER" for each in _QUALITIES)))
+    raise ValueError(f"{change!r} is nothing a link can do; it can {known}")
+
+
+def _number(change: str, value: str, quality: _Quality) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise ValueError(f"{change}: a number is needed") from None
+        number = nan
+    if not 0 <= number <= quality.most:
+        raise ValueError(
+            f"{change}: a number is needed, of {quality.unit}, from 0 to {quality.most:g}"
+        )
+    return number
 
 
 def _sentence(error: Exception) -> str:

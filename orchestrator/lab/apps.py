@@ -15,7 +15,7 @@ from typing import IO, Final
 from orchestrator.core.quantities import IPAddress
 from orchestrator.lab.host import Host
 from orchestrator.lab.peers import Peers
-from orchestrator.lab.silence import longest_silence
+from orchestrator.lab.silence import first_arrival, longest_silence
 
 _CHUNK: Final = 65536
 KEYSTROKE: Final = 0.05
@@ -50,8 +50,9 @@ class _Timed:
         when it ended."""
         return longest_silence(self.arrivals, begin, end)
 
-    def came_since(self, instant: float) -> bool:
-        return bool(self.arrivals) and self.arrivals[-1] >= instant
+    def first_since(self, instant: float) -> float | None:
+        """When something came at or after an instant; None: nothing has."""
+        return first_arrival(self.arrivals, instant)
 
 
 class Download:

@@ -75,7 +75,7 @@ class Backend:
     def run(self, command: Sequence[str], results: Path | None, say: Progress) -> int:
         """Runs a command as root in the backend's kernel; returns its exit code."""
         if self.name == "uml":
-            return uml.run(kernel.provide(say), command, results=results)
+            return uml.run(_kernel_to_boot(say), command, results=results)
         return _Native(command).relay()
 
     @contextmanager
@@ -91,7 +91,7 @@ class Backend:
         if self.name == "uml":
             command += [uml.SERIAL_LINE, str(results)]
             with uml.Guest(
-                kernel.provide(say), command, results=results, serial=line.fileno()
+                _kernel_to_boot(say), command, results=results, serial=line.fileno()
             ) as guest:
                 yield guest
         else:
@@ -100,6 +100,12 @@ class Backend:
                 yield native
             finally:
                 native.kill()
+
+
+def _kernel_to_boot(say: Progress) -> Path:
+    found = kernel.provide(say)
+    say("the kernel boots")
+    return found
 
 
 class _Native:

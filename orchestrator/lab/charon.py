@@ -43,6 +43,11 @@ class Charon:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def runs(self) -> bool:
+        """Or another one on this host does."""
+        return self.host.inside(_answers)
+
     def kill(self) -> None:
         """As a crash: no goodbye to anybody."""
         self._process.kill()

@@ -38,33 +38,50 @@ class LabError(OrchestratorError):
 
 
 def bring_up(folder: Path, backend: str, say: Progress) -> bool:
-    """Starts a lab in the background and waits for it; False if one was up. Raises LabError."""
-    try:
-        _connect(folder).close()
-    except NotUp:
-        pass
-    else:
+    """Starts a lab in the background and waits for it; False if one was up, or came up.
+
+    Interrupted, it ends what it started. Raises LabError.
+    """
+    if keeper.is_up(folder):
         return False
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = folder / "keeper.log"
-    keep = [sys.executable, "-m", keeper.__name__, str(folder), backend]
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            ["setsid", "--fork", *keep],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as started,
-    ):
-        # The keeper is the last that holds the pipe's other end.
-        for line in started.stdout or ():
-            if line.rstrip() == keeper.READY:
-                return True
-            say(line.rstrip())
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
-    raise LabError(f"the lab did not come up; {log} ends with\n{tail}")
+    keeping = subprocess.Popen(
+        [sys.executable, "-m", keeper.__name__, str(folder), backend],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    if keeping.stdout is None:
+        raise RuntimeError("popen gave no pipe")
+    try:
+        with keeping.stdout as lines:
+            # The keeper is the last that holds the pipe's other end.
+            for line in lines:
+                match line.rstrip():
+                    case keeper.READY:
+                        return True
+                    case keeper.THERE:
+                        return False
+                    case told:
+                        say(told)
+        keeping.wait()
+    except BaseException:
+        keeping.terminate()
+        keeping.wait()
+        raise
+    raise LabError(_what_the_log_says(keeper.log_of(folder)))
+
+
+def _what_the_log_says(log: Path) -> str:
+    try:
+        last = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+    except OSError:
+        last = []
+    return "\n".join(
+        ["the lab did not come up" + (f"; {log} ends with" if last else ""), *last]
+    )
 
 
 def ask(folder: Path, request: Mapping[str, object]) -> Any:

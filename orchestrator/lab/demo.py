@@ -26,15 +26,18 @@ TITLES: Final = {"ours": "orchestrator", "stock": "strongSwan, MOBIKE"}
 
 def walk(kind: str, folder: Path) -> Walked:
     """One walk in a lab of its own; `kind` is "ours" or "stock"."""
+    _tell(TITLES[kind], "hosts, links and servers are made")
     with Lab(INTERNET, folder) as lab:
         for link, rate in RATES_MBIT.items():
             lab.link(link).set(rate_mbit=rate)
         peers = lab.start_peers(FILE_BYTES)
         lab.link("wifi").attach()
+        _tell(TITLES[kind], "its daemons start")
         if kind == "ours":
             Product(lab).start()
         else:
             StockTunnel(lab)
+        _tell(TITLES[kind], "attached")
         return Walk(lab, peers, _timeline(TITLES[kind])).run()
 
 
@@ -69,11 +72,12 @@ def _ms(*values: float | None) -> tuple[str, ...]:
 
 
 def _timeline(title: str) -> Callable[[float, str], None]:
-    def say(seconds: float, sentence: str) -> None:
-        sys.stderr.write(f"{title:>18}  {seconds:6.2f} s  {sentence}\n")
-        sys.stderr.flush()
+    return lambda seconds, sentence: _tell(title, sentence, f"{seconds:.2f} s")
 
-    return say
+
+def _tell(title: str, sentence: str, since: str = "") -> None:
+    sys.stderr.write(f"{title:>18}  {since:>8}  {sentence}\n")
+    sys.stderr.flush()
 
 
 def main() -> int:

@@ -10,9 +10,11 @@ import os
 import signal
 import socket
 import sys
+import threading
 from itertools import count
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.lab import agent, backends
@@ -22,6 +24,9 @@ from orchestrator.lab.frames import HEADER, TAKEN, WINDOW, Frame, Kind
 
 READY: Final = "ready"
 """The last line on stdout, when the lab can be used."""
+THERE: Final = "there"
+"""Instead, when a lab is up already, or has come up meanwhile."""
+_POLL: Final = 0.2
 _MOST_BUFFERED: Final = 64 << 20
 """Octets that a client may leave unread: a stopped terminal must not stop the lab."""
 
@@ -33,6 +38,11 @@ def lab_folder() -> Path:
 
 def socket_of(folder: Path) -> Path:
     return folder / "socket"
+
+
+def log_of(folder: Path) -> Path:
+    """Of the keeper that has, or was the last to have, the lock."""
+    return folder / "keeper.log"
 
 
 class _Switchboard:
@@ -125,23 +135,40 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(folder: Path, chosen: Backend) -> int:
-    with (folder / "lock").open("w") as lock:
+def is_up(folder: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as tried:
+        return tried.connect_ex(str(socket_of(folder))) == 0
+
+
+def take_place(folder: Path, lock: int) -> bool:
+    """Waits until nobody else brings a lab up, or takes one down; False if one is up then."""
+    pause = threading.Event()
+    waits = False
+    while not is_up(folder):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("a lab is coming up already")
-            return 1
-        _say(f"{chosen.name}: {chosen.reason}")
+            if not waits:
+                _say("a lab is coming up already, or going down; waiting for it")
+            waits = True
+            pause.wait(_POLL)
+        else:
+            return True
+    return False
+
+
+def main(folder: Path, backend: str | None) -> int:
+    signal.signal(signal.SIGTERM, _ended)  # until the loop has its own
+    with (folder / "lock").open("w") as lock:
+        if not take_place(folder, lock.fileno()):
+            _say(THERE)
+            return 0
+        with log_of(folder).open("wb") as log:
+            os.dup2(log.fileno(), sys.stderr.fileno())
         # Ours now, whatever a killed keeper left.
         socket_of(folder).unlink(missing_ok=True)
-        logs = folder / "logs"
-        logs.mkdir(exist_ok=True)
-        ours, theirs = socket.socketpair()
         try:
-            with chosen.start(agent.__name__, logs, theirs, _say) as running:
-                theirs.close()
-                return asyncio.run(_keep(running, ours, folder))
+            return _bring_up(folder, backends.choose(backend))
         except OrchestratorError as error:
             _say(str(error))
             return 1
@@ -150,5 +177,20 @@ def main(folder: Path, chosen: Backend) -> int:
             socket_of(folder).unlink(missing_ok=True)
 
 
+def _ended(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    raise SystemExit(128 + number)
+
+
+def _bring_up(folder: Path, chosen: Backend) -> int:
+    _say(f"{chosen.name}: {chosen.reason}")
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    ours, theirs = socket.socketpair()
+    with chosen.start(agent.__name__, logs, theirs, _say) as running:
+        theirs.close()
+        return asyncio.run(_keep(running, ours, folder))
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), backends.choose(sys.argv[2] or None)))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2] or None))

@@ -78,12 +78,19 @@ class KernelBuildError(OrchestratorError):
     """The kernel could not be built; the sentence says what is missing or what make said."""
 
 
+class NoKernel(OrchestratorError):
+    """The user names a kernel that cannot be run."""
+
+
 def provide(say: Progress, source: Source = DEBIAN_12) -> Path:
     """The lab's kernel, built now if it never was; `say` is told what happens.
 
-    Raises KernelBuildError or UnexpectedSource; then nothing is left of the attempt.
+    Raises KernelBuildError or UnexpectedSource; then nothing is left of the attempt. Raises
+    NoKernel if the user names one that is none.
     """
     if own := os.environ.get(_OWN_KERNEL):
+        if not (Path(own).is_file() and os.access(own, os.X_OK)):
+            raise NoKernel(f"{_OWN_KERNEL}: {own} is no program")
         return Path(own)
     recipe = CONFIG.read_bytes() + repr(kernel_edits.EDITS).encode()
     configuration = hashlib.sha256(recipe).hexdigest()[:12]

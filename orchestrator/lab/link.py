@@ -58,6 +58,12 @@ class Link:
         return bool(self._addresses)
 
     @property
+    def is_changed(self) -> bool:
+        """Somebody made it worse, or better, than it is described."""
+        lost = self.description.lease is None and not self.carrier
+        return lost or self.is_cut or self.quality != self.description.quality
+
+    @property
     def addresses(self) -> tuple[IPInterface, ...]:
         """What the endpoint has on this access link now."""
         return self._addresses

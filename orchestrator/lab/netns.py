@@ -77,6 +77,10 @@ class Lab:
         return self._links[name]
 
     @property
+    def links(self) -> tuple[Link, ...]:
+        return tuple(self._links[link.name] for link in self.internet.links)
+
+    @property
     def access_links(self) -> tuple[Link, ...]:
         return tuple(self._links[link.name] for link in self.internet.access_links)
 

@@ -7,6 +7,7 @@ then `orchestrator run`. Nothing here is known to the daemons but what stands in
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -110,18 +111,43 @@ class Daemon:
             return {"state": NOT_RUNNING, "reasons": [str(error)], "warnings": []}
         return status
 
+    @property
+    def state(self) -> str:
+        """NOT_RUNNING also of one that has given up."""
+        try:
+            return str(self.status()["state"])
+        except OrchestratorError:
+            return NOT_RUNNING
+
     def wait_for(
         self, state: str, reason: str | None = None, limit: float = PATIENCE
     ) -> dict[str, Any]:
         """The status, once it has this state (and this reason). Raises OrchestratorError."""
+
+        def is_wanted(status: dict[str, Any]) -> bool:
+            return status["state"] == state and (reason is None or reason in status["reasons"])
+
+        return self._wait(f"{state} ({reason})" if reason else state, is_wanted, limit)
+
+    def start_again(self) -> None:
+        """Runs when this returns, with its charon; what runs is left alone. Raises
+        OrchestratorError."""
+        if self.charon is not None and not self.charon.runs:
+            self.charon.restart()
+        if self.state == NOT_RUNNING:
+            self.restart()
+            self._wait("running", lambda status: status["state"] != NOT_RUNNING, PATIENCE)
+
+    def _wait(
+        self, wanted: str, is_wanted: Callable[[dict[str, Any]], bool], limit: float
+    ) -> dict[str, Any]:
         pause = threading.Event()
         end = time.monotonic() + limit
         while True:
             status = self.status()
-            if status["state"] == state and (reason is None or reason in status["reasons"]):
+            if is_wanted(status):
                 return status
             if time.monotonic() >= end:
-                wanted = f"{state} ({reason})" if reason else state
                 raise OrchestratorError(f"{self.role} is not {wanted}: {status}; {self._logs}")
             pause.wait(_POLL)
 
@@ -145,6 +171,16 @@ class Product:
         self._start(self.endpoint)
         status = self.endpoint.wait_for("attached")
         return ip_address(status["vip"][0])
+
+    @property
+    def daemons(self) -> tuple[Daemon, ...]:
+        return (self.endpoint, self.server)
+
+    def start_again(self) -> None:
+        """Both run when this returns; what runs already is left alone. Raises
+        OrchestratorError."""
+        self.server.start_again()
+        self.endpoint.start_again()
 
     def start_server(self) -> None:
         """The server alone: it serves when this returns."""

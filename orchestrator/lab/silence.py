@@ -12,3 +12,9 @@ def longest_silence(arrivals: Sequence[float], begin: float, end: float) -> tupl
     """
     inside = arrivals[bisect_left(arrivals, begin) : bisect_right(arrivals, end)]
     return max(pairwise([begin, *inside, end]), key=lambda gap: gap[1] - gap[0])
+
+
+def first_arrival(arrivals: Sequence[float], since: float) -> float | None:
+    """The first at or after an instant; None: there is none."""
+    place = bisect_left(arrivals, since)
+    return arrivals[place] if place < len(arrivals) else None

@@ -31,6 +31,8 @@ _MEMORY_MIB: Final = range(512, 2049)
 """What a guest gets: a third of what is free, within these bounds."""
 SERIAL_LINE: Final = "/dev/ttyS0"
 _INTERRUPT: Final = b"\x03"
+_BEGUN: Final = b"lab kernel: the command begins"
+"""What the kernel's console says before: nobody takes ^C in there until then."""
 _POWERING_OFF: Final = re.compile(rb"^(sysrq: Power Off|reboot: Power down)?\r?\n?$")
 _LEFT_BEHIND: Final = ("TMPDIR", "XDG_RUNTIME_DIR", "LD_PRELOAD")
 """Of the host's environment: what makes no sense inside."""
@@ -44,7 +46,8 @@ def run(kernel: Path, command: Sequence[str], *, results: Path | None = None) ->
     """Runs a command to its end, its output passed on as it comes; returns its exit code.
 
     With a terminal on stdin it has that terminal. Otherwise its stdin is empty, and SIGINT
-    here is SIGINT there; a second one ends the guest.
+    here is SIGINT there; a second one ends the guest. Ctrl-C before the command has begun ends
+    the guest at once. Raises GuestDied.
     """
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with Guest(kernel, command, results=results, terminal=terminal) as guest, _signals(guest):
@@ -69,6 +72,7 @@ class Guest:
         """`results` is the folder it may write to; `serial` becomes SERIAL_LINE in there."""
         self._forwards_input = terminal
         self._interrupted = False
+        self._console = _KernelConsole()
         self._scratch = tempfile.TemporaryDirectory(prefix="orchestrator-lab-")
         scratch = Path(self._scratch.name)
         script = scratch / "command"
@@ -128,15 +132,14 @@ class Guest:
 
     def relay(self) -> int:
         """Passes output on until the guest is gone. Raises GuestDied."""
-        kernel_console = _KernelConsole()
         command_ended = os.pidfd_open(self._tied.process.pid)
         sinks: dict[int, Callable[[bytes], object]] = {
-            self._outputs[0]: kernel_console.write,
+            self._outputs[0]: self._console.write,
             self._outputs[1]: _writer(sys.stdout.fileno()),
             self._outputs[2]: _writer(sys.stderr.fileno()),
         }
         if self._forwards_input:
-            sinks[sys.stdin.fileno()] = _writer(self._input)
+            sinks[sys.stdin.fileno()] = self._typed
         with selectors.DefaultSelector() as selector:
             for source in (*sinks, command_ended):
                 selector.register(source, selectors.EVENT_READ)
@@ -157,12 +160,22 @@ class Guest:
         if code < 0:
             raise GuestDied(
                 f"the lab's kernel was ended by {signal.Signals(-code).name}"
-                f"{kernel_console.tail()}"
+                f"{self._console.tail()}"
+            )
+        if not self._console.command_begun:
+            raise GuestDied(
+                f"the lab's kernel ended with {code} before the command began"
+                f"{self._console.tail()}"
             )
         return code
 
+    def _typed(self, received: bytes) -> None:
+        if _INTERRUPT in received and not self._console.command_begun:
+            raise KeyboardInterrupt
+        _writer(self._input)(received)
+
     def interrupt(self) -> None:
-        if self._interrupted:
+        if self._interrupted or not self._console.command_begun:
             raise KeyboardInterrupt
         self._interrupted = True
         os.write(self._input, _INTERRUPT)
@@ -179,13 +192,16 @@ class _KernelConsole:
     _SHOWN_LINES: Final = 15
 
     def __init__(self) -> None:
+        self.command_begun = False
         self._lines: list[bytes] = []
         self._started = b""
 
     def write(self, received: bytes) -> None:
         *lines, self._started = (self._started + received).split(b"\n")
         for line in lines:
-            if not _POWERING_OFF.match(line):
+            if line.rstrip() == _BEGUN:
+                self.command_begun = True
+            elif not _POWERING_OFF.match(line):
                 self._lines.append(line.rstrip())
                 sys.stderr.write(f"[lab kernel] {line.decode(errors='replace').rstrip()}\n")
                 sys.stderr.flush()
@@ -200,7 +216,8 @@ def _script(command: Sequence[str], environment: Mapping[str, str], *, terminal:
     # The project's own programs, and those that a user's PATH may lack.
     path = [str(Path(sys.executable).parent), kept.get("PATH", os.defpath), "/usr/sbin:/sbin"]
     kept |= {"PATH": ":".join(path), "PYTHONUNBUFFERED": "1"}
-    lines = [
+    lines = [f"echo {shlex.quote(_BEGUN.decode())} >/dev/tty0"]
+    lines += [
         f"export {name}={shlex.quote(value)}"
         for name, value in kept.items()
         if re.fullmatch(r"[A-Za-z_]\w*", name)

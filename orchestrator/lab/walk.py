@@ -6,14 +6,16 @@ tunnel. Times of a roam are what the download saw: silence, and what followed th
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
 from orchestrator.lab.apps import Download, Session
+from orchestrator.lab.internet import Quality
 from orchestrator.lab.netns import Lab
 from orchestrator.lab.peers import Peers
+from orchestrator.lab.silence import first_arrival, longest_silence
 
 RATES_MBIT: Final = {"wifi": 20.0, "lte": 20.0, "wifi2": 20.0}
 """So that 64 MiB take about as long as the walk."""
@@ -34,9 +36,10 @@ Say = Callable[[float, str], None]
 class Roam:
     kind: str
     outage_ms: float
-    """The longest silence that the download saw around it."""
+    """The longest silence that the download saw from when it began until the next began."""
     resumed_ms: float | None
-    """From the new address to the end of that silence; None: nothing came."""
+    """From the new address to the first byte over it, however long it was silent later; None:
+    nothing came."""
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -76,6 +79,27 @@ class Walked:
             "received_bytes": self.received_bytes,
             "roams": [roam.as_json() for roam in self.roams],
         }
+
+
+def roam_seen(
+    kind: str,
+    arrivals: Sequence[float],
+    begun: float,
+    attached: float,
+    until: float,
+    quality: Quality,
+) -> Roam:
+    """What a download saw, until an instant, of a roam to a link of this quality."""
+    first = first_arrival(arrivals, attached + _round_trip(quality))
+    # Where data came, it may have ended since.
+    quiet, noisy = longest_silence(arrivals, begun, until if first is None else arrivals[-1])
+    resumed = None if first is None else 1000 * (first - attached)
+    return Roam(kind, 1000 * (noisy - quiet), resumed)
+
+
+def _round_trip(quality: Quality) -> float:
+    """Seconds. What comes sooner after a new address was on its way over the old one."""
+    return 2 * quality.delay_ms / 1000
 
 
 class Walk:
@@ -124,21 +148,27 @@ class Walk:
         attached = self._lab.roam(link)
         self._last_attached = attached
         self._say(f"{names} -> {link}: a new address")
-        self._watch(attached)
-        output = self._download.output
-        quiet, noisy = output.longest_silence(begun, output.arrivals[-1])
-        resumed = 1000 * (noisy - attached) if output.came_since(attached) else None
-        self._say(f"data again {'never' if resumed is None else f'after {resumed:.0f} ms'}")
+        quality = self._lab.link(link).quality
+        self._watch(attached, attached + _round_trip(quality))
         between = f"nothing for {absence:g} s -> " if absence else ""
-        return Roam(f"{names} -> {between}{link}", 1000 * (noisy - quiet), resumed)
+        kind = f"{names} -> {between}{link}"
+        arrivals = self._download.output.arrivals
+        return roam_seen(kind, arrivals, begun, attached, time.monotonic(), quality)
 
-    def _watch(self, attached: float) -> None:
+    def _watch(self, attached: float, earliest: float) -> None:
         """Lets the applications run on the new link; longer if nothing comes at all."""
         end = time.monotonic() + SECONDS_ON_A_LINK
+        first: float | None = None
         while not self._download.done and time.monotonic() < end + GIVE_UP:
-            if time.monotonic() >= end and self._download.output.came_since(attached):
+            if first is None:
+                first = self._download.output.first_since(earliest)
+                if first is not None:
+                    self._say(f"data again after {1000 * (first - attached):.0f} ms")
+            elif time.monotonic() >= end:
                 return
             self._pause.wait(_LOOK)
+        if first is None:
+            self._say("data again never")
 
     def _say(self, sentence: str) -> None:
         self._say_at(time.monotonic() - self._begun, sentence)

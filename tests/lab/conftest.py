@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.lab import kernel
 
-FRONT_DOOR = [sys.executable, "-m", "orchestrator.cli.lab"]
+FRONT_DOOR = [sys.executable, "-m", "orchestrator.cli.start", "orchestrator.cli.lab"]
 SECONDS = 120
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

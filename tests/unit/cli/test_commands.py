@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.main import cli, execute
+from orchestrator.cli.commands import cli, execute
 from orchestrator.core.errors import ConfigFault
 from orchestrator.faces.lock import CannotLock, DaemonLock
 from orchestrator.wire.control import plain

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from orchestrator.cli.main import cli
+from orchestrator.cli.commands import cli
 from orchestrator.cli.outcome import Exit
 from orchestrator.config.endpoint import EndpointConfig
 from orchestrator.config.reader import schema

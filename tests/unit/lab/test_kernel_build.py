@@ -169,5 +169,5 @@ def test_two_at_once_build_once(builds: Path, tmp_path: Path) -> None:
 def test_a_kernel_of_ones_own_is_taken_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ORCHESTRATOR_LAB_KERNEL", "/some/linux")
-    assert provide(tmp_path) == (Path("/some/linux"), [])
+    monkeypatch.setenv("ORCHESTRATOR_LAB_KERNEL", sys.executable)
+    assert provide(tmp_path) == (Path(sys.executable), [])
