@@ -12,15 +12,16 @@ import fcntl
 import resource
 import socket
 import struct
+import sys
 import termios
 from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from orchestrator.core.errors import KernelError
 from orchestrator.core.flows import DialFailure, LegTuning, SocketAddress
-from orchestrator.core.quantities import IPAddress
+from orchestrator.core.quantities import IPAddress, Seconds
 
 BACKLOG: Final = 4096
 """The kernel's own ceiling by default (net.core.somaxconn)."""
@@ -41,9 +42,22 @@ _TCP_QUEUE_SEQ: Final = 21
 _REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_NO_PROBE = 1, 0, -1
 _RECEIVE_QUEUE: Final = 1
 _SEND_QUEUE: Final = 2
-_INFO_OCTETS: Final = 8
-_RETRANSMITS, _PROBES, _BACKOFF = 2, 3, 4
+_TCP_TIMESTAMP: Final = 24
+_TCP_REPAIR_WINDOW: Final = 29
+_WINDOW: Final = struct.Struct("=IIIII")
+"""struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup"""
+_SIOCOUTQNSD: Final = 0x894B
+_INFO_OCTETS: Final = 60
+_STATE, _RETRANSMITS, _PROBES, _BACKOFF, _OPTIONS, _SCALES = 0, 2, 3, 4, 5, 6
 """Where they are in struct tcp_info (include/uapi/linux/tcp.h)."""
+_SND_MSS_AT, _SACKED_AT, _LAST_ACK_AT = 16, 28, 56
+_NUMBER: Final = struct.Struct("=I")
+_SENDING: Final = (1, 8)
+"""TCP_ESTABLISHED, TCP_CLOSE_WAIT"""
+_HAS_TIMESTAMPS: Final = 1
+_MOST_WINDOW: Final = 0xFFFF
+_PARTLY: Final = 1 << 16
+"""Octets of its first packet that the kernel may still have though they were acknowledged."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 _FAILURES: Final = {
@@ -221,6 +235,59 @@ def first_unreceived(sock: socket.socket) -> int:
     with _repairing(sock, _REPAIR_OFF_NO_PROBE):
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _RECEIVE_QUEUE)
         return sock.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ) % 2**32
+
+
+class InFlight(NamedTuple):
+    """What was sent and not acknowledged, and what else is in a segment that carries it."""
+
+    octets: bytes
+    sequence: int
+    """Of the first of them (SND.UNA)."""
+    segment_size: int
+    """Octets of data in each."""
+    acknowledgment: int
+    window: int
+    """As on the wire, unscaled."""
+    time: int | None
+    """Of a timestamp; None: the connection has none."""
+
+
+def in_flight(sock: socket.socket, silence: Seconds) -> InFlight | None:
+    """None: there is nothing, or the far end has said something within `silence`, or has some
+    of it, so that TCP will find out by itself what is lost. Raises OSError."""
+    info = _tcp_info(sock)
+    (size,), (sacked,), (silent_ms,) = (
+        _NUMBER.unpack_from(info, at) for at in (_SND_MSS_AT, _SACKED_AT, _LAST_ACK_AT)
+    )
+    if info[_STATE] not in _SENDING or sacked or silent_ms < 1000 * silence:
+        return None
+    waiting = unacknowledged(sock)
+    sent = waiting - _ask(sock, _SIOCOUTQNSD)
+    if sent <= 0:
+        return None
+    stamped = info[_OPTIONS] & _HAS_TIMESTAMPS
+    time = sock.getsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP) if stamped else None
+    with _repairing(sock, _REPAIR_OFF_NO_PROBE):
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _SEND_QUEUE)
+        after_last = sock.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ)
+        queue = sock.recv(waiting + _PARTLY, socket.MSG_PEEK)
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _RECEIVE_QUEUE)
+        next_in = sock.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ)
+        window = sock.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_WINDOW, _WINDOW.size)
+    _, _, _, room, since = _WINDOW.unpack(window)
+    first = len(queue) - waiting
+    if first < 0:
+        return None
+    scale = info[_SCALES] >> 4 if sys.byteorder == "little" else info[_SCALES] & 0x0F
+    left = max(0, room - (next_in - since) % 2**32)
+    return InFlight(
+        queue[first : first + sent],
+        (after_last - waiting) % 2**32,
+        size,
+        next_in % 2**32,
+        min(left >> scale, _MOST_WINDOW),
+        None if time is None else time % 2**32,
+    )
 
 
 def probe_window(sock: socket.socket) -> None:

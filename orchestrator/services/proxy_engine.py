@@ -29,6 +29,7 @@ from orchestrator.adapters.transparent import (
     dial_failure,
     first_unacknowledged,
     first_unreceived,
+    in_flight,
     listen,
     probe_window,
     reset,
@@ -56,19 +57,22 @@ from orchestrator.core.flows import (
     tunings,
 )
 from orchestrator.core.kernel import MARK_TO_SENDERS
-from orchestrator.core.quantities import Instant, IPAddress
+from orchestrator.core.quantities import Instant, IPAddress, Seconds
 from orchestrator.core.relay import Relay
 from orchestrator.core.relay_events import LEGS, Leg, Outcome, Phase
 from orchestrator.services.proxy_flow import Ends, Entry, Flow
 from orchestrator.services.proxy_keeping import Keeping
 from orchestrator.services.proxy_pump import Pump
-from orchestrator.services.senders import FEW_STEPS, tell_unreachable
+from orchestrator.services.senders import FEW_STEPS, repeat_ends, tell_unreachable
 from orchestrator.wire.labels import Flow as FlowAddress
 from orchestrator.wire.proxy_handover import HandedFlow
 from orchestrator.wire.segments import TCP
 
 ACCEPTS_PER_TURN: Final = 64
 """Then the flows that stand have their turn: a flood of SYNs does not starve them."""
+HEARD_NOTHING: Final = Seconds(0.03)
+"""From a far end, while something is on its way to it: then it is not only late. At a planned
+change of path acknowledgments do not cease for so long."""
 REST_SECONDS: Final = 0.25
 """Of a listener, when the kernel has no descriptor or memory left."""
 TICK_SECONDS: Final = 1.0
@@ -192,7 +196,7 @@ class Engine:
             inner = entry.flow.sockets[Leg.INNER]
             if entry.flow.over or entry.flow in self._dialing:
                 continue
-            with contextlib.suppress(OSError):  # it ends just now
+            with contextlib.suppress(OSError, KernelError):  # it ends just now; no way to it
                 if steps := backoff(inner):
                     back = FlowAddress(TCP, *_plain(entry.peer), *_plain(entry.vip))
                     sequence = first_unacknowledged(inner)
@@ -200,6 +204,9 @@ class Engine:
                     yield entry.peer, entry.vip
                 elif awaits_window(inner):
                     probe_window(inner)
+                elif sent := in_flight(inner, HEARD_NOTHING):
+                    back = FlowAddress(TCP, *_plain(entry.peer), *_plain(entry.vip))
+                    repeat_ends(self._to_endpoints.send, back, sent)
 
     def restart(self, flows: Collection[tuple[SocketAddress, SocketAddress]]) -> int:
         """The endpoint's sender of each of these (VIP and peer) is told that what it waits for

@@ -3,16 +3,20 @@
 They are told that a segment could not be delivered, until their timers have forgotten the
 outage (RFC 6069): then they repeat the segment themselves, with a timestamp of now. The same
 octets from our hands would have an old one.
+
+Those that have not backed off yet cannot be told so. Of the worker's, two segments are sent
+anew in their name (`repeat_ends`).
 """
 
 from collections.abc import Callable, Collection
 from typing import Final
 
 from orchestrator.adapters.applications import tcp_sockets
+from orchestrator.adapters.transparent import InFlight
 from orchestrator.core.quantities import IPAddress, Seconds
 from orchestrator.services.hold import Holder
 from orchestrator.wire.labels import Flow
-from orchestrator.wire.segments import unreachable
+from orchestrator.wire.segments import Data, data_segment, unreachable
 from orchestrator.wire.stalled import MOST
 
 STEPS: Final = 16
@@ -32,6 +36,23 @@ def tell_unreachable(
     message = unreachable(flow.source, flow.source_port, flow.destination, flow.port, sequence)
     for _ in range(steps):
         send(message)
+
+
+def repeat_ends(send: Callable[[bytes], object], flow: Flow, sent: InFlight) -> None:
+    """Its first and its last segment once more.
+
+    All of it was lost with the path, and its sender would wait for a timer, of two round trips
+    with their queue, before it asks for the last one (tail loss probe, RFC 8985, 7). With the
+    first one the application goes on. The last one is acknowledged selectively, by which the
+    sender knows what was lost (RACK), and sends it anew.
+    """
+    last = max(0, len(sent.octets) - sent.segment_size)
+    for at in dict.fromkeys((0, last)):
+        octets = sent.octets[at : at + sent.segment_size]
+        sequence = (sent.sequence + at) % 2**32
+        data = Data(sequence, sent.acknowledgment, sent.window, sent.time, octets)
+        ends = flow.source, flow.source_port, flow.destination, flow.port
+        send(data_segment(*ends, data))
 
 
 def stalled_flows(vips: Collection[IPAddress]) -> list[tuple[IPAddress, list[Flow]]]:

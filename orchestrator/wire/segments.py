@@ -5,7 +5,8 @@ cut off, or is no whole segment, is None.
 
 Two things are made of a held segment: the acknowledgment that a far end would give to a probe,
 and the ICMP message by which a sender in back-off tries again at once (RFC 6069). One thing is
-changed in it: what it echoes, when that has become too old to measure anything by.
+changed in it: what it echoes, when that has become too old to measure anything by. One is made
+of what a socket of ours has sent: the same segment again.
 """
 
 from struct import Struct
@@ -70,6 +71,18 @@ class Segment(NamedTuple):
     def occupies(self) -> bool:
         """Whether it takes sequence numbers, so that its sender repeats it."""
         return self.carried > 0 or bool(self.flags & (SYN | FIN))
+
+
+class Data(NamedTuple):
+    """Of a segment that only carries data."""
+
+    sequence: int
+    acknowledgment: int
+    window: int
+    """As it is on the wire, unscaled."""
+    time: int | None
+    """The value of its timestamps; None: the connection has none."""
+    octets: bytes
 
 
 def parse_segment(packet: bytes, header: IPHeader) -> Segment | None:
@@ -164,6 +177,24 @@ def probe_answer(header: IPHeader, probe: Segment) -> bytes:
     return _packet(header.destination, header.source, TCP, body)
 
 
+def data_segment(
+    source: bytes, source_port: int, destination: bytes, port: int, sent: Data
+) -> bytes:
+    """The segment, with nothing for an echo: that tells its far end nothing of any time."""
+    options = b""
+    if sent.time is not None:
+        stamps = _TIMESTAMPS.pack(_TIMESTAMPS_KIND, _TIMESTAMPS.size, sent.time, 0)
+        options = bytes([_NO_OPERATION, _NO_OPERATION]) + stamps
+    offset = (_HEADER.size + len(options)) // _WORD << 4
+    ports, numbers = (source_port, port), (sent.sequence, sent.acknowledgment)
+    fields = (*ports, *numbers, offset, ACK, sent.window)
+    rest = options + sent.octets
+    length = _HEADER.size + len(rest)
+    pseudo = _pseudo_header(source, destination, TCP, length)
+    checksum = ~_sum(pseudo + _HEADER.pack(*fields, 0, 0) + rest) & 0xFFFF
+    return _packet(source, destination, TCP, _HEADER.pack(*fields, checksum, 0) + rest)
+
+
 def unreachable(
     source: bytes, source_port: int, destination: bytes, port: int, sequence: int
 ) -> bytes:
@@ -209,7 +240,7 @@ def _pseudo_header(source: bytes, destination: bytes, protocol: int, length: int
 def _sum(octets: bytes) -> int:
     """The one's complement sum of RFC 1071."""
     padded = octets + b"\0" * (len(octets) & 1)
-    return _fold(sum(int.from_bytes(padded[at : at + 2]) for at in range(0, len(padded), 2)))
+    return int.from_bytes(padded) % 0xFFFF  # as 2**16 leaves 1
 
 
 def _fold(total: int) -> int:

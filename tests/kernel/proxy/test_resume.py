@@ -1,6 +1,7 @@
 """An endpoint that returns: what waits for it goes at once, without waiting for a timer."""
 
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ import pytest
 
 from orchestrator.adapters.transparent import unread
 from orchestrator.core.quantities import IPAddress
+from tests.kernel.netns import Namespace
 from tests.kernel.proxy.conftest import Proxied
 from tests.kernel.proxy.lan import VIP, Lan, add_rules, receive, until
 from tests.kernel.proxy.test_absence import acknowledged, endpoint_and_peer
 
 OUTAGE: Final = 4.0
 """Seconds. The inner leg tries after 0.2, 0.6, 1.4 and 3 s, and then after 6.2 s again."""
+NOTICED: Final = 0.3
+"""Seconds, of an outage that is shorter than a timer."""
 SOON: Final = 1.0
 """Seconds; before its timer would have it try again."""
 
@@ -88,6 +92,40 @@ def test_two_hundred_flows_go_on_together(proxied: Proxied) -> None:
         peer.close()
     assert time.monotonic() - began < SOON
     until(lambda: proxied.counters().open == 0)
+
+
+@contextlib.contextmanager
+def patient_timers(server: Namespace) -> Iterator[None]:
+    """Its TCP repeats nothing for 3 s, as if round trips took long, where queues are."""
+    ways = ("-4 route change 10.99.0.0/24 dev ep0", "-6 route change fd00:99::/64 dev ep0")
+    server.run(*(f"ip {way} rto_min 3s" for way in ways))
+    yield
+    server.run(*(f"ip {way}" for way in ways))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "control"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("octets", [1000, 200_000])
+def test_what_was_lost_with_the_path_is_sent_anew_before_a_timer_says_so(
+    proxied: Proxied, octets: int, version: int, *, told: bool
+) -> None:
+    lost = random.Random(octets).randbytes(octets)
+    with patient_timers(proxied.lan.server):
+        endpoint, peer = endpoint_and_peer(proxied, version=version)
+        with endpoint, peer:
+            peer.sendall(b"x")
+            assert endpoint.recv(1) == b"x"
+            proxied.lan.detach()
+            peer.sendall(lost)
+            threading.Event().wait(NOTICED)
+            proxied.lan.attach()
+            if told:
+                assert resumed(proxied, ip_address(VIP[version])) == 0, "nobody has backed off"
+            endpoint.settimeout(SOON)
+            with contextlib.nullcontext() if told else pytest.raises(TimeoutError):
+                assert receive(endpoint, octets) == lost
+                peer.sendall(b"z")
+                assert endpoint.recv(2) == b"z", "and nothing twice"
 
 
 @contextlib.contextmanager

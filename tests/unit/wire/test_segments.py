@@ -17,7 +17,9 @@ from orchestrator.wire.segments import (
     RST,
     SYN,
     TCP,
+    Data,
     Segment,
+    data_segment,
     parse_segment,
     probe_answer,
     unreachable,
@@ -218,3 +220,16 @@ class TestLabels:
         fragment[7] = 1  # eight octets into a datagram
         assert self.of(bytes(fragment))[0] is Kind.OTHER
         assert self.of(packet(VIP, PEER, 17, b"\0"))[0] is Kind.OTHER
+
+
+@given(octets=st.binary(max_size=1400), time=st.none() | st.integers(0, 2**32 - 1))
+def test_a_segment_that_is_sent_again_is_whole(octets: bytes, time: int | None) -> None:
+    for source, destination in ((PEER, VIP), (PEER6, VIP6)):
+        sent = Data(2**32 - 1, 5_000, 512, time, octets)
+        found = data_segment(source.packed, 22, destination.packed, 40_000, sent)
+        assert is_intact(found)
+        assert found.endswith(octets)
+        again = read(found)
+        assert again[:6] == (22, 40_000, 2**32 - 1, 5_000, ACK, 512)
+        assert again.carried == len(octets)
+        assert again.timestamps == (None if time is None else (time, 0))
