@@ -100,20 +100,25 @@ class Requests:
     ) -> Iterator[Frame]:
         """What the kernel says before it acknowledges; raises KernelError if it refuses."""
         self._send(kind, flags | Flag.REQUEST | Flag.ACK, body, operation, subject)
-        while True:
-            for answer in self._answers(operation, subject):
-                if answer.kind == NLMSG_ERROR:
-                    _check(answer, operation, subject, fine)
-                    return
-                yield answer
+        yield from self._until((NLMSG_ERROR,), operation, subject, fine)
 
     def dump(self, kind: int, body: bytes, subject: object) -> Iterator[Frame]:
         """Everything of a kind. Raises KernelError."""
         self._send(kind, Flag.REQUEST | Flag.DUMP, body, "list", subject)
+        yield from self._until((NLMSG_DONE, NLMSG_ERROR), "list", subject)
+
+    def _until(
+        self,
+        last: tuple[int, ...],
+        operation: str,
+        subject: object,
+        fine: frozenset[int] = _NONE_FINE,
+    ) -> Iterator[Frame]:
+        """What is said before a frame of a kind that ends the answer, if that is a success."""
         while True:
-            for answer in self._answers("list", subject):
-                if answer.kind in (NLMSG_DONE, NLMSG_ERROR):
-                    _check(answer, "list", subject)
+            for answer in self._answers(operation, subject):
+                if answer.kind in last:
+                    _check(answer, operation, subject, fine)
                     return
                 yield answer
 
@@ -161,9 +166,7 @@ def _open(family: int, groups: int = 0) -> socket.socket:
     return opened
 
 
-def _check(
-    answer: Frame, operation: str, subject: object, fine: frozenset[int] = _NONE_FINE
-) -> None:
+def _check(answer: Frame, operation: str, subject: object, fine: frozenset[int]) -> None:
     """Raises KernelError unless the answer is a success, or as good as one."""
     result = outcome(answer)
     if result.errno and result.errno not in fine:

@@ -1,7 +1,7 @@
 """Talks rtnetlink: reads links, addresses, routes and rules, watches them, writes ours.
 
 pyroute2 reads; what a roam waits for, our addresses, routes and rules, we write ourselves, in a
-hundredth of its calls (`wire.netlink_route`), synchronously.
+twentieth of its calls (`wire.netlink_route`), synchronously.
 
 Reading is a full dump once and increments after it (`core.picture`); when the kernel says that
 it dropped messages (ENOBUFS) everything is read again. What has come by the time that we read
