@@ -72,7 +72,20 @@ _LARGE_STATE: Final = (
     ),
 )
 
-EDITS: Final = (*_LEASH, *_LARGE_STATE)
+_CLOCK: Final = (
+    # A user-mode kernel gives its scheduler no clock, so that counts in ticks, of 10 ms here
+    # (kernel/sched/clock.c): who has just woken waited up to one tick behind whoever ran on,
+    # or pushed them aside without a right to. Everywhere else it has one of nanoseconds.
+    Edit(
+        "arch/um/kernel/time.c",
+        "void read_persistent_clock64(struct timespec64 *ts)",
+        "unsigned long long sched_clock(void);\n\n"
+        "unsigned long long notrace sched_clock(void)\n{\n\treturn os_nsecs();\n}\n\n"
+        "void read_persistent_clock64(struct timespec64 *ts)",
+    ),
+)
+
+EDITS: Final = (*_LEASH, *_LARGE_STATE, *_CLOCK)
 
 
 def apply(folder: Path) -> None:
