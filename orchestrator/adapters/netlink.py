@@ -8,7 +8,8 @@ only take longer.
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.core.errors import KernelError
@@ -17,6 +18,8 @@ from orchestrator.wire.netlink import (
     NLMSG_ERROR,
     Flag,
     Frame,
+    Outcome,
+    aligned,
     frame,
     frames,
     outcome,
@@ -26,6 +29,9 @@ DATAGRAM_SIZE: Final = 65536
 """Octets; the kernel fills at most 32 KiB of a dump into one datagram."""
 DATAGRAMS_PER_READ: Final = 64
 """Taken from a multicast group before others have their turn again."""
+TOGETHER: Final = 64
+"""Orders in one message: their refusals fit into a socket's buffer, should there be so many."""
+_LAST_NUMBER: Final = 0xFFFF_FFFF
 _SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP: Final = 1
 _DROP_MEMBERSHIP: Final = 2
@@ -54,6 +60,25 @@ def hear(opened: socket.socket, group: int, *, on: bool) -> None:
         raise translated(error, "watch", f"netlink group {group}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An act that is asked for; `operation` and `subject` are for `KernelError`."""
+
+    kind: int
+    body: bytes
+    operation: str
+    subject: object
+    flags: Flag = _NO_FLAGS
+    fine: frozenset[int] = _NONE_FINE
+    """With these errno it is as good as done."""
+
+    def refused(self, result: Outcome) -> KernelError | None:
+        if not result.errno or result.errno in self.fine:
+            return None
+        detail = result.text or os.strerror(result.errno)
+        return KernelError(result.errno, self.operation, str(self.subject), detail)
+
+
 class Requests:
     """One request socket. Not for several threads at once.
 
@@ -76,60 +101,80 @@ class Requests:
         """As the function of this name."""
         hear(self._socket, group, on=on)
 
-    def order(
-        self,
-        kind: int,
-        body: bytes,
-        operation: str,
-        subject: object,
-        fine: frozenset[int] = _NONE_FINE,
-        flags: Flag = _NO_FLAGS,
-    ) -> None:
-        """Asks for an act. Raises KernelError if the kernel refuses, but for a `fine` errno."""
-        for _ in self.acknowledged(kind, body, operation, subject, fine, flags):
-            pass
+    def order(self, order: Order) -> None:
+        """Raises KernelError if the kernel refuses."""
+        (refused,) = self.orders((order,))
+        if refused is not None:
+            raise refused
+
+    def orders(self, orders: Sequence[Order]) -> list[KernelError | None]:
+        """Why the kernel refused each, if it did. They are carried out in their order, those
+        behind a refused one, too; as many as one message takes without anything of ours in
+        between, in two system calls."""
+        refused: list[KernelError | None] = []
+        for first in range(0, len(orders), TOGETHER):
+            refused += self._carry_out(orders[first : first + TOGETHER])
+        return refused
+
+    def _carry_out(self, orders: Sequence[Order]) -> list[KernelError | None]:
+        first = self._take_numbers(len(orders))
+        last = first + len(orders) - 1
+        message = bytearray()
+        for number, order in enumerate(orders, first):
+            # Refusals come unasked: the success of the last one ends the answer.
+            flags = order.flags | Flag.REQUEST | (Flag.ACK if number == last else _NO_FLAGS)
+            message += frame(order.kind, flags, number, order.body, self.port)
+            message += bytes(aligned(len(message)) - len(message))
+        refused: dict[int, KernelError | None] = {}
+        try:
+            self._socket.send(message)
+            while last not in refused:
+                for answer in frames(self._socket.recv(DATAGRAM_SIZE)):
+                    ours = answer.port == self.port and first <= answer.sequence <= last
+                    if ours and answer.kind == NLMSG_ERROR:
+                        order = orders[answer.sequence - first]
+                        refused[answer.sequence] = order.refused(outcome(answer))
+        except OSError as error:
+            # Of none is it known that it was done.
+            return [translated(error, order.operation, order.subject) for order in orders]
+        return [refused.get(number) for number in range(first, last + 1)]
 
     def acknowledged(
-        self,
-        kind: int,
-        body: bytes,
-        operation: str,
-        subject: object,
-        fine: frozenset[int] = _NONE_FINE,
-        flags: Flag = _NO_FLAGS,
+        self, kind: int, body: bytes, operation: str, subject: object
     ) -> Iterator[Frame]:
         """What the kernel says before it acknowledges; raises KernelError if it refuses."""
-        self._send(kind, flags | Flag.REQUEST | Flag.ACK, body, operation, subject)
-        yield from self._until((NLMSG_ERROR,), operation, subject, fine)
+        self._send(kind, Flag.REQUEST | Flag.ACK, body, operation, subject)
+        yield from self._until((NLMSG_ERROR,), operation, subject)
 
     def dump(self, kind: int, body: bytes, subject: object) -> Iterator[Frame]:
         """Everything of a kind. Raises KernelError."""
         self._send(kind, Flag.REQUEST | Flag.DUMP, body, "list", subject)
         yield from self._until((NLMSG_DONE, NLMSG_ERROR), "list", subject)
 
-    def _until(
-        self,
-        last: tuple[int, ...],
-        operation: str,
-        subject: object,
-        fine: frozenset[int] = _NONE_FINE,
-    ) -> Iterator[Frame]:
+    def _until(self, last: tuple[int, ...], operation: str, subject: object) -> Iterator[Frame]:
         """What is said before a frame of a kind that ends the answer, if that is a success."""
         while True:
             for answer in self._answers(operation, subject):
                 if answer.kind in last:
-                    _check(answer, operation, subject, fine)
+                    _check(answer, operation, subject)
                     return
                 yield answer
 
     def _send(
         self, kind: int, flags: Flag, body: bytes, operation: str, subject: object
     ) -> None:
-        self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
+        number = self._take_numbers(1)
         try:
-            self._socket.send(frame(kind, flags, self._sequence, body, self.port))
+            self._socket.send(frame(kind, flags, number, body, self.port))
         except OSError as error:
             raise translated(error, operation, subject) from error
+
+    def _take_numbers(self, count: int) -> int:
+        """The first of so many in a row."""
+        if self._sequence + count > _LAST_NUMBER:
+            self._sequence = 0
+        self._sequence += count
+        return self._sequence - count + 1
 
     def _answers(self, operation: str, subject: object) -> Iterator[Frame]:
         """The frames of the next datagram that answers the last request."""
@@ -166,9 +211,9 @@ def _open(family: int, groups: int = 0) -> socket.socket:
     return opened
 
 
-def _check(answer: Frame, operation: str, subject: object, fine: frozenset[int]) -> None:
-    """Raises KernelError unless the answer is a success, or as good as one."""
+def _check(answer: Frame, operation: str, subject: object) -> None:
+    """Raises KernelError unless the answer is a success."""
     result = outcome(answer)
-    if result.errno and result.errno not in fine:
+    if result.errno:
         detail = result.text or os.strerror(result.errno)
         raise KernelError(result.errno, operation, str(subject), detail)

@@ -31,6 +31,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from orchestrator.adapters.netlink import (
     DATAGRAM_SIZE,
     DATAGRAMS_PER_READ,
+    Order,
     Requests,
     subscribed,
 )
@@ -47,6 +48,7 @@ from orchestrator.core.kernel import (
 )
 from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
 from orchestrator.core.picture import Picture
+from orchestrator.core.plan import Operation, Put
 from orchestrator.core.quantities import (
     IPAddress,
     IPNetwork,
@@ -182,36 +184,14 @@ class Rtnetlink:
             except NetlinkError as error:
                 raise KernelError(error.code, "read", what, str(error)) from error
 
-    def put(self, wanted: RoutedObject) -> None:
-        """Makes the object exist as described. Raises KernelError; nothing changed then."""
-        order = self._requests.order
-        match wanted:
-            case Address():
-                body = encode_address(wanted, _index(wanted.link))
-                order(Message.NEWADDR, body, "put", wanted, flags=_CHANGED)
-            case Route():
-                body = encode_route(wanted, _index_of_link(wanted))
-                order(Message.NEWROUTE, body, "put", wanted, flags=_CHANGED)
-            case Rule():
-                there = frozenset({errno.EEXIST})
-                order(Message.NEWRULE, encode_rule(wanted), "put", wanted, there, _ADDED)
-
-    def drop(self, unwanted: RoutedObject) -> None:
-        """Makes the object not exist. Raises KernelError."""
-        order = self._requests.order
-        try:
-            match unwanted:
-                case Address():
-                    body = encode_address(unwanted, _index(unwanted.link))
-                    order(Message.DELADDR, body, "drop", unwanted)
-                case Route():
-                    body = encode_route_id(unwanted, _index_of_link(unwanted))
-                    order(Message.DELROUTE, body, "drop", unwanted)
-                case Rule():
-                    order(Message.DELRULE, encode_rule(unwanted), "drop", unwanted)
-        except KernelError as error:
-            if error.errno not in _GONE:
-                raise
+    def write(self, operations: Iterable[Operation]) -> list[KernelError | None]:
+        """Puts and drops addresses, routes and rules, in their order; why the kernel refused
+        each, if it did. What is there already is made as wanted; to drop what is not there is
+        fine."""
+        asked = [_asked(operation) for operation in operations]
+        orders = [each for each in asked if isinstance(each, Order)]
+        answers = iter(self._requests.orders(orders))
+        return [next(answers) if isinstance(each, Order) else each for each in asked]
 
     async def configure_tun(self, tun: Tun) -> None:
         """Sets the MTU and brings the device up, without a link-local address of its own."""
@@ -329,6 +309,34 @@ def _name(index: int | None) -> str | None:
         return None if index is None else socket.if_indextoname(index)
     except OSError:
         return None  # it is gone meanwhile
+
+
+def _asked(operation: Operation) -> Order | KernelError | None:
+    """What the kernel is asked for; without the link that it is about, nothing is."""
+    subject = operation.subject
+    put = isinstance(operation, Put)
+    try:
+        match subject:
+            case Address():
+                body = encode_address(subject, _index(subject.link))
+                new, gone = Message.NEWADDR, Message.DELADDR
+            case Route():
+                index = _index_of_link(subject)
+                body = (encode_route if put else encode_route_id)(subject, index)
+                new, gone = Message.NEWROUTE, Message.DELROUTE
+            case Rule():
+                body = encode_rule(subject)
+                new, gone = Message.NEWRULE, Message.DELRULE
+            case _:
+                raise TypeError(f"no address, route or rule: {subject}")
+    except KernelError as error:
+        return error if put else None
+    if not put:
+        return Order(gone, body, "drop", subject, fine=_GONE)
+    if isinstance(subject, Rule):
+        # The kernel replaces no rule, and has two that are the same.
+        return Order(new, body, "put", subject, _ADDED, frozenset({errno.EEXIST}))
+    return Order(new, body, "put", subject, _CHANGED)
 
 
 def _index_of_link(route: Route) -> int | None:

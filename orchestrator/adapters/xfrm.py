@@ -6,12 +6,14 @@ only to move them or to bury them.
 """
 
 import errno
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
 from orchestrator.adapters.netlink import (
     DATAGRAM_SIZE,
     DATAGRAMS_PER_READ,
+    Order,
     Requests,
     hear,
     subscribed,
@@ -19,6 +21,7 @@ from orchestrator.adapters.netlink import (
 )
 from orchestrator.core.errors import KernelError, PeerError
 from orchestrator.core.kernel import Direction, Policy, Selector
+from orchestrator.core.plan import Drop, Operation, Put
 from orchestrator.core.quantities import IPAddress, Reqid, Spi
 from orchestrator.wire.netlink import attribute, frames
 from orchestrator.wire.netlink_xfrm import (
@@ -67,21 +70,10 @@ class Xfrm:
     ) -> None:
         self.close()
 
-    def put_policy(self, policy: Policy) -> None:
-        """Makes the policy exist as described; one that is there is replaced, atomically.
-
-        Raises KernelError; what was there is there still.
-        """
-        body = encode_policy(policy)
-        self._requests.order(
-            Message.UPDPOLICY, body, "put", _policy(policy.direction, policy.selector)
-        )
-
-    def drop_policy(self, direction: Direction, selector: Selector) -> None:
-        """Makes the policy not exist. Raises KernelError."""
-        body = encode_policy_id(direction, selector)
-        subject = _policy(direction, selector)
-        self._requests.order(Message.DELPOLICY, body, "drop", subject, _GONE)
+    def write(self, operations: Iterable[Operation]) -> list[KernelError | None]:
+        """Puts and drops policies, in their order; why the kernel refused each, if it did. What
+        is there already is replaced, atomically; to drop what is not there is fine."""
+        return self._requests.orders([_order(operation) for operation in operations])
 
     def policies(self) -> tuple[Policy, ...]:
         """Our policies, as they were put. Raises KernelError."""
@@ -136,7 +128,8 @@ class Xfrm:
     def drop_state(self, destination: IPAddress, spi: Spi, mark: Mark | None = None) -> None:
         """Makes the ESP SA not exist. Raises KernelError."""
         body = encode_identity(destination, spi, IPPROTO_ESP) + encode_mark(mark)
-        self._requests.order(Message.DELSA, body, "drop", _sa(destination, spi), _GONE)
+        subject = _sa(destination, spi)
+        self._requests.order(Order(Message.DELSA, body, "drop", subject, fine=_GONE))
 
     def _take(self, sa: SecurityAssociation) -> SecurityAssociation:
         """Deletes the SA; returns it as it was at that instant.
@@ -159,9 +152,8 @@ class Xfrm:
         return report.state
 
     def _add(self, sa: SecurityAssociation) -> None:
-        self._requests.order(
-            Message.NEWSA, encode_state(sa), "move", _sa(sa.destination, sa.spi)
-        )
+        subject = _sa(sa.destination, sa.spi)
+        self._requests.order(Order(Message.NEWSA, encode_state(sa), "move", subject))
 
     def _put_back(self, sa: SecurityAssociation, cause: Exception) -> None:
         try:
@@ -238,6 +230,18 @@ def _moved(
     except ValueError as error:
         subject = _sa(sa.destination, sa.spi)
         raise KernelError(errno.EOPNOTSUPP, "move", subject, str(error)) from error
+
+
+def _order(operation: Operation) -> Order:
+    match operation:
+        case Put(Policy() as policy):
+            name = _policy(policy.direction, policy.selector)
+            return Order(Message.UPDPOLICY, encode_policy(policy), "put", name)
+        case Drop(Policy() as policy):
+            name = _policy(policy.direction, policy.selector)
+            body = encode_policy_id(policy.direction, policy.selector)
+            return Order(Message.DELPOLICY, body, "drop", name, fine=_GONE)
+    raise TypeError(f"no policy: {operation}")
 
 
 def _policy(direction: Direction, selector: Selector) -> str:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator
 from enum import Flag, auto
 from functools import reduce
+from itertools import groupby
 from operator import or_
 from pathlib import Path
 from typing import Final, Protocol
@@ -41,6 +42,8 @@ SWEEP_AFTER: Final = 0.5
 TUNS: Final = (TUN_ENDPOINT, TUN_SERVER)
 INDISPENSABLE: Final = (Ruleset, Tun)
 """Without the second lock nothing may be opened, without the device nothing is held."""
+
+_Writer = Callable[[Iterable[Operation]], list[KernelError | None]]
 
 
 def _can_wait(operation: Operation) -> bool:
@@ -306,36 +309,52 @@ class Reconciler:
     async def _carry_out(self, operations: Iterable[Operation]) -> list[Operation]:
         """Returns those that the kernel did not refuse."""
         done: list[Operation] = []
-        for operation in operations:
-            key = operation.subject.key
-            try:
-                await self._do(operation)
-            except KernelError as error:
-                if key not in self._refusals:
-                    told = {"detail": str(error)}
-                    self._journal.tell("kernel-refused", (), told, warning=True)
-                    self.on_refusal()
-                self._refusals[key] = operation.subject, error
-                continue
-            self._refusals.pop(key, None)
-            self._doubtful.discard(key)
-            done.append(operation)
-            if isinstance(operation, Put):
-                self._present[key] = operation.subject
+        for write, those in groupby(operations, self._writer):
+            together = tuple(those)
+            if write is None:
+                refused = [await self._refused(operation) for operation in together]
             else:
-                self._present.pop(key, None)
+                refused = write(together)
+            for operation, error in zip(together, refused, strict=True):
+                self._note(operation, error)
+                if error is None:
+                    done.append(operation)
         return done
+
+    def _note(self, operation: Operation, error: KernelError | None) -> None:
+        key = operation.subject.key
+        if error is not None:
+            if key not in self._refusals:
+                told = {"detail": str(error)}
+                self._journal.tell("kernel-refused", (), told, warning=True)
+                self.on_refusal()
+            self._refusals[key] = operation.subject, error
+            return
+        self._refusals.pop(key, None)
+        self._doubtful.discard(key)
+        if isinstance(operation, Put):
+            self._present[key] = operation.subject
+        else:
+            self._present.pop(key, None)
+
+    def _writer(self, operation: Operation) -> _Writer | None:
+        """Who carries out this one and its neighbours of the same kind together."""
+        match operation.subject:
+            case Policy():
+                return self._xfrm.write
+            case Address() | Route() | Rule():
+                return self._rtnetlink.write
+        return None
+
+    async def _refused(self, operation: Operation) -> KernelError | None:
+        try:
+            await self._do(operation)
+        except KernelError as error:
+            return error
+        return None
 
     async def _do(self, operation: Operation) -> None:
         match operation:
-            case Put(Policy() as policy):
-                self._xfrm.put_policy(policy)
-            case Drop(Policy() as policy):
-                self._xfrm.drop_policy(policy.direction, policy.selector)
-            case Put(Address() | Route() | Rule() as subject):
-                self._rtnetlink.put(subject)
-            case Drop(Address() | Route() | Rule() as subject):
-                self._rtnetlink.drop(subject)
             case Put(Tun() as tun):
                 self._open(tun.name)
                 await self._rtnetlink.configure_tun(tun)

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from orchestrator.adapters.xfrm import Xfrm
 from orchestrator.core.kernel import Direction, Policy, Selector, Template, Verdict
 from orchestrator.core.quantities import IPAddress, IPNetwork, Reqid, Spi
+from tests.kernel.adapters.writing import put
 from tests.kernel.netns import Namespace
 
 LEFT: Final = (ip_address("192.0.2.1"), ip_address("192.0.2.2"))
@@ -127,12 +128,12 @@ class Road:
 
     def _accept(self, xfrm: Xfrm, source: IPNetwork, destination: IPNetwork) -> None:
         selector, anywhere = Selector(source, destination), Template(None, None, REQID)
-        xfrm.put_policy(Policy(Direction.IN, selector, Verdict.PROTECT, anywhere))
+        put(xfrm, Policy(Direction.IN, selector, Verdict.PROTECT, anywhere))
 
     def _out(self, verdict: Verdict, template: Template | None = None) -> None:
         for vip in (VIP, VIP6):
             selector = Selector(ip_network(vip), _ANY[vip.version])
-            self.xfrm.put_policy(Policy(Direction.OUT, selector, verdict, template))
+            put(self.xfrm, Policy(Direction.OUT, selector, verdict, template))
 
     def protect(
         self, source: IPAddress, destination: IPAddress = RIGHT[0], spi: Spi | None = None
@@ -154,7 +155,7 @@ class Road:
             selector = Selector(_ANY[vip.version], ip_network(vip))
             template = Template(RIGHT[0], LEFT[0], REQID)
             policy = Policy(Direction.OUT, selector, Verdict.PROTECT, template)
-            self.right_xfrm.put_policy(policy)
+            put(self.right_xfrm, policy)
 
     def hold(self) -> None:
         self._out(Verdict.ALLOW)

@@ -1,12 +1,15 @@
 """Our routes, rules and addresses in a real kernel, and what is noticed of everybody's."""
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters.netlink import TOGETHER
 from orchestrator.adapters.rtnetlink import NetworkNews, RoutedObject, Rtnetlink
 from orchestrator.core.kernel import (
     MARK_UNDERLAY,
@@ -17,7 +20,9 @@ from orchestrator.core.kernel import (
     Rule,
     Tun,
 )
+from orchestrator.core.plan import Drop, Put
 from orchestrator.core.quantities import IPAddress, TableId
+from tests.kernel.adapters.writing import drop, put
 from tests.kernel.netns import Namespace
 
 PATH_TABLE = TableId(11101)
@@ -71,11 +76,9 @@ def test_everything_put_is_read_back_the_same_and_can_be_put_and_dropped_twice(
 
     async def work(rtnetlink: Rtnetlink) -> None:
         await rtnetlink.configure_tun(Tun("vip0", 1380))
-        for subject in OURS * 2:
-            rtnetlink.put(subject)
+        put(rtnetlink, *OURS * 2)
         assert set(await rtnetlink.present(["vip0"])) == set(OURS)
-        for subject in OURS * 2:
-            rtnetlink.drop(subject)
+        drop(rtnetlink, *OURS * 2)
         assert await rtnetlink.present(["vip0"]) == ()
 
     in_kernel(work)
@@ -209,6 +212,28 @@ def test_a_link_without_carrier_is_down_and_takes_its_gateways_when_disabled(
     in_kernel(work)
 
 
+def test_of_many_at_once_each_is_refused_for_itself(network_namespace: Namespace) -> None:
+    build(network_namespace)
+    network_namespace.ip("addr add 192.168.10.2/24 dev wlan0")
+    good = [
+        Route(PATH_TABLE, ip_network(f"10.7.0.{number}/32"), link="wlan0")
+        for number in range(TOGETHER)
+    ]
+    nobodys = [replace(route, source=ip_address("192.0.2.9")) for route in good]
+    nowhere = replace(good[0], link="wlan7")
+    many = (*nobodys, nowhere, *good, nobodys[0])
+
+    async def work(rtnetlink: Rtnetlink) -> None:
+        refused = [why and why.errno for why in rtnetlink.write(map(Put, many))]
+        no_source = [errno.EINVAL] * TOGETHER
+        assert refused == [*no_source, errno.ENODEV, *[None] * TOGETHER, errno.EINVAL]
+        assert set(await rtnetlink.present([])) == set(good)
+        assert rtnetlink.write(map(Drop, many)) == [None] * len(many)
+        assert await rtnetlink.present([]) == ()
+
+    in_kernel(work)
+
+
 def test_a_rule_of_ours_that_somebody_else_deletes_is_told_and_our_own_doing_is_not(
     network_namespace: Namespace,
 ) -> None:
@@ -220,7 +245,7 @@ def test_a_rule_of_ours_that_somebody_else_deletes_is_told_and_our_own_doing_is_
         async for news in rtnetlink.watch():
             told.append(news.ours_touched)
             if len(told) == 1:
-                rtnetlink.put(rule)
+                put(rtnetlink, rule)
                 network_namespace.ip("rule del priority 11160")
             elif news.ours_touched:
                 return
@@ -242,7 +267,7 @@ def test_what_is_taken_from_our_device_is_told(
 
     async def work(rtnetlink: Rtnetlink) -> None:
         await rtnetlink.configure_tun(Tun("vip0", 1380))
-        rtnetlink.put(Address("vip0", ip_address("10.99.0.2")))
+        put(rtnetlink, Address("vip0", ip_address("10.99.0.2")))
         await first(
             rtnetlink,
             lambda news: news.ours_touched,
@@ -301,7 +326,7 @@ def test_routes_of_ours_that_a_link_takes_along_are_missed(
     route = OURS[4]
 
     async def work(rtnetlink: Rtnetlink) -> None:
-        rtnetlink.put(route)
+        put(rtnetlink, route)
         await first(
             rtnetlink,
             lambda news: news.ours_touched,

@@ -15,6 +15,7 @@ from orchestrator.core.kernel import (
 )
 from orchestrator.core.quantities import Spi
 from orchestrator.wire.netlink_xfrm import PoliciesFlushed, PolicyGone, PolicyPut
+from tests.kernel.adapters.writing import drop, put
 from tests.kernel.netns import Namespace
 
 ANY4, ANY6 = ip_network("0.0.0.0/0"), ip_network("::/0")
@@ -47,33 +48,30 @@ POLICIES = (
 
 
 def test_reads_policies_back_as_they_were_put(xfrm: Xfrm) -> None:
-    for policy in POLICIES:
-        xfrm.put_policy(policy)
+    put(xfrm, *POLICIES)
     assert set(xfrm.policies()) == set(POLICIES)
 
 
 def test_putting_a_policy_replaces_the_one_with_its_key(xfrm: Xfrm) -> None:
     hold = Policy(OUT.direction, OUT.selector, Verdict.ALLOW)
     for policy in (OUT, hold, OUT, hold):
-        xfrm.put_policy(policy)
+        put(xfrm, policy)
         assert xfrm.policies() == (policy,)
 
 
 def test_putting_a_policy_twice_is_putting_it_once(xfrm: Xfrm) -> None:
-    xfrm.put_policy(OUT)
-    xfrm.put_policy(OUT)
+    put(xfrm, OUT, OUT)
     assert xfrm.policies() == (OUT,)
 
 
 def test_drops_a_policy_and_no_other(xfrm: Xfrm) -> None:
-    for policy in POLICIES:
-        xfrm.put_policy(policy)
-    xfrm.drop_policy(OUT.direction, OUT.selector)
+    put(xfrm, *POLICIES)
+    drop(xfrm, OUT)
     assert set(xfrm.policies()) == set(POLICIES) - {OUT}
 
 
 def test_dropping_what_is_not_there_is_fine(xfrm: Xfrm) -> None:
-    xfrm.drop_policy(OUT.direction, OUT.selector)
+    drop(xfrm, OUT)
     assert xfrm.policies() == ()
 
 
@@ -82,8 +80,7 @@ def test_lists_more_policies_than_fit_into_one_datagram(xfrm: Xfrm) -> None:
         replace(OUT, selector=Selector(ip_network(f"10.99.{n // 256}.{n % 256}/32"), ANY4))
         for n in range(500)
     }
-    for policy in many:
-        xfrm.put_policy(policy)
+    put(xfrm, *many)
     assert set(xfrm.policies()) == many
 
 
@@ -102,12 +99,12 @@ def test_foreign_policies_are_not_ours(xfrm: Xfrm, network_namespace: Namespace)
         + template.format("esp", "tunnel", "use"),
     )
     assert xfrm.policies() == ()
-    xfrm.put_policy(OUT)
+    put(xfrm, OUT)
     assert xfrm.policies() == (OUT,)
 
 
 def test_ip_shows_the_policy_that_was_meant(xfrm: Xfrm, network_namespace: Namespace) -> None:
-    xfrm.put_policy(POLICIES[2])
+    put(xfrm, POLICIES[2])
     shown = network_namespace.run("ip xfrm policy list")
     assert "src 0.0.0.0/0 dst 10.99.0.2/32" in shown
     assert "dir in priority 11100" in shown
@@ -122,9 +119,9 @@ def test_ip_shows_the_policy_that_was_meant(xfrm: Xfrm, network_namespace: Names
 def test_hears_of_policies_put_dropped_and_flushed(
     xfrm: Xfrm, monitor: Monitor, network_namespace: Namespace
 ) -> None:
-    xfrm.put_policy(OUT)
-    xfrm.drop_policy(OUT.direction, OUT.selector)
-    xfrm.put_policy(OUT)
+    put(xfrm, OUT)
+    drop(xfrm, OUT)
+    put(xfrm, OUT)
     network_namespace.run("ip xfrm policy flush")
     assert monitor.read() == (
         PolicyPut(OUT),
@@ -139,13 +136,12 @@ def test_does_not_hear_of_what_its_own_daemon_does(
     xfrm: Xfrm, network_namespace: Namespace
 ) -> None:
     with network_namespace.entered(), Monitor(besides=xfrm) as monitor:
-        xfrm.put_policy(OUT)
+        put(xfrm, OUT)
         network_namespace.run("ip xfrm policy flush")
         assert monitor.read() == (PoliciesFlushed(),)
 
 
 def test_knows_that_it_missed_news(xfrm: Xfrm, monitor: Monitor) -> None:
-    for _ in range(6000):
-        xfrm.put_policy(OUT)
+    put(xfrm, *[OUT] * 6000)
     heard = [type(news) for _ in range(200) for news in monitor.read()]
     assert NewsLost in heard
