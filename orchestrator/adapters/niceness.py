@@ -1,7 +1,8 @@
 """The share of the CPU that this process has while others want it too (setpriority(2)).
 
-A move is some 40 ms of work on a small CPU, and traffic stands still meanwhile: what else the
-machine does can wait for it, charon and bulk transfers too.
+A move is some 30 ms of work on a small CPU, and traffic stands still meanwhile: what else the
+machine does can wait for it, bulk transfers and charon too. A server serves more endpoints than
+that one, and there it is charon that a move waits for.
 """
 
 import contextlib
@@ -9,10 +10,9 @@ import os
 from typing import Final
 
 ORDINARY: Final = 0
-HURRIED: Final = -5
-"""Three times the share of an ordinary process (kernel/sched/core.c, sched_prio_to_weight).
-With -10, nine times, an application that has the only CPU in common with us stood still for
-10 ms longer at a planned move, which costs it nothing otherwise."""
+HURRIED: Final = -11
+"""Eleven times the share of an ordinary process (kernel/sched/core.c, sched_prio_to_weight).
+Sound servers have the same, and less to do with it than a game or a compiler has."""
 
 
 def hurry() -> None:
@@ -21,9 +21,3 @@ def hurry() -> None:
     if os.getpriority(os.PRIO_PROCESS, 0) == ORDINARY:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, HURRIED)
-
-
-def hurry_no_more() -> None:
-    """For a child of one who hurries."""
-    if os.getpriority(os.PRIO_PROCESS, 0) == HURRIED:
-        os.setpriority(os.PRIO_PROCESS, 0, ORDINARY)

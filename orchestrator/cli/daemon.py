@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from orchestrator.adapters import journald, niceness
+from orchestrator.adapters import journald
 from orchestrator.cli.outcome import Failure, config_failure, say
 from orchestrator.config import certificates
 from orchestrator.config.toml import AnyConfig, load, load_again
@@ -33,7 +33,6 @@ def run(path: Path) -> None:
     if not _may_administer_networks():
         raise Failure("this needs CAP_NET_ADMIN", "run it as root")
     _log_to_stderr()
-    niceness.hurry()
     for fault in certificates.faults(path, config):
         logging.getLogger("orchestrator").warning("%s", fault)
     try:

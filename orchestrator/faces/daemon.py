@@ -7,6 +7,7 @@ anything.
 from collections.abc import Callable
 from typing import Final
 
+from orchestrator.adapters import niceness
 from orchestrator.adapters.clock import SYSTEM_CLOCK, Clock
 from orchestrator.adapters.rtnetlink import Rtnetlink
 from orchestrator.adapters.statefile import StateFile
@@ -34,6 +35,7 @@ async def run(
     """
     with DaemonLock(config.control.socket):
         if isinstance(config, EndpointConfig):
+            niceness.hurry()
             await _run_endpoint(config, clock)
         else:
             await _run_server(config, reread)

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from orchestrator.adapters import niceness
 from orchestrator.adapters.pipe import MOST_PIPES
 from orchestrator.adapters.transparent import allow_descriptors
 from orchestrator.core.flows import FlowEvent
@@ -135,7 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     _log_sparingly()
-    niceness.hurry_no_more()  # bulk is not what the daemon hurries for
     if options.detach:
         _detach()
     try:

@@ -213,22 +213,19 @@ def test_without_what_it_needs_it_says_so_and_opens_nothing(
 
 
 @pytest.mark.usefixtures("needs_tun")
-@pytest.mark.parametrize(("chosen", "kept"), [(ORDINARY, HURRIED), (5, 5)])
-def test_it_goes_before_ordinary_processes_and_its_proxy_worker_does_not(
-    config: Path, network_namespace: Namespace, chosen: int, kept: int
+@pytest.mark.parametrize("chosen", [ORDINARY, 5])
+def test_an_endpoint_goes_before_ordinary_processes_unless_told_otherwise(
+    config: Path, network_namespace: Namespace, chosen: int
 ) -> None:
-    config.write_text(config.read_text().replace("enabled = false", "enabled = true"))
+    hurries = "endpoint" in config.name and chosen == ORDINARY
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, chosen)
     try:
         with running(config) as daemon:
             try:
                 assert status(config, daemon)["role"] in config.name
-                assert os.getpriority(os.PRIO_PROCESS, daemon.pid) == kept
-                if "server" in config.name:
-                    until(lambda: status(config, daemon)["proxy"] == "running")
-                    worker = status(config, daemon)["proxy_worker"]["pid"]
-                    assert os.getpriority(os.PRIO_PROCESS, worker) == chosen
+                kept = os.getpriority(os.PRIO_PROCESS, daemon.pid)
+                assert kept == (HURRIED if hurries else chosen)
             finally:
                 clean_up(config)
     finally:
