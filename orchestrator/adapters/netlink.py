@@ -18,7 +18,6 @@ from orchestrator.wire.netlink import (
     NLMSG_ERROR,
     Flag,
     Frame,
-    Outcome,
     aligned,
     frame,
     frames,
@@ -72,11 +71,9 @@ class Order:
     fine: frozenset[int] = _NONE_FINE
     """With these errno it is as good as done."""
 
-    def refused(self, result: Outcome) -> KernelError | None:
-        if not result.errno or result.errno in self.fine:
-            return None
-        detail = result.text or os.strerror(result.errno)
-        return KernelError(result.errno, self.operation, str(self.subject), detail)
+    def refused(self, answer: Frame) -> KernelError | None:
+        error = _refusal(answer, self.operation, self.subject)
+        return None if error is None or error.errno in self.fine else error
 
 
 class Requests:
@@ -133,7 +130,7 @@ class Requests:
                     ours = answer.port == self.port and first <= answer.sequence <= last
                     if ours and answer.kind == NLMSG_ERROR:
                         order = orders[answer.sequence - first]
-                        refused[answer.sequence] = order.refused(outcome(answer))
+                        refused[answer.sequence] = order.refused(answer)
         except OSError as error:
             # Of none is it known that it was done.
             return [translated(error, order.operation, order.subject) for order in orders]
@@ -156,7 +153,8 @@ class Requests:
         while True:
             for answer in self._answers(operation, subject):
                 if answer.kind in last:
-                    _check(answer, operation, subject)
+                    if error := _refusal(answer, operation, subject):
+                        raise error
                     return
                 yield answer
 
@@ -211,9 +209,10 @@ def _open(family: int, groups: int = 0) -> socket.socket:
     return opened
 
 
-def _check(answer: Frame, operation: str, subject: object) -> None:
-    """Raises KernelError unless the answer is a success."""
+def _refusal(answer: Frame, operation: str, subject: object) -> KernelError | None:
+    """What the answer's outcome is, unless a success."""
     result = outcome(answer)
-    if result.errno:
-        detail = result.text or os.strerror(result.errno)
-        raise KernelError(result.errno, operation, str(subject), detail)
+    if not result.errno:
+        return None
+    detail = result.text or os.strerror(result.errno)
+    return KernelError(result.errno, operation, str(subject), detail)
