@@ -61,7 +61,8 @@ def hear(opened: socket.socket, group: int, *, on: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An act that is asked for; `operation` and `subject` are for `KernelError`."""
+    """An act that is asked for. `operation` and `subject` say in a KernelError what it was: a
+    verb, and what is so called once it is made text."""
 
     kind: int
     body: bytes
@@ -71,17 +72,13 @@ class Order:
     fine: frozenset[int] = _NONE_FINE
     """With these errno it is as good as done."""
 
-    def refused(self, answer: Frame) -> KernelError | None:
+    def refusal(self, answer: Frame) -> KernelError | None:
         error = _refusal(answer, self.operation, self.subject)
         return None if error is None or error.errno in self.fine else error
 
 
 class Requests:
-    """One request socket. Not for several threads at once.
-
-    Of each request `operation` and `subject` say in a KernelError what was asked for: a verb,
-    and what is so called once it is made text.
-    """
+    """One request socket. Not for several threads at once."""
 
     def __init__(self, family: int) -> None:
         self._socket = _open(family)
@@ -130,7 +127,7 @@ class Requests:
                     ours = answer.port == self.port and first <= answer.sequence <= last
                     if ours and answer.kind == NLMSG_ERROR:
                         order = orders[answer.sequence - first]
-                        refused[answer.sequence] = order.refused(answer)
+                        refused[answer.sequence] = order.refusal(answer)
         except OSError as error:
             # Of none is it known that it was done.
             return [translated(error, order.operation, order.subject) for order in orders]

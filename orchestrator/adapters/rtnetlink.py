@@ -48,7 +48,7 @@ from orchestrator.core.kernel import (
 )
 from orchestrator.core.network import Gateway, Link, LinkAddress, Snapshot
 from orchestrator.core.picture import Picture
-from orchestrator.core.plan import Operation, Put
+from orchestrator.core.plan import Drop, Operation, Put
 from orchestrator.core.quantities import (
     IPAddress,
     IPNetwork,
@@ -186,8 +186,8 @@ class Rtnetlink:
 
     def write(self, operations: Iterable[Operation]) -> list[KernelError | None]:
         """Puts and drops addresses, routes and rules, in their order; why the kernel refused
-        each, if it did. What is there already is made as wanted; to drop what is not there is
-        fine."""
+        each, if it did. An address or route that is there already is made as wanted; to drop
+        what is not there is fine. Raises TypeError for anything else."""
         asked = [_asked(operation) for operation in operations]
         orders = [each for each in asked if isinstance(each, Order)]
         answers = iter(self._requests.orders(orders))
@@ -312,31 +312,35 @@ def _name(index: int | None) -> str | None:
 
 
 def _asked(operation: Operation) -> Order | KernelError | None:
-    """What the kernel is asked for; without the link that it is about, nothing is."""
-    subject = operation.subject
-    put = isinstance(operation, Put)
+    """What to ask the kernel for; where the link is missing that it is about, why it cannot be
+    put, or None: it is gone."""
     try:
-        match subject:
-            case Address():
-                body = encode_address(subject, _index(subject.link))
-                new, gone = Message.NEWADDR, Message.DELADDR
-            case Route():
-                index = _index_of_link(subject)
-                body = (encode_route if put else encode_route_id)(subject, index)
-                new, gone = Message.NEWROUTE, Message.DELROUTE
-            case Rule():
-                body = encode_rule(subject)
-                new, gone = Message.NEWRULE, Message.DELRULE
-            case _:
-                raise TypeError(f"no address, route or rule: {subject}")
+        return _order(operation)
     except KernelError as error:
-        return error if put else None
-    if not put:
-        return Order(gone, body, "drop", subject, fine=_GONE)
-    if isinstance(subject, Rule):
-        # The kernel replaces no rule, and has two that are the same.
-        return Order(new, body, "put", subject, _ADDED, frozenset({errno.EEXIST}))
-    return Order(new, body, "put", subject, _CHANGED)
+        return error if isinstance(operation, Put) else None
+
+
+def _order(operation: Operation) -> Order:
+    match operation:
+        case Put(Address() as address):
+            body = encode_address(address, _index(address.link))
+            return Order(Message.NEWADDR, body, "put", address, _CHANGED)
+        case Put(Route() as route):
+            body = encode_route(route, _index_of_link(route))
+            return Order(Message.NEWROUTE, body, "put", route, _CHANGED)
+        case Put(Rule() as rule):
+            # The kernel replaces none, and would keep two that are the same.
+            there = frozenset({errno.EEXIST})
+            return Order(Message.NEWRULE, encode_rule(rule), "put", rule, _ADDED, there)
+        case Drop(Address() as address):
+            body = encode_address(address, _index(address.link))
+            return Order(Message.DELADDR, body, "drop", address, fine=_GONE)
+        case Drop(Route() as route):
+            body = encode_route_id(route, _index_of_link(route))
+            return Order(Message.DELROUTE, body, "drop", route, fine=_GONE)
+        case Drop(Rule() as rule):
+            return Order(Message.DELRULE, encode_rule(rule), "drop", rule, fine=_GONE)
+    raise TypeError(f"no address, route or rule: {operation}")
 
 
 def _index_of_link(route: Route) -> int | None:

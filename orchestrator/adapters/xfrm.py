@@ -72,7 +72,8 @@ class Xfrm:
 
     def write(self, operations: Iterable[Operation]) -> list[KernelError | None]:
         """Puts and drops policies, in their order; why the kernel refused each, if it did. What
-        is there already is replaced, atomically; to drop what is not there is fine."""
+        is there already is replaced, atomically; to drop what is not there is fine. Raises
+        TypeError for what is no policy."""
         return self._requests.orders([_order(operation) for operation in operations])
 
     def policies(self) -> tuple[Policy, ...]:

@@ -98,7 +98,8 @@ class Reconciler:
         self._wanted: dict[str, dict[Key, KernelObject]] = {}
         self._present: dict[Key, KernelObject] = {}
         self._doubtful: set[Key] = set()
-        """Of these, what the kernel may have dropped by itself."""
+        """Of these, what the kernel may have dropped by itself, or has refused to change: what
+        became of it is not always said."""
         self._tuns: dict[str, TunDevice] = {}
         self.reader: TunReader | None = None
         self.on_refusal: Callable[[], None] = lambda: None
@@ -200,8 +201,9 @@ class Reconciler:
                     if aspect_of(subject) not in aspects
                 }
                 self._present |= {subject.key: subject for subject in found}
-                if Aspect.ROUTING in aspects:
-                    self._doubtful.clear()
+                self._doubtful -= {
+                    key for key, subject in believed.items() if aspect_of(subject) in aspects
+                }
                 # What waits for `sweep` is nobody's meddling.
                 waiting = believed.keys() if self._leftovers.is_set() else ()
                 operations = [
@@ -310,18 +312,16 @@ class Reconciler:
         """Returns those that the kernel did not refuse."""
         done: list[Operation] = []
         for write, those in groupby(operations, self._writer):
-            together = tuple(those)
             if write is None:
-                refused = [await self._refused(operation) for operation in together]
+                done += [each for each in those if self._note(each, await self._try(each))]
             else:
-                refused = write(together)
-            for operation, error in zip(together, refused, strict=True):
-                self._note(operation, error)
-                if error is None:
-                    done.append(operation)
+                together = tuple(those)
+                refused = zip(together, write(together), strict=True)
+                done += [each for each, error in refused if self._note(each, error)]
         return done
 
-    def _note(self, operation: Operation, error: KernelError | None) -> None:
+    def _note(self, operation: Operation, error: KernelError | None) -> bool:
+        """Whether it was done."""
         key = operation.subject.key
         if error is not None:
             if key not in self._refusals:
@@ -329,13 +329,16 @@ class Reconciler:
                 self._journal.tell("kernel-refused", (), told, warning=True)
                 self.on_refusal()
             self._refusals[key] = operation.subject, error
-            return
+            if key in self._present:
+                self._doubtful.add(key)
+            return False
         self._refusals.pop(key, None)
         self._doubtful.discard(key)
         if isinstance(operation, Put):
             self._present[key] = operation.subject
         else:
             self._present.pop(key, None)
+        return True
 
     def _writer(self, operation: Operation) -> _Writer | None:
         """Who carries out this one and its neighbours of the same kind together."""
@@ -346,7 +349,7 @@ class Reconciler:
                 return self._rtnetlink.write
         return None
 
-    async def _refused(self, operation: Operation) -> KernelError | None:
+    async def _try(self, operation: Operation) -> KernelError | None:
         try:
             await self._do(operation)
         except KernelError as error:
@@ -369,6 +372,8 @@ class Reconciler:
                 self._sysctls.put(sysctl)
             case Drop(Sysctl() as sysctl):
                 self._sysctls.restore(sysctl.path)
+            case _:
+                raise TypeError(f"nobody carries out {operation}")
 
     def _open(self, name: str) -> None:
         """Opens the device; one that somebody deleted is made anew."""

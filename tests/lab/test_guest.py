@@ -54,10 +54,13 @@ def test_arguments_come_along_as_they_are(lab_command: Run) -> None:
 def test_the_scheduler_counts_in_less_than_a_tick(lab_command: Run) -> None:
     script = """
 from time import CLOCK_PROCESS_CPUTIME_ID, clock_gettime_ns as now
-first = now(CLOCK_PROCESS_CPUTIME_ID)
-while (then := now(CLOCK_PROCESS_CPUTIME_ID)) == first:
-    pass
-print(then - first)
+steps = []
+while len(steps) < 20:
+    first = now(CLOCK_PROCESS_CPUTIME_ID)
+    while (then := now(CLOCK_PROCESS_CPUTIME_ID)) == first:
+        pass
+    steps.append(then - first)
+print(min(steps))
 """
     done = kernel(lab_command, "--", "python", "-c", script)
     assert 0 < int(done.stdout) < 1_000_000

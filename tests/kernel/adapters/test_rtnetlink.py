@@ -221,12 +221,13 @@ def test_of_many_at_once_each_is_refused_for_itself(network_namespace: Namespace
     ]
     nobodys = [replace(route, source=ip_address("192.0.2.9")) for route in good]
     nowhere = replace(good[0], link="wlan7")
-    many = (*nobodys, nowhere, *good, nobodys[0])
+    mixed = [route for pair in zip(good, nobodys, strict=True) for route in pair]
+    many = (*nobodys, nowhere, *mixed, good[0])
 
     async def work(rtnetlink: Rtnetlink) -> None:
         refused = [why and why.errno for why in rtnetlink.write(map(Put, many))]
         no_source = [errno.EINVAL] * TOGETHER
-        assert refused == [*no_source, errno.ENODEV, *[None] * TOGETHER, errno.EINVAL]
+        assert refused == [*no_source, errno.ENODEV, *[None, errno.EINVAL] * TOGETHER, None]
         assert set(await rtnetlink.present([])) == set(good)
         assert rtnetlink.write(map(Drop, many)) == [None] * len(many)
         assert await rtnetlink.present([]) == ()

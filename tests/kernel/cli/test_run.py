@@ -214,7 +214,7 @@ def test_without_what_it_needs_it_says_so_and_opens_nothing(
 
 @pytest.mark.usefixtures("needs_tun")
 @pytest.mark.parametrize("chosen", [ORDINARY, 5])
-def test_an_endpoint_goes_before_ordinary_processes_unless_told_otherwise(
+def test_only_an_endpoint_goes_before_ordinary_processes_unless_told_otherwise(
     config: Path, network_namespace: Namespace, chosen: int
 ) -> None:
     hurries = "endpoint" in config.name and chosen == ORDINARY
@@ -222,12 +222,9 @@ def test_an_endpoint_goes_before_ordinary_processes_unless_told_otherwise(
     os.setpriority(os.PRIO_PROCESS, 0, chosen)
     try:
         with running(config) as daemon:
-            try:
-                assert status(config, daemon)["role"] in config.name
-                kept = os.getpriority(os.PRIO_PROCESS, daemon.pid)
-                assert kept == (HURRIED if hurries else chosen)
-            finally:
-                clean_up(config)
+            assert status(config, daemon)["role"] in config.name
+            kept = os.getpriority(os.PRIO_PROCESS, daemon.pid)
+            assert kept == (HURRIED if hurries else chosen)
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, mine)
 

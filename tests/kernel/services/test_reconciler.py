@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from orchestrator.core.kernel import (
     Direction,
     KernelObject,
     Policy,
+    Route,
     Template,
     Verdict,
 )
@@ -111,6 +113,29 @@ def test_holding_replaces_the_policies_out_and_leaves_the_rest(
         assert (out, into) == ({Verdict.ALLOW}, {Verdict.PROTECT})
 
     in_kernel(tmp_path, work)
+
+
+def test_what_is_refused_holds_nothing_else_up_and_is_tried_again(
+    network_namespace: Namespace, tmp_path: Path
+) -> None:
+    build(network_namespace)
+    absent = replace(WIFI, link=LinkIndex(7), link_name="wlan7")
+    tables = {absent: TableId(11102), WIFI: TableId(11101)}
+    wanted = endpoint_objects(replace(ATTACHED, tables=tables))
+    over_it = {each for each in wanted if isinstance(each, Route) and each.link == "wlan7"}
+
+    async def work(reconciler: Reconciler) -> None:
+        await reconciler.apply("endpoint", wanted)
+        assert [error.errno for error in reconciler.failures] == [errno.ENODEV] * len(over_it)
+        assert reconciler.refused is Aspect.ROUTING
+        assert set(await reconciler.read(Aspect.ALL)) == set(wanted) - over_it
+        network_namespace.ip("link add wlan7 type veth", "link set wlan7 up")
+        await reconciler.apply("endpoint", wanted)
+        assert reconciler.failures == ()
+        assert set(await reconciler.read(Aspect.ALL)) == set(wanted)
+
+    in_kernel(tmp_path, work)
+    assert over_it
 
 
 @pytest.mark.parametrize("doubted", [True, False], ids=["doubted", "control"])
