@@ -198,15 +198,14 @@ class Engine:
                 continue
             with contextlib.suppress(OSError, KernelError):  # it ends just now; no way to it
                 if steps := backoff(inner):
-                    back = FlowAddress(TCP, *_plain(entry.peer), *_plain(entry.vip))
                     sequence = first_unacknowledged(inner)
+                    back = _flow(entry.peer, entry.vip)
                     tell_unreachable(self._injector.send, back, sequence, steps)
                     yield entry.peer, entry.vip
                 elif awaits_window(inner):
                     probe_window(inner)
                 elif sent := in_flight(inner, HEARD_NOTHING):
-                    back = FlowAddress(TCP, *_plain(entry.peer), *_plain(entry.vip))
-                    repeat_ends(self._to_endpoints.send, back, sent)
+                    repeat_ends(self._to_endpoints.send, _flow(entry.peer, entry.vip), sent)
 
     def restart(self, flows: Collection[tuple[SocketAddress, SocketAddress]]) -> int:
         """The endpoint's sender of each of these (VIP and peer) is told that what it waits for
@@ -222,7 +221,7 @@ class Engine:
                 continue
             with contextlib.suppress(OSError, KernelError):  # it ends just now; no way to it
                 sequence = first_unreceived(entry.flow.sockets[Leg.INNER])
-                there = FlowAddress(TCP, *_plain(entry.vip), *_plain(entry.peer))
+                there = _flow(entry.vip, entry.peer)
                 tell_unreachable(self._to_endpoints.send, there, sequence, FEW_STEPS)
                 found += 1
         return found
@@ -455,5 +454,6 @@ class Engine:
         sock.close()
 
 
-def _plain(address: SocketAddress) -> tuple[bytes, int]:
-    return address.host.packed, address.port
+def _flow(source: SocketAddress, destination: SocketAddress) -> FlowAddress:
+    ends = source.host.packed, source.port, destination.host.packed, destination.port
+    return FlowAddress(TCP, *ends)
